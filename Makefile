@@ -1,0 +1,57 @@
+# Needs git, make and Python 3.11+ only; everything else is installed into .venv from the locked requirements.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint types imports format lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+run: $(VENV)/.run ## Start the gateway with an embedded Postgres and a demo tenant on 127.0.0.1:8080
+	@$(BIN)/llm-proxy dev
+
+test: $(VENV)/.dev ## Run the whole test suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint types imports ## Lint, types and import rules
+
+lint: $(VENV)/.dev ## Ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## mypy --strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## The package rules of docs/architecture.md
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/.dev ## Resolve the dependencies anew (hashes, no addresses)
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build -o requirements/run.lock -q
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build --extra dev -c requirements/run.lock -o requirements/dev.lock -q
+
+clean: ## Remove the virtual environment and caches (data in .llm-proxy stays)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...")'
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements/run.lock pyproject.toml | $(BIN)/python
+	@echo "installing the locked dependencies"
+	@$(PIP) install --require-hashes -r requirements/run.lock
+	@$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock $(VENV)/.run
+	@echo "installing the locked development dependencies"
+	@$(PIP) install --require-hashes -r requirements/dev.lock
+	@touch $@

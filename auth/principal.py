@@ -1,0 +1,36 @@
+"""Who is calling, as every part of the gateway sees it after the token was verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+PLATFORM_TENANT_ID = UUID(int=0)
+"""The tenant that owns operator clients and the signing keys; created by the first migration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The verified caller: `expires_at` is Unix seconds, `token_id` the token's `jti` (RFC 7519 section 4.1.7).
+
+    `details` are the token's `authorization_details` (RFC 9396) of type `llm_proxy`, empty: not narrowed.
+    """
+
+    tenant_id: UUID
+    client_id: str
+    scopes: frozenset[str]
+    token_id: str
+    expires_at: float
+    subject: str = ""
+    details: tuple[Mapping[str, Any], ...] = field(default=())
+
+    def may(self, scope: str) -> bool:
+        """Tell whether the token carries `scope`."""
+        return scope in self.scopes
+
+    @property
+    def is_operator(self) -> bool:
+        """Tell whether the caller belongs to the platform tenant and holds its scope."""
+        return self.tenant_id == PLATFORM_TENANT_ID and "platform" in self.scopes

@@ -1,0 +1,49 @@
+"""What became of an attempt, in words that are the same for every path: HTTP, stream, SDK and simulator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gateway.balancing.hints import Hint
+
+
+class OutcomeKind(StrEnum):
+    """The classes that the balancer treats differently."""
+
+    OK = "ok"
+    CLIENT_ERROR = "client_error"
+    """The caller's own fault (400, 404, 413, 422 …): relayed, never retried, not held against the key."""
+    RATE_LIMITED = "rate_limited"
+    AUTH_REJECTED = "auth_rejected"
+    """401/403 or a billing stop: the key is out until a probe succeeds."""
+    SERVER_ERROR = "server_error"
+    TIMEOUT = "timeout"
+    CONNECT_FAILED = "connect_failed"
+    ABANDONED = "abandoned"
+    """The caller went away, or a hedge lost: nothing is learned about the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens as the provider counted them; `cached_input` is the part of `input` read from a prompt cache.
+
+    `reported` is False when the gateway had to estimate (a stream that carried no usage, an aborted request).
+    """
+
+    input: int = 0
+    output: int = 0
+    cached_input: int = 0
+    reported: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of one attempt; times in seconds from the moment the attempt was sent."""
+
+    kind: OutcomeKind
+    status: int | None = None
+    first_byte_s: float | None = None
+    total_s: float = 0.0
+    usage: TokenUsage | None = None
+    hint: Hint | None = None
