@@ -340,7 +340,12 @@ def downgrade() -> None:
     """Remove everything but the role, which other databases of the cluster may use."""
     for table in reversed(FENCED):
         op.execute(f"drop table if exists {table} cascade")
-    op.execute(
-        "drop function announce_change(), announce_tenant(), app_sees(uuid), app_tenant(), usage_partitions(date, integer)"
-    )
+    for function in (
+        "announce_change()",
+        "announce_tenant()",
+        "app_sees(uuid)",
+        "app_tenant()",
+        "usage_partitions(date, integer)",
+    ):
+        op.execute(f"drop function {function}")
     op.execute("drop sequence config_revision_seq")
