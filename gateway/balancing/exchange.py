@@ -1,0 +1,346 @@
+"""The attempt state machine: everything about retry and failover of one caller's request, without any IO.
+
+A driver calls `start`, does what the returned step says, reports what happened as an event, and so on until `Done` or
+`Fail`. Where an event is not listed for a state, the driver is broken and `IllegalEvent` says so.
+
+| state     | event                      | what follows                                                               |
+|-----------|----------------------------|----------------------------------------------------------------------------|
+| new       | start                      | `Send`, `Pause` (all full), `Fail`                                          |
+| sent      | Answered, kind ok          | hints learned; `Relay` -> answered                                          |
+| sent      | Answered, client error     | observed; `Relay` -> relaying: the provider's own answer goes to the caller |
+| sent      | Answered, other kinds      | observed; `Send` elsewhere, `Pause`, or the answer is final: `Relay`        |
+| sent      | Broke                      | observed; `Send` elsewhere, `Pause`, or `Fail`                              |
+| answered  | Committed                  | `Relay` -> committed: bytes are with the caller, no way back                |
+| answered  | ErrorInStream              | observed; as "Answered, other kinds"                                        |
+| answered  | Broke                      | observed; as "sent, Broke"                                                  |
+| answered  | Finished                   | observed with its outcome; `Done` (an answer without streaming)             |
+| committed | Finished                   | observed with its outcome; `Done`                                           |
+| committed | Broke, ErrorInStream       | observed; `Fail`: the driver ends the caller's stream as the dialect can    |
+| relaying  | Committed                  | `Relay`                                                                     |
+| relaying  | Finished, Broke            | `Done` (the lease was observed when the head arrived)                       |
+| paused    | Woke                       | `Send`, `Pause`, `Fail`                                                     |
+| paused    | NotParked                  | `Fail` with an honest `retry_after_s`                                       |
+| any       | CallerGone                 | an open lease is observed as abandoned; `Done`                              |
+| over      | CallerGone, Finished       | `Done`, so that a `finally` may always report                               |
+
+Rules. Client errors are never retried. Nothing is retried past the deadline, above `RetryPolicy.max_attempts`, or when
+the request's body cannot be sent again (a connect failure sent none of it). Cheap failures (429, 401, connect) move to
+a *different* key without charge; those that cost the provider work (5xx, timeout) and every return to the same key draw
+on the `RetryBudget`, except after a 429 whose refill was waited for. A response given to `Pause` or `Send` is not
+needed any more: the driver closes it. An answer that rejects the pool's own key is never relayed: it is not the
+caller's mistake, and such answers quote parts of the key.
+
+Invariant: each lease is observed exactly once, whatever the driver reports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+from random import Random
+from typing import Literal, Protocol
+
+from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
+from gateway.balancing.hints import Hint
+from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
+from gateway.balancing.retry import RetryBudget, RetryPolicy
+from gateway.balancing.steps import (
+    Answered,
+    Attempt,
+    Broke,
+    CallerGone,
+    Committed,
+    Done,
+    ErrorInStream,
+    Event,
+    Fail,
+    Failure,
+    Finished,
+    NotParked,
+    Pause,
+    Relay,
+    Send,
+    Step,
+    Woke,
+)
+
+__all__ = [
+    "Answered",
+    "Attempt",
+    "Broke",
+    "CallerGone",
+    "Committed",
+    "Done",
+    "ErrorInStream",
+    "Event",
+    "Exchange",
+    "Fail",
+    "Failure",
+    "Finished",
+    "IllegalEvent",
+    "Leasing",
+    "NotParked",
+    "Pause",
+    "Relay",
+    "Send",
+    "Step",
+    "Woke",
+]
+
+
+class Leasing(Protocol):
+    """What the exchange needs of a balancer."""
+
+    def acquire(self, ask: Ask, *, now: float) -> Decision:
+        """Choose and reserve, or say why not."""
+
+    def observe(self, lease: Lease, outcome: Outcome, *, now: float) -> None:
+        """Give the lease back; exactly once."""
+
+    def learn(self, lease: Lease, hint: Hint, *, now: float) -> None:
+        """Take in the limits that a response head told."""
+
+
+class IllegalEvent(RuntimeError):
+    """The driver reported something that cannot happen in this state."""
+
+
+class _State(Enum):
+    NEW = "new"
+    SENT = "sent"
+    ANSWERED = "answered"
+    COMMITTED = "committed"
+    RELAYING = "relaying"
+    PAUSED = "paused"
+    OVER = "over"
+
+
+_RETRYABLE = frozenset(
+    {
+        OutcomeKind.RATE_LIMITED,
+        OutcomeKind.AUTH_REJECTED,
+        OutcomeKind.SERVER_ERROR,
+        OutcomeKind.TIMEOUT,
+        OutcomeKind.CONNECT_FAILED,
+    }
+)
+_CHEAP = frozenset({OutcomeKind.RATE_LIMITED, OutcomeKind.AUTH_REJECTED, OutcomeKind.CONNECT_FAILED})
+
+
+class Exchange:
+    """One caller's request; see the module's table. `attempts` and `current` may be read at any time."""
+
+    def __init__(
+        self,
+        balancer: Leasing,
+        ask: Ask,
+        policy: RetryPolicy,
+        budget: RetryBudget,
+        *,
+        rng: Random,
+        replayable: bool = True,
+    ) -> None:
+        self.attempts: list[Attempt] = []
+        self.current: Lease | None = None
+        self.paused_s = 0.0
+        self._balancer = balancer
+        self._ask = ask
+        self._policy = policy
+        self._budget = budget
+        self._rng = rng
+        self._replayable = replayable
+        self._state = _State.NEW
+        self._open: Lease | None = None
+        self._hint_learned = False
+        self._barred = set(ask.excluded)
+        self._avoided: set[str] = set()
+        self._patience_until = ask.deadline
+        self._pause_began = self._pause_until = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether the machine has come to its end."""
+        return self._state is _State.OVER
+
+    def start(self, now: float) -> Step:
+        """Make the first decision."""
+        if self._state is not _State.NEW:
+            raise IllegalEvent("start was called twice")
+        self._budget.deposit(now)
+        self._patience_until = min(self._ask.deadline, now + self._policy.max_pause_s)
+        return self._begin(now)
+
+    def step(self, event: Event, now: float) -> Step:
+        """Take in what happened and say what to do next."""
+        match self._state, event:
+            case _, CallerGone(usage):
+                return self._abandon(usage, now)
+            case _State.SENT, Answered():
+                return self._on_answer(event, now)
+            case ((_State.SENT | _State.ANSWERED), Broke(kind, body_sent)):
+                sent = kind is not OutcomeKind.CONNECT_FAILED if body_sent is None else body_sent
+                return self._on_failure(Outcome(kind), now, body_sent=sent, has_answer=False)
+            case _State.ANSWERED, ErrorInStream(kind):
+                outcome = Outcome(kind, self.attempts[-1].status)
+                return self._on_failure(outcome, now, body_sent=True, has_answer=True)
+            case _State.ANSWERED, Committed():
+                self._state = _State.COMMITTED
+                return Relay(self._leased())
+            case _State.RELAYING, Committed():
+                return Relay(self._leased())
+            case ((_State.ANSWERED | _State.COMMITTED), Finished(outcome)):
+                self._observe(outcome, now)
+                return self._end(Done())
+            case _State.COMMITTED, (Broke(kind) | ErrorInStream(kind)):
+                self._observe(Outcome(kind, self.attempts[-1].status), now)
+                return self._fail(kind)
+            case (_State.RELAYING, (Finished() | Broke())) | (_State.OVER, Finished()):
+                return self._end(Done())
+            case _State.PAUSED, Woke():
+                self.paused_s += max(0.0, now - self._pause_began)
+                return self._begin(now)
+            case _State.PAUSED, NotParked():
+                return self._refuse_wait(self._pause_until, now)
+            case _:
+                raise IllegalEvent(f"{type(event).__name__} while {self._state.value}")
+
+    def _begin(self, now: float) -> Step:
+        if now >= self._ask.deadline:
+            return self._fail("deadline")
+        match self._acquire(self._barred, now):
+            case Picked(lease):
+                return self._send(lease, now)
+            case Wait(until, reason):
+                return self._pause(until, reason, now) or self._refuse_wait(until, now)
+            case Refused(refusal):
+                last = self.attempts[-1].kind if self.attempts else None
+                return self._fail(last or refusal)
+
+    def _on_answer(self, event: Answered, now: float) -> Step:
+        attempt = self.attempts[-1]
+        attempt.status, attempt.first_byte_s = event.status, event.first_byte_s
+        if event.kind is OutcomeKind.OK:
+            if event.hint is not None:
+                self._balancer.learn(self._leased(), event.hint, now=now)
+                self._hint_learned = True
+            self._state = _State.ANSWERED
+            return Relay(self._leased())
+        outcome = Outcome(event.kind, event.status, event.first_byte_s, hint=event.hint)
+        return self._on_failure(outcome, now, body_sent=True, has_answer=True)
+
+    def _on_failure(self, outcome: Outcome, now: float, *, body_sent: bool, has_answer: bool) -> Step:
+        self._observe(outcome, now)
+        retry = self._retry(outcome.kind, now) if self._may_retry(outcome.kind, now, body_sent=body_sent) else None
+        if retry is not None:
+            return retry
+        if has_answer and outcome.kind is not OutcomeKind.AUTH_REJECTED:
+            self._state = _State.RELAYING
+            return Relay(self._leased())
+        return self._fail("deadline" if now >= self._ask.deadline else outcome.kind)
+
+    def _may_retry(self, kind: OutcomeKind, now: float, *, body_sent: bool) -> bool:
+        return (
+            kind in _RETRYABLE
+            and len(self.attempts) < self._policy.attempts_allowed
+            and now < self._ask.deadline
+            and (self._replayable or not body_sent)
+        )
+
+    def _retry(self, kind: OutcomeKind, now: float) -> Step | None:
+        failed = self._leased().endpoint.id
+        (self._barred if kind is OutcomeKind.AUTH_REJECTED else self._avoided).add(failed)
+        cheap = kind in _CHEAP
+        if not cheap and not self._budget.affords(now):
+            return None
+        decision = self._acquire(self._barred | self._avoided, now)
+        if isinstance(decision, Picked):
+            if not cheap:
+                self._budget.withdraw(now)
+            return self._send(decision.lease, now)
+        return self._retry_later(kind, decision, now)
+
+    def _retry_later(self, kind: OutcomeKind, elsewhere: Wait | Refused, now: float) -> Step | None:
+        """No other key is ready: wait for one, or for a key this request has failed on already."""
+        if kind is OutcomeKind.RATE_LIMITED:
+            match self._acquire(self._barred, now):
+                case Picked(lease):
+                    # The provider asked for no delay at all: going straight back is paid for like any other retry.
+                    if self._budget.withdraw(now):
+                        return self._send(lease, now)
+                    self._balancer.observe(lease, Outcome(OutcomeKind.ABANDONED), now=now)
+                    return None
+                case Wait(until, reason):
+                    return self._pause(until, reason, now)
+                case Refused():
+                    return None
+        retry_at = now + self._policy.backoff_s(len(self.attempts), self._rng)
+        if isinstance(elsewhere, Wait):
+            retry_at = min(retry_at, elsewhere.until) if self._avoided else elsewhere.until
+        elif not self._avoided:
+            return None
+        if retry_at > self._patience_until or not self._budget.withdraw(now):
+            return None
+        return self._pause(retry_at, "backoff", now)
+
+    def _acquire(self, excluded: set[str], now: float) -> Decision:
+        ask = (
+            self._ask if len(excluded) == len(self._ask.excluded) else replace(self._ask, excluded=frozenset(excluded))
+        )
+        return self._balancer.acquire(ask, now=now)
+
+    def _send(self, lease: Lease, now: float) -> Step:
+        self._open = self.current = lease
+        self._hint_learned = False
+        self._state = _State.SENT
+        self.attempts.append(Attempt(lease.endpoint.id, now))
+        return Send(lease)
+
+    def _pause(self, until: float, reason: str, now: float) -> Step | None:
+        if until > self._patience_until:
+            return None
+        self._state = _State.PAUSED
+        self._pause_until, self._pause_began = until, now
+        return Pause(until, reason)
+
+    def _refuse_wait(self, until: float, now: float) -> Step:
+        last = self.attempts[-1] if self.attempts else None
+        return self._end(Fail(Failure(OutcomeKind.RATE_LIMITED, None, max(0.0, until - now), last)))
+
+    def _abandon(self, usage: TokenUsage | None, now: float) -> Step:
+        if self._open is not None:
+            attempt = self.attempts[-1]
+            self._observe(Outcome(OutcomeKind.ABANDONED, attempt.status, attempt.first_byte_s, usage=usage), now)
+        return self._end(Done())
+
+    def _observe(self, outcome: Outcome, now: float) -> None:
+        lease, self._open = self._open, None
+        if lease is None:
+            raise IllegalEvent("the lease was observed already")
+        attempt = self.attempts[-1]
+        attempt.kind = outcome.kind
+        attempt.total_s = outcome.total_s or max(0.0, now - lease.started_at)
+        if self._hint_learned and outcome.hint is not None:
+            outcome = replace(outcome, hint=None)
+        self._balancer.observe(
+            lease,
+            replace(
+                outcome,
+                status=attempt.status if outcome.status is None else outcome.status,
+                first_byte_s=attempt.first_byte_s if outcome.first_byte_s is None else outcome.first_byte_s,
+                total_s=attempt.total_s,
+            ),
+            now=now,
+        )
+
+    def _leased(self) -> Lease:
+        if self.current is None:
+            raise IllegalEvent("no attempt was sent")
+        return self.current
+
+    def _fail(self, kind: OutcomeKind | Refusal | Literal["deadline"]) -> Step:
+        last = self.attempts[-1] if self.attempts else None
+        return self._end(Fail(Failure(kind, last.status if last else None, None, last)))
+
+    def _end(self, step: Step) -> Step:
+        self._state = _State.OVER
+        return step

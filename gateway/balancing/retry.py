@@ -1,0 +1,78 @@
+"""How often and how soon a request may be tried again: a policy per pool, a budget shared by its requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """What one request may do; times in seconds.
+
+    `max_attempts` counts the first attempt too; `failover=False` means one attempt whatever it says. `max_pause_s`
+    bounds the sum of all waiting for capacity, counted from the start of the request.
+    """
+
+    max_attempts: int = 4
+    failover: bool = True
+    backoff_base_s: float = 0.1
+    backoff_cap_s: float = 5.0
+    max_pause_s: float = 30.0
+
+    @property
+    def attempts_allowed(self) -> int:
+        """Attempts in all, never below one."""
+        return max(1, self.max_attempts) if self.failover else 1
+
+    def backoff_s(self, failures: int, rng: Random) -> float:
+        """Full jitter: uniform in [0, min(cap, base * 2^(failures-1))], `failures` >= 1.
+
+        Source: "Exponential Backoff And Jitter", AWS Architecture Blog: of the jitters it does the least work.
+        """
+        ceiling = min(self.backoff_cap_s, self.backoff_base_s * 2.0 ** min(max(failures, 1) - 1, 30))
+        return rng.uniform(0.0, ceiling)
+
+
+class RetryBudget:
+    """A token bucket filled by traffic: each request deposits `ratio`, each retry takes one.
+
+    `floor_per_s` lets a quiet pool retry at all; `burst` bounds what a long calm can save up for an outage, so retries
+    never multiply load on a provider that is down. Invariant: 0 <= balance <= burst.
+    """
+
+    __slots__ = ("_at", "_balance", "_burst", "_floor_per_s", "_ratio")
+
+    def __init__(self, ratio: float = 0.2, *, floor_per_s: float = 1.0, burst: float = 20.0) -> None:
+        self._ratio = max(0.0, ratio)
+        self._floor_per_s = max(0.0, floor_per_s)
+        self._burst = max(1.0, burst)
+        self._balance = self._burst
+        self._at: float | None = None
+
+    def _settle(self, now: float) -> None:
+        if self._at is not None and now > self._at:
+            self._balance = min(self._burst, self._balance + (now - self._at) * self._floor_per_s)
+        self._at = now if self._at is None else max(self._at, now)
+
+    def deposit(self, now: float) -> None:
+        """Count one request of the callers."""
+        self._settle(now)
+        self._balance = min(self._burst, self._balance + self._ratio)
+
+    def affords(self, now: float) -> bool:
+        """Tell whether one more retry is within the budget."""
+        self._settle(now)
+        return self._balance >= 1.0
+
+    def withdraw(self, now: float) -> bool:
+        """Take one retry; False (and nothing taken) when the budget is spent."""
+        if not self.affords(now):
+            return False
+        self._balance -= 1.0
+        return True
+
+    @property
+    def balance(self) -> float:
+        """Retries that could be made now, as of the last deposit or withdrawal."""
+        return self._balance

@@ -1,0 +1,130 @@
+"""The words between an `Exchange` and its driver: events go in, steps come out; values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.balancing.decision import Lease, Refusal
+from gateway.balancing.hints import Hint
+from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt as it went; `kind` is None while it is open. Times in seconds from `started_at`."""
+
+    endpoint_id: str
+    started_at: float
+    kind: OutcomeKind | None = None
+    status: int | None = None
+    first_byte_s: float | None = None
+    total_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the caller gets no provider answer.
+
+    `kind` is the last attempt's outcome, the balancer's refusal, or "deadline". `RATE_LIMITED` without `status` means
+    that the pool itself was full for longer than the caller may wait. `status` is the upstream's, if it answered.
+    """
+
+    kind: OutcomeKind | Refusal | Literal["deadline"]
+    status: int | None = None
+    retry_after_s: float | None = None
+    last_attempt: Attempt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the request on `lease.endpoint`; close any earlier response first."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait until `until` (or an earlier sign of free capacity), then report `Woke`; `NotParked` if there is no room."""
+
+    until: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Hand the response of `lease` to the caller."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Tell the caller that it failed."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing is left to do."""
+
+
+Step = Send | Pause | Relay | Fail | Done
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The response head has arrived; `first_byte_s` from the moment it was sent."""
+
+    status: int
+    kind: OutcomeKind = OutcomeKind.OK
+    hint: Hint | None = None
+    first_byte_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """The attempt failed without an answer, or the answer was cut. `body_sent` None: sent unless connecting failed."""
+
+    kind: OutcomeKind
+    body_sent: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInStream:
+    """A stream with a good status carried an error event."""
+
+    kind: OutcomeKind
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The first content went to the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The response is over; a hint in `outcome` is dropped if the head's was learned already."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """The pause is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotParked:
+    """The queue had no room for the pause, or gave the place to someone else."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallerGone:
+    """The caller disconnected; `usage` is what was produced until then, if known."""
+
+    usage: TokenUsage | None = None
+
+
+Event = Answered | Broke | ErrorInStream | Committed | Finished | Woke | NotParked | CallerGone
