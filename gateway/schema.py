@@ -1,0 +1,160 @@
+"""The database schema: bring it up to date, tell whether it is, make the role that the processes connect as."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from auth.errors import Invalid
+from auth.secret import Secret
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+APP_ROLE: Final = "llm_proxy_app"
+"""The group role that may read and write rows and nothing else; made by the first migration."""
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class RoleCheck:
+    """What the role of a connection may do that the gateway's role must not."""
+
+    name: str
+    superuser: bool
+    bypasses_rls: bool
+    owns_tables: bool
+
+    @property
+    def safe(self) -> bool:
+        """Tell whether row-level security binds this role."""
+        return not (self.superuser or self.bypasses_rls or self.owns_tables)
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Bring the schema of `url` (a role that owns it) to `revision`; waits for a migration that is already running.
+
+    Blocking, and safe to call with or without a running event loop: the migration runs in a thread of its own.
+    """
+    _in_thread(lambda: _upgrade(url, revision))
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Take the schema of `url` back to `revision` ("base": empty); rows are lost."""
+    _in_thread(lambda: _downgrade(url, revision))
+
+
+def head_revision() -> str:
+    """Return the revision that this code needs."""
+    from alembic.script import ScriptDirectory
+
+    head = ScriptDirectory(str(_scripts())).get_current_head()
+    if head is None:
+        raise Invalid("The migrations were not packaged with the program.", hint="Install llm-proxy again.")
+    return head
+
+
+async def current_revision(url: str) -> str | None:
+    """Return the revision that the database is at, None when it was never migrated."""
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        found = await connection.fetchval("select to_regclass('public.alembic_version') is not null")
+        if not found:
+            return None
+        revision: str | None = await connection.fetchval("select version_num from alembic_version")
+        return revision
+    finally:
+        await connection.close()
+
+
+def known_revisions() -> frozenset[str]:
+    """Return every revision of this code: a database at another one was migrated by a newer release."""
+    from alembic.script import ScriptDirectory
+
+    return frozenset(script.revision for script in ScriptDirectory(str(_scripts())).walk_revisions())
+
+
+async def check_role(url: str) -> RoleCheck:
+    """Look at what the role of `url` is allowed to do."""
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        row = await connection.fetchrow(
+            "select rolname, rolsuper, rolbypassrls, exists (select from pg_tables where schemaname = 'public' and "
+            "tablename = 'tenant' and pg_has_role(current_user, tableowner, 'member')) as owns "
+            "from pg_roles where rolname = current_user"
+        )
+    finally:
+        await connection.close()
+    if row is None:
+        raise Invalid("The database role cannot see itself in pg_roles.", hint="Use a plain LOGIN role.")
+    return RoleCheck(row["rolname"], row["rolsuper"], row["rolbypassrls"], row["owns"])
+
+
+async def ensure_login(owner_url: str, name: str, password: Secret) -> None:
+    """Create or update the LOGIN role `name` in the gateway's group role; `owner_url` may create roles."""
+    connection = await asyncpg.connect(owner_url, timeout=10)
+    try:
+        # Utility statements take no parameters: the server quotes both words itself.
+        make = await connection.fetchval(
+            "select format(case when exists (select from pg_roles where rolname = $1) then "
+            "'alter role %I login nosuperuser nobypassrls password %L' else "
+            "'create role %I login nosuperuser nobypassrls password %L' end, $1::text, $2::text)",
+            name,
+            password.reveal(),
+        )
+        await connection.execute("set log_statement = 'none'")
+        await connection.execute(make)
+        await connection.execute(
+            await connection.fetchval("select format('grant %I to %I', $1::text, $2::text)", APP_ROLE, name)
+        )
+    finally:
+        await connection.close()
+
+
+def _upgrade(url: str, revision: str) -> None:
+    from alembic import command
+
+    command.upgrade(_configuration(url), revision)
+
+
+def _downgrade(url: str, revision: str) -> None:
+    from alembic import command
+
+    command.downgrade(_configuration(url), revision)
+
+
+def _configuration(url: str) -> Config:
+    from alembic.config import Config
+
+    configuration = Config()
+    configuration.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
+    configuration.attributes["url"] = _sqlalchemy_url(url)
+    return configuration
+
+
+def _sqlalchemy_url(url: str) -> str:
+    from gateway.control.orm import asyncpg_url
+
+    return asyncpg_url(url).render_as_string(hide_password=False)
+
+
+def _scripts() -> Path:
+    here = Path(__file__).resolve().parent
+    for candidate in (here / "_alembic", here.parent / "alembic"):
+        if (candidate / "env.py").is_file():
+            return candidate
+    raise Invalid("The migrations were not packaged with the program.", hint="Install llm-proxy again.")
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    # alembic/env.py runs an event loop of its own, which a thread that already runs one does not allow; and Alembic's
+    # context is global to the process, so that only one migration can run in it at a time.
+    with _ONE_AT_A_TIME, ThreadPoolExecutor(max_workers=1, thread_name_prefix="migrate") as executor:
+        executor.submit(work).result()
