@@ -10,6 +10,8 @@ class Fault(Exception):
     """
 
     code = "fault"
+    challenge = ""
+    """The value of `WWW-Authenticate` (RFC 9110 section 11.6.1), where the status is 401 or a scope is missing."""
 
     def __init__(self, public: str, *, hint: str = "", debug: str = "") -> None:
         super().__init__(public)
@@ -22,6 +24,7 @@ class NotAuthenticated(Fault):
     """No credentials, or credentials that do not verify (401)."""
 
     code = "not_authenticated"
+    challenge = "Bearer"
 
 
 class NotPermitted(Fault):

@@ -1,0 +1,91 @@
+"""The tables of the authorization server as the first migration creates them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+
+def _timestamp(*, nullable: bool = False, default_now: bool = False) -> Any:
+    return Field(
+        default=None,
+        sa_type=sa.DateTime(timezone=True),
+        nullable=nullable,
+        sa_column_kwargs={"server_default": sa.func.now()} if default_now else {},
+    )
+
+
+class OAuthClient(SQLModel, table=True):
+    """A registered client: `client_id` is its public name, `version` what its ETag carries."""
+
+    __tablename__ = "oauth_client"
+    __table_args__ = (sa.UniqueConstraint("tenant_id", "id"),)
+
+    id: UUID = Field(primary_key=True)
+    tenant_id: UUID = Field(index=False)
+    client_id: str = Field(unique=True)
+    name: str
+    auth_method: str = "client_secret_basic"
+    grant_types: list[str] = Field(default_factory=lambda: ["client_credentials"], sa_type=JSONB)
+    scopes: list[str] = Field(default_factory=list, sa_type=JSONB)
+    authorization_details: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSONB)
+    client_metadata: dict[str, Any] = Field(default_factory=dict, sa_type=JSONB, sa_column_kwargs={"name": "metadata"})
+    token_lifetime_s: int = 3600
+    status: str = "active"
+    version: int = 1
+    created_at: datetime = _timestamp(default_now=True)
+    updated_at: datetime = _timestamp(default_now=True)
+
+
+class ClientSecret(SQLModel, table=True):
+    """One secret of a client as its MAC; `prefix` is what its owner recognises it by."""
+
+    __tablename__ = "client_secret"
+    __table_args__ = (
+        sa.ForeignKeyConstraint(
+            ["tenant_id", "client_pk"], ["oauth_client.tenant_id", "oauth_client.id"], ondelete="CASCADE"
+        ),
+    )
+
+    id: UUID = Field(primary_key=True)
+    tenant_id: UUID
+    client_pk: UUID = Field(index=True)
+    mac: bytes
+    pepper_version: int
+    prefix: str
+    created_at: datetime = _timestamp(default_now=True)
+    expires_at: datetime | None = _timestamp(nullable=True)
+    last_used_at: datetime | None = _timestamp(nullable=True)
+
+
+class SigningKey(SQLModel, table=True):
+    """A key that signs tokens: the private half sealed, the public half as its JWK."""
+
+    __tablename__ = "signing_key"
+
+    kid: str = Field(primary_key=True)
+    tenant_id: UUID
+    alg: str
+    public_jwk: dict[str, Any] = Field(sa_type=JSONB)
+    data_key_id: UUID
+    sealed: bytes
+    state: str
+    created_at: datetime = _timestamp(default_now=True)
+    activated_at: datetime | None = _timestamp(nullable=True)
+    retire_at: datetime | None = _timestamp(nullable=True)
+
+
+class TokenRevocation(SQLModel, table=True):
+    """One refusal: `jti` is a token's, or `client:…` or `tenant:…` for all issued before `revoked_at`."""
+
+    __tablename__ = "token_revocation"
+
+    jti: str = Field(primary_key=True)
+    tenant_id: UUID
+    expires_at: datetime = _timestamp()
+    revoked_at: datetime = _timestamp(default_now=True)

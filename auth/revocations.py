@@ -1,0 +1,90 @@
+"""What was revoked, in memory: tokens by `jti`, and everything issued to a client or tenant before an instant.
+
+By `jti` and never by the token's text: an ES256 signature has a second valid form, so a revoked token's twin has other
+bytes and the same `jti`. Every process loads the same rows from Postgres, on NOTIFY and by poll.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from auth.storage import Connections
+
+MAX_TOKEN_LIFETIME_S = 366 * 86_400
+"""No token lives longer; a revocation row is kept as long as a token that it refuses can live."""
+
+_OVERLAP_S = 60.0  # a transaction that began earlier may commit later: look back this far on every refresh
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """`key` is a jti, `client:<client_id>` or `tenant:<uuid>`; times are Unix seconds."""
+
+    key: str
+    revoked_at: float
+    expires_at: float
+
+
+def client_key(client_id: str) -> str:
+    """Return the key that refuses every token issued to a client so far; a jti never holds a colon."""
+    return f"client:{client_id}"
+
+
+def tenant_key(tenant_id: UUID) -> str:
+    """Return the key that refuses every token of a tenant issued so far."""
+    return f"tenant:{tenant_id}"
+
+
+class Revocations:
+    """The deny-list: constant-time look-ups, bounded by what is revoked and not yet expired."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, tuple[float, float]] = {}
+        self._seen_to = 0.0
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def add(self, revocations: Iterable[Revocation]) -> None:
+        """Take revocations in; the latest instant of a key counts."""
+        for each in revocations:
+            revoked_at, expires_at = self._until.get(each.key, (0.0, 0.0))
+            self._until[each.key] = (max(revoked_at, each.revoked_at), max(expires_at, each.expires_at))
+            self._seen_to = max(self._seen_to, each.revoked_at)
+
+    def purge(self, now: float) -> None:
+        """Forget what has expired: its tokens are refused for their own expiry."""
+        for key in [key for key, (_, expires_at) in self._until.items() if expires_at <= now]:
+            del self._until[key]
+
+    def refuses(self, token_id: str, client_id: str, tenant_id: UUID, issued_at: float) -> bool:
+        """Tell whether a token is revoked: by itself, or with all that its client or tenant had got by some instant.
+
+        `iat` has whole seconds: a token issued in the second of the revocation counts as issued before it.
+        """
+        until = self._until
+        if not until:
+            return False
+        if token_id in until:
+            return True
+        for key in (client_key(client_id), tenant_key(tenant_id)):
+            if (found := until.get(key)) is not None and issued_at <= found[0]:
+                return True
+        return False
+
+    async def refresh(self, connections: Connections, *, now: float) -> int:
+        """Load what was revoked since the last refresh, everything at first; returns how many rows were read."""
+        since = datetime.fromtimestamp(max(0.0, self._seen_to - _OVERLAP_S), UTC)
+        async with connections.platform() as connection:
+            rows = await connection.fetch(
+                "select jti, extract(epoch from revoked_at)::float8 as revoked_at,"
+                " extract(epoch from expires_at)::float8 as expires_at"
+                " from token_revocation where revoked_at > $1 and expires_at > now()",
+                since,
+            )
+        self.add(Revocation(row["jti"], row["revoked_at"], row["expires_at"]) for row in rows)
+        self.purge(now)
+        return len(rows)
