@@ -1,8 +1,28 @@
-"""What a provider says about its limits in response headers, as numbers."""
+"""What a provider says about its limits in response headers, as numbers.
+
+Headers come from outside: whatever is negative, not finite, absurdly large or not understood is as if it were absent,
+and delays are clamped, so that no upstream can park a key for ever or open it wider than its configuration.
+
+Sources: platform.openai.com/docs/guides/rate-limits; docs.anthropic.com/en/api/rate-limits; console.groq.com/docs/
+rate-limits; learn.microsoft.com Azure OpenAI "429 token rate limit"; help.mistral.ai 392924; RFC 9110 section 10.2.3.
+"""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+MAX_COUNT = 10**12
+"""Above this a limit or remainder is junk, not a quota."""
+MAX_RESET_S = 31 * 86400.0
+"""A month, the longest window any provider documents; what claims to be longer is junk."""
+MAX_RETRY_AFTER_S = 3600.0
+"""Longer delays are clamped: a key is asked again at least once an hour."""
+_MAX_VALUE_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +48,179 @@ class Hint:
     input_tokens: WindowHint | None = None
     output_tokens: WindowHint | None = None
     quota_name: str | None = None
+
+
+HINT_STYLES = ("openai", "azure", "anthropic", "mistral", "groq", "generic")
+"""The styles that `parse_hint` knows; anything else is read as "generic"."""
+
+_COUNT = re.compile(r"[0-9]{1,13}\Z")
+_SECONDS = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,9})?\Z")
+_UNIX_TIME = re.compile(r"(?:[0-9]{10}|[0-9]{13})\Z")
+_DURATION = re.compile(r"(?:[0-9]{1,10}(?:\.[0-9]{1,9})?(?:ns|us|µs|μs|ms|s|m|h|d))+\Z")
+_DURATION_PART = re.compile(r"([0-9.]+)(ns|us|µs|μs|ms|s|m|h|d)")
+_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_count(value: str | None) -> int | None:
+    """Read a limit or remainder: plain digits up to `MAX_COUNT`, else None."""
+    if value is None:
+        return None
+    value = value.strip()
+    if not _COUNT.match(value):
+        return None
+    count = int(value)
+    return count if count <= MAX_COUNT else None
+
+
+def parse_seconds(value: str | None) -> float | None:
+    """Read a delay: seconds ("59.7") or a Go duration ("6m0s", "120ms"), in [0, `MAX_RESET_S`], else None."""
+    if value is None or len(value) > _MAX_VALUE_CHARS:
+        return None
+    value = value.strip()
+    if _SECONDS.match(value):
+        seconds = float(value)
+    elif _DURATION.match(value):
+        try:
+            seconds = sum(float(number) * _UNIT_S[unit] for number, unit in _DURATION_PART.findall(value))
+        except ValueError:
+            return None
+    else:
+        return None
+    return seconds if math.isfinite(seconds) and seconds <= MAX_RESET_S else None
+
+
+def parse_instant(value: str | None, *, now_unix: float) -> float | None:
+    """Read an RFC 3339 instant as seconds from now, not below 0; None when absent or more than a month off."""
+    if value is None or len(value) > _MAX_VALUE_CHARS:
+        return None
+    try:
+        instant = datetime.fromisoformat(value.strip())
+    except ValueError:
+        return None
+    return _until(instant, now_unix)
+
+
+def parse_retry_after(headers: Mapping[str, str], *, now_unix: float) -> float | None:
+    """Read `retry-after-ms`, else `retry-after` (seconds or HTTP-date), clamped to `MAX_RETRY_AFTER_S`."""
+    seconds: float | None = None
+    millis = headers.get("retry-after-ms")
+    if millis is not None:
+        seconds = parse_seconds(millis)
+        if seconds is not None:
+            seconds /= 1000.0
+    value = headers.get("retry-after")
+    if seconds is None and value is not None and len(value) <= _MAX_VALUE_CHARS:
+        seconds = parse_seconds(value)
+        if seconds is None:
+            try:
+                seconds = _until(parsedate_to_datetime(value), now_unix)
+            except (ValueError, TypeError):
+                return None
+    return None if seconds is None else min(seconds, MAX_RETRY_AFTER_S)
+
+
+def _until(instant: datetime, now_unix: float) -> float | None:
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    try:
+        seconds = instant.timestamp() - now_unix
+    except (OverflowError, ValueError):
+        return None
+    return max(0.0, seconds) if abs(seconds) <= MAX_RESET_S else None
+
+
+def _window(limit: int | None, remaining: int | None, reset_s: float | None) -> WindowHint | None:
+    if limit is not None and remaining is not None and remaining > limit:
+        remaining = limit
+    return None if limit is None and remaining is None else WindowHint(limit, remaining, reset_s)
+
+
+def _openai_window(headers: Mapping[str, str], dimension: str) -> WindowHint | None:
+    return _window(
+        parse_count(headers.get(f"x-ratelimit-limit-{dimension}")),
+        parse_count(headers.get(f"x-ratelimit-remaining-{dimension}")),
+        parse_seconds(headers.get(f"x-ratelimit-reset-{dimension}")),
+    )
+
+
+def _anthropic_window(headers: Mapping[str, str], dimension: str, now_unix: float) -> WindowHint | None:
+    return _window(
+        parse_count(headers.get(f"anthropic-ratelimit-{dimension}-limit")),
+        parse_count(headers.get(f"anthropic-ratelimit-{dimension}-remaining")),
+        parse_instant(headers.get(f"anthropic-ratelimit-{dimension}-reset"), now_unix=now_unix),
+    )
+
+
+def _plain_window(headers: Mapping[str, str], now_unix: float) -> WindowHint | None:
+    """`x-ratelimit-*` or `ratelimit-*` without a dimension; a reset of 10 digits is a Unix time in s, of 13 in ms."""
+    for prefix in ("x-ratelimit", "ratelimit"):
+        reset = headers.get(f"{prefix}-reset")
+        reset_s = parse_seconds(reset)
+        if reset is not None and _UNIX_TIME.match(reset):
+            reset_s = max(0.0, (float(reset) / 1000.0 if len(reset) == 13 else float(reset)) - now_unix)
+            reset_s = reset_s if reset_s <= MAX_RESET_S else None
+        window = _window(
+            parse_count(headers.get(f"{prefix}-limit")), parse_count(headers.get(f"{prefix}-remaining")), reset_s
+        )
+        if window is not None:
+            return window
+    return None
+
+
+def _quota_name(headers: Mapping[str, str]) -> str | None:
+    for names in (("openai-organization", "openai-project"), ("anthropic-organization-id",)):
+        parts = [headers[name].strip() for name in names if headers.get(name, "").strip()]
+        if parts and all(len(part) <= 128 and part.isprintable() for part in parts):
+            return "/".join(parts)
+    return None
+
+
+def _finish(hint: Hint) -> Hint | None:
+    return None if hint == Hint() else hint
+
+
+def parse_hint(headers: Mapping[str, str], style: str, *, now_unix: float) -> Hint | None:
+    """Read a response's limit headers (`headers` with lower-cased names); None when they say nothing usable.
+
+    `style` is one of `HINT_STYLES`; `now_unix` (seconds) turns instants into delays. Never raises on header contents.
+    """
+    retry_after_s = parse_retry_after(headers, now_unix=now_unix)
+    quota_name = _quota_name(headers)
+    if style in ("openai", "azure", "groq"):
+        return _finish(
+            Hint(
+                retry_after_s,
+                requests=(requests := _openai_window(headers, "requests")),
+                requests_per_day=style == "groq" and requests is not None,
+                tokens=_openai_window(headers, "tokens"),
+                quota_name=quota_name,
+            )
+        )
+    if style == "anthropic":
+        return _finish(
+            Hint(
+                retry_after_s,
+                requests=_anthropic_window(headers, "requests", now_unix),
+                tokens=_anthropic_window(headers, "tokens", now_unix),
+                input_tokens=_anthropic_window(headers, "input-tokens", now_unix),
+                output_tokens=_anthropic_window(headers, "output-tokens", now_unix),
+                quota_name=quota_name,
+            )
+        )
+    if style == "mistral":
+        tokens = _window(
+            parse_count(headers.get("x-ratelimitbysize-limit-minute")),
+            parse_count(headers.get("x-ratelimitbysize-remaining-minute")),
+            parse_seconds(headers.get("ratelimitbysize-reset") or headers.get("x-ratelimitbysize-reset")),
+        )
+        return _finish(Hint(retry_after_s, tokens=tokens, quota_name=quota_name))
+    if "anthropic-ratelimit-requests-limit" in headers or "anthropic-ratelimit-tokens-limit" in headers:
+        return parse_hint(headers, "anthropic", now_unix=now_unix)
+    return _finish(
+        Hint(
+            retry_after_s,
+            requests=_openai_window(headers, "requests") or _plain_window(headers, now_unix),
+            tokens=_openai_window(headers, "tokens"),
+            quota_name=quota_name,
+        )
+    )
