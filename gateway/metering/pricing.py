@@ -1,0 +1,87 @@
+"""What a request cost, in billionths of a US dollar, from a table of prices that operators may replace.
+
+Integers only: a month of many small costs adds up to the cent. A model without a price costs None, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+
+from gateway.balancing.outcome import TokenUsage
+
+_CACHE_BOUND = 4096
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Prices of the models that `model` (a glob) names, in US dollars per million tokens, at `provider` ("*" = any).
+
+    `cached_input` is what a token read from the prompt cache costs; None = as `input`.
+    """
+
+    model: str
+    input: float
+    output: float
+    cached_input: float | None = None
+    provider: str = "*"
+
+
+class PriceList(msgspec.Struct, frozen=True):
+    """The file's shape. The first row that matches wins, so that exceptions stand above their family."""
+
+    as_of: str
+    prices: list[Price]
+
+
+class PriceTable:
+    """Looks prices up; `cost_nanos` is pure but for a bounded cache of look-ups."""
+
+    def __init__(self, prices: Sequence[Price]) -> None:
+        self._prices = tuple(prices)
+        self._cache: dict[tuple[str, str], tuple[int, int, int] | None] = {}
+
+    def cost_nanos(self, provider: str, model: str, usage: TokenUsage) -> int | None:
+        """Return the cost of `usage` in billionths of a US dollar, rounded to the nearest; None without a price."""
+        key = (provider, model)
+        try:
+            rates = self._cache[key]
+        except KeyError:
+            if len(self._cache) >= _CACHE_BOUND:
+                self._cache.clear()
+            rates = self._cache[key] = self._rates(provider, model)
+        if rates is None:
+            return None
+        per_input, per_output, per_cached = rates
+        fresh = usage.input - usage.cached_input
+        return (fresh * per_input + usage.cached_input * per_cached + usage.output * per_output + 500) // 1000
+
+    def _rates(self, provider: str, model: str) -> tuple[int, int, int] | None:
+        """Return (input, output, cached) in millionths of a millionth of a dollar a token."""
+        for price in self._prices:
+            if price.provider in ("*", provider) and fnmatchcase(model, price.model):
+                cached = price.input if price.cached_input is None else price.cached_input
+                return round(price.input * 1e6), round(price.output * 1e6), round(cached * 1e6)
+        return None
+
+
+def load_prices(path: Path | None = None) -> PriceTable:
+    """Read the price file at `path`, or the one shipped with the gateway.
+
+    Raises ValueError with a sentence that says what is wrong with the file.
+    """
+    raw = path.read_bytes() if path else files("gateway.metering").joinpath("prices.json").read_bytes()
+    try:
+        table = msgspec.json.decode(raw, type=PriceList)
+    except msgspec.DecodeError as error:
+        raise ValueError(
+            f"The price file {path or 'prices.json'} cannot be read: {error}. Each row needs model, input and output "
+            "in US dollars per million tokens."
+        ) from error
+    for price in table.prices:
+        if min(price.input, price.output, price.cached_input or 0) < 0:
+            raise ValueError(f"The price of {price.model!r} is negative: give US dollars per million tokens.")
+    return PriceTable(table.prices)

@@ -1,0 +1,107 @@
+"""Taps a relayed answer for its usage without parsing it: keeps the first and the last bytes, reads them at the end.
+
+Pure. A stream of a thousand events costs one append and one `count` a chunk; only a handful of events is ever decoded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from gateway.balancing.outcome import TokenUsage
+from gateway.metering.usage import EMPTY, Reading, read_body, read_tail
+
+HEAD_BYTES = 4096
+"""Enough for the first event: Anthropic's `message_start` (input tokens) and the model of every dialect."""
+TAIL_BYTES = 32768
+"""Enough for the last events; a whole JSON answer up to this size is decoded as such."""
+
+
+class AnswerTap:
+    """Watches one answer. `feed` every chunk, in order; then ask once for `result`.
+
+    Memory stays under HEAD_BYTES + TAIL_BYTES + one chunk, whatever the length of the answer.
+    """
+
+    __slots__ = ("_chunks", "_head", "_kept", "events", "is_stream", "size")
+
+    def __init__(self, *, is_stream: bool) -> None:
+        self.is_stream = is_stream
+        self.size = 0
+        self.events = 0
+        self._head = b""
+        self._kept = 0
+        self._chunks: deque[bytes] = deque()
+
+    def feed(self, chunk: bytes) -> None:
+        """Note one chunk of the answer's body, as relayed."""
+        size = len(chunk)
+        if self.size < HEAD_BYTES:
+            self._head += chunk[: HEAD_BYTES - self.size]
+        self.size += size
+        if self.is_stream:
+            self.events += chunk.count(b"data:")
+        chunks = self._chunks
+        chunks.append(chunk)
+        self._kept += size
+        while self._kept - len(chunks[0]) >= TAIL_BYTES:
+            self._kept -= len(chunks.popleft())
+
+    @property
+    def at_event_boundary(self) -> bool:
+        """Tell whether the stream so far ends between two events, where an event of ours may be added."""
+        return not self._chunks or self._chunks[-1].endswith((b"\n\n", b"\r\n\r\n"))
+
+    def reading(self) -> Reading:
+        """Return what the answer said of itself."""
+        tail = b"".join(self._chunks)
+        if self.is_stream:
+            return read_stream(self._head, tail)
+        if len(tail) == self.size:
+            return read_body(tail)
+        head = read_stream(self._head, b"") if self._head.lstrip()[:1] != b"{" else _model_of_head(self._head)
+        return read_tail(tail).over(head)
+
+    def result(self, *, est_input_tokens: int) -> tuple[TokenUsage, str | None]:
+        """Return (usage, served model). Silent answers are estimated: the ask's input, one output token an event."""
+        reading = self.reading()
+        usage = reading.tokens()
+        if usage is None:
+            # A stream's first and last events carry no text; a JSON answer of unknown kind is counted by its bytes.
+            output = max(self.events - 2, 0) if self.is_stream else 0
+            usage = TokenUsage(input=est_input_tokens if self.size else 0, output=output, reported=False)
+        return usage, reading.model
+
+
+def read_stream(head: bytes, tail: bytes) -> Reading:
+    """Merge what the first event and the last events of a server-sent stream say; later counts win.
+
+    `head` and `tail` may overlap and may cut events in two: a cut event reads as silent.
+    """
+    first = EMPTY
+    for data in _events(head):
+        first = read_body(data)
+        if first.model or first.has_usage:
+            break
+    for data in reversed(_events(tail)):
+        if b'"usage' in data:
+            last = read_body(data)
+            if last.has_usage:
+                return last.over(first)
+    return read_tail(tail).over(first)
+
+
+def _events(window: bytes) -> list[bytes]:
+    """Return the data of each event line; none of the providers spreads one event's data over several lines."""
+    return [line[5:].strip() for line in window.splitlines() if line.startswith(b"data:") and line[5:6]]
+
+
+def _model_of_head(head: bytes) -> Reading:
+    """Read the model out of the beginning of a large JSON answer by closing it after its first scalar fields."""
+    at = head.find(b'"model"')
+    if at < 0:
+        return EMPTY
+    start = head.find(b'"', head.find(b":", at))
+    end = head.find(b'"', start + 1)
+    if start < 0 or end < 0:
+        return EMPTY
+    return read_body(b'{"model":' + head[start : end + 1] + b"}")

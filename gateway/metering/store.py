@@ -1,0 +1,106 @@
+"""Where usage rows go: a protocol, its in-memory twin, and Postgres. One contract suite runs over both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from operator import attrgetter
+from typing import Protocol
+from uuid import UUID
+
+import asyncpg
+
+from auth.storage import Connections
+from gateway.metering.event import UsageEvent
+
+_TYPES = {
+    "id": "uuid",
+    "tenant_id": "uuid",
+    "at": "timestamptz",
+    "request_id": "text",
+    "client_id": "text",
+    "token_id": "text",
+    "pool_id": "uuid",
+    "key_id": "uuid",
+    "key_version": "integer",
+    "provider": "text",
+    "region": "text",
+    "operation": "text",
+    "model": "text",
+    "served_model": "text",
+    "status": "integer",
+    "outcome": "text",
+    "attempts": "integer",
+    "streamed": "boolean",
+    "input_tokens": "integer",
+    "output_tokens": "integer",
+    "cached_input_tokens": "integer",
+    "usage_reported": "boolean",
+    "cost_usd_nanos": "bigint",
+    "first_byte_ms": "real",
+    "total_ms": "real",
+}
+_COLUMNS = tuple(column.name for column in fields(UsageEvent))
+_VALUES = attrgetter(*_COLUMNS)
+# Two statements: the server makes the days' partitions first, so that a row of an unforeseen day is kept, not lost.
+_PARTITIONS = "select usage_partitions(d, 1) from unnest($1::date[]) as d"
+_INSERT = (
+    f"insert into usage_event ({', '.join(_COLUMNS)}) "  # noqa: S608 - names come from the dataclass
+    f"select * from unnest({', '.join(f'${n}::{_TYPES[name]}[]' for n, name in enumerate(_COLUMNS, 1))}) "
+    "on conflict do nothing"
+)
+
+
+class RowsRefused(Exception):
+    """The store is well, and will never take this batch: a value in it cannot be stored."""
+
+
+class UsageStore(Protocol):
+    """Keeps usage rows of all tenants; a row's `id` makes writing it again harmless."""
+
+    async def write(self, batch: Sequence[UsageEvent]) -> None:
+        """Store `batch` whole or not at all; rows already stored are passed over.
+
+        Raises `RowsRefused` when trying again cannot help, anything else when it may.
+        """
+
+
+class InMemoryUsageStore:
+    """The twin: rows by id. `broken` set to an exception makes writes fail with it, as an absent database would.
+
+    Like Postgres it refuses text with NUL characters.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[UUID, UsageEvent] = {}
+        self.writes = 0
+        self.broken: Exception | None = None
+
+    async def write(self, batch: Sequence[UsageEvent]) -> None:
+        """See `UsageStore.write`."""
+        if self.broken is not None:
+            raise self.broken
+        if any("\0" in value for row in batch for value in _VALUES(row) if isinstance(value, str)):
+            raise RowsRefused
+        self.writes += 1
+        for row in batch:
+            self.rows.setdefault(row.id, row)
+
+
+class PostgresUsageStore:
+    """Writes one batch as one `insert … select from unnest`, under the platform's view (a batch spans tenants)."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    async def write(self, batch: Sequence[UsageEvent]) -> None:
+        """See `UsageStore.write`."""
+        if not batch:
+            return
+        columns = list(zip(*map(_VALUES, batch), strict=True))
+        try:
+            async with self._connections.platform() as connection:
+                await connection.fetch(_PARTITIONS, sorted({row.at.date() for row in batch}))
+                await connection.execute(_INSERT, *columns)
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+            raise RowsRefused from error

@@ -1,0 +1,64 @@
+"""Costs from the price table: exact, rounded once, and None where no price is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.balancing.outcome import TokenUsage
+from gateway.metering.pricing import Price, PriceTable, load_prices
+
+TABLE = PriceTable(
+    [
+        Price(model="big-mini*", input=0.15, cached_input=0.075, output=0.6),
+        Price(model="big*", input=2.5, output=10),
+        Price(model="*", provider="house", input=0, output=0),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "usage", "nanos"),
+    [
+        ("openai", "big-mini-1", TokenUsage(1_000_000, 0), 150_000_000),
+        ("openai", "big-mini-1", TokenUsage(1_000_000, 0, 1_000_000), 75_000_000),
+        ("openai", "big-mini-1", TokenUsage(1, 1), 750),
+        ("openai", "big-mini-1", TokenUsage(1, 0, 1), 75),
+        ("openai", "big-1", TokenUsage(3, 2, 2), 27_500),
+        ("house", "own-7b", TokenUsage(3, 2), 0),
+        ("openai", "own-7b", TokenUsage(3, 2), None),
+    ],
+)
+def test_costs(provider: str, model: str, usage: TokenUsage, nanos: int | None) -> None:
+    assert TABLE.cost_nanos(provider, model, usage) == nanos
+    assert TABLE.cost_nanos(provider, model, usage) == nanos, "the cached look-up says the same"
+
+
+def test_the_shipped_table_prices_the_common_models() -> None:
+    table = load_prices()
+    usage = TokenUsage(1_000_000, 1_000_000)
+    assert table.cost_nanos("openai", "gpt-4o-mini-2024-07-18", usage) == 750_000_000
+    assert table.cost_nanos("anthropic", "claude-sonnet-4-5", usage) == 18_000_000_000
+    assert table.cost_nanos("openai", "no-such-model", usage) is None
+
+
+def test_the_cache_is_bounded() -> None:
+    for number in range(10_000):
+        TABLE.cost_nanos("openai", f"m{number}", TokenUsage(1, 1))
+    assert len(TABLE._cache) <= 4096
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", "cannot be read"),
+        ('{"as_of": "x", "prices": [{"model": "m"}]}', "cannot be read"),
+        ('{"as_of": "x", "prices": [{"model": "m", "input": -1, "output": 0}]}', "negative"),
+    ],
+)
+def test_a_bad_price_file_says_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "prices.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=says):
+        load_prices(file)
