@@ -1,0 +1,238 @@
+"""Each tenant's data keys, unwrapped and cached: the `auth.sealing.Sealer` that everything sealed goes through.
+
+A plain data key lives in memory for `FRESH_S`, then its row is read and unwrapped again. While the database or the
+KEK's provider is away it stays usable until `STALE_S`; when the provider says *disabled* it is dropped at once.
+Concurrent callers share one unwrap. No database connection is held while a KMS is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+from uuid_utils.compat import uuid7
+
+from auth.errors import Unavailable
+from auth.sealing import Sealed
+from auth.storage import Connections
+from tenants.envelope import KEY_BYTES, Context, RandomBytes, open_sealed, seal
+from tenants.errors import KekDisabled, KekUnavailable, SealBroken
+from tenants.keyring import KeyWrapper, Wrapped
+
+FRESH_S: Final = 300.0
+STALE_S: Final = 3600.0
+RETRY_S: Final = 5.0
+"""How long a stale key is served before its provider is asked again."""
+UNWRAP_TIMEOUT_S: Final = 5.0
+CAPACITY: Final = 20_000
+
+AWAY: Final = (Unavailable, OSError, TimeoutError, asyncpg.InterfaceError)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Cached:
+    tenant_id: UUID
+    key: bytes
+    wrapped: Wrapped
+    unwrapped_at: float
+    retry_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    id: UUID
+    wrapped: Wrapped
+
+
+def wrap_context(tenant_id: UUID, data_key_id: UUID) -> tuple[str, ...]:
+    """Return what a wrapped data key is bound to: opaque ids, as a KMS logs them."""
+    return ("data-key", str(tenant_id), str(data_key_id))
+
+
+class DataKeys:
+    """Seals and opens for every tenant; a tenant's first data key is made when something is first sealed.
+
+    `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        wrapper: KeyWrapper,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        random_bytes: RandomBytes = os.urandom,
+        fresh_s: float = FRESH_S,
+        stale_s: float = STALE_S,
+        capacity: int = CAPACITY,
+    ) -> None:
+        self._connections = connections
+        self._wrapper = wrapper
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._fresh_s = fresh_s
+        self._stale_s = stale_s
+        self._capacity = capacity
+        self._cache: OrderedDict[UUID, _Cached] = OrderedDict()
+        self._flights: dict[tuple[UUID, UUID], asyncio.Task[bytes]] = {}
+
+    @property
+    def wrapper(self) -> KeyWrapper:
+        """The KEK provider, for status and rewrap."""
+        return self._wrapper
+
+    async def seal(self, tenant_id: UUID, context: tuple[str, ...], plaintext: bytes) -> Sealed:
+        """Seal under the tenant's active data key; `KekUnavailable` or `KekDisabled` when there is none to be had."""
+        row = await self._active(tenant_id) or await self._create(tenant_id)
+        key = await self._key(tenant_id, row.id, row)
+        bound = Context(row.id, tenant_id, context)
+        return Sealed(row.id, seal(key, bound, plaintext, random_bytes=self._random_bytes))
+
+    async def open(self, tenant_id: UUID, data_key_id: UUID, context: tuple[str, ...], blob: bytes) -> bytes:
+        """Open what `seal` gave; `SealBroken` when the data key is not the tenant's or anything else differs."""
+        return open_sealed(await self._key(tenant_id, data_key_id), Context(data_key_id, tenant_id, context), blob)
+
+    def forget(self, tenant_id: UUID | None = None) -> None:
+        """Drop one tenant's plain data keys from memory, or everyone's: after a deletion, a rewrap, a restore."""
+        for key_id in [i for i, entry in self._cache.items() if tenant_id is None or entry.tenant_id == tenant_id]:
+            del self._cache[key_id]
+
+    async def drop_disabled(self) -> frozenset[UUID]:
+        """Ask for the status of every KEK in use, drop what disabled ones wrapped, and return the tenants concerned.
+
+        To be called about once a minute; the caller also drops the snapshots of these tenants. A provider that does
+        not answer changes nothing here: the stale bound covers it.
+        """
+        hit: set[UUID] = set()
+        for uri in {entry.wrapped.kek_uri for entry in self._cache.values()}:
+            try:
+                async with asyncio.timeout(UNWRAP_TIMEOUT_S):
+                    disabled = await self._wrapper.status(uri) == "disabled"
+            except KekDisabled:
+                disabled = True
+            except (KekUnavailable, TimeoutError):
+                continue
+            if disabled:
+                hit |= self._drop_wrapped_by(uri)
+        return frozenset(hit)
+
+    def _drop_wrapped_by(self, kek_uri: str) -> set[UUID]:
+        concerned = {i: entry.tenant_id for i, entry in self._cache.items() if entry.wrapped.kek_uri == kek_uri}
+        for key_id in concerned:
+            del self._cache[key_id]
+        if concerned:
+            _log.error("key-encryption key %s is disabled: dropped %d data keys", kek_uri, len(concerned))
+        return set(concerned.values())
+
+    async def _key(self, tenant_id: UUID, data_key_id: UUID, row: _Row | None = None) -> bytes:
+        entry = self._cache.get(data_key_id)
+        now = self._clock()
+        if entry is not None:
+            if entry.tenant_id != tenant_id:
+                raise SealBroken("the data key belongs to another tenant")
+            if now - entry.unwrapped_at < self._fresh_s or now < entry.retry_at:
+                self._cache.move_to_end(data_key_id)
+                return entry.key
+        flight_id = (tenant_id, data_key_id)
+        flight = self._flights.get(flight_id)
+        if flight is None:
+            flight = asyncio.create_task(self._refresh(tenant_id, data_key_id, row), name=f"data key {data_key_id}")
+            self._flights[flight_id] = flight
+            flight.add_done_callback(lambda task: self._landed(flight_id, task))
+        return await asyncio.shield(flight)
+
+    def _landed(self, flight_id: tuple[UUID, UUID], task: asyncio.Task[bytes]) -> None:
+        self._flights.pop(flight_id, None)
+        if not task.cancelled():
+            task.exception()  # every waiter may have been cancelled: asyncio would log an unretrieved exception
+
+    async def _refresh(self, tenant_id: UUID, data_key_id: UUID, row: _Row | None) -> bytes:
+        entry = self._cache.get(data_key_id)
+        try:
+            row = row or await self._read(tenant_id, data_key_id)
+            if row is None:
+                self._cache.pop(data_key_id, None)
+                raise SealBroken("the data key does not exist for this tenant")
+            key = await self._unwrap(tenant_id, data_key_id, row.wrapped)
+        except KekDisabled:
+            if row is not None:
+                self._drop_wrapped_by(row.wrapped.kek_uri)
+            self._cache.pop(data_key_id, None)
+            raise
+        except AWAY as error:
+            now = self._clock()
+            if entry is None or now - entry.unwrapped_at >= self._stale_s:
+                self._cache.pop(data_key_id, None)
+                if isinstance(error, Unavailable):
+                    raise
+                raise KekUnavailable("Stored secrets cannot be read right now.", debug=repr(error)) from error
+            entry.retry_at = now + RETRY_S
+            _log.warning("serving a data key %.0f s after its last check: %r", now - entry.unwrapped_at, error)
+            return entry.key
+        self._keep(tenant_id, data_key_id, key, row.wrapped)
+        return key
+
+    async def _unwrap(self, tenant_id: UUID, data_key_id: UUID, wrapped: Wrapped) -> bytes:
+        try:
+            async with asyncio.timeout(UNWRAP_TIMEOUT_S):
+                key = await self._wrapper.unwrap(wrap_context(tenant_id, data_key_id), wrapped)
+        except TimeoutError:
+            raise KekUnavailable(
+                "The key-encryption key's provider does not answer.", debug=f"no answer in {UNWRAP_TIMEOUT_S} s"
+            ) from None
+        if len(key) != KEY_BYTES:
+            raise SealBroken("the unwrapped data key has the wrong length")
+        return key
+
+    def _keep(self, tenant_id: UUID, data_key_id: UUID, key: bytes, wrapped: Wrapped) -> None:
+        self._cache[data_key_id] = _Cached(tenant_id, key, wrapped, self._clock(), 0.0)
+        self._cache.move_to_end(data_key_id)
+        while len(self._cache) > self._capacity:
+            self._cache.popitem(last=False)
+
+    async def _active(self, tenant_id: UUID) -> _Row | None:
+        async with self._connections.tenant(tenant_id) as connection:
+            record = await connection.fetchrow(
+                "select id, kek_uri, wrapped from data_key where tenant_id = $1 and state = 'active'", tenant_id
+            )
+        return _row(record)
+
+    async def _read(self, tenant_id: UUID, data_key_id: UUID) -> _Row | None:
+        async with self._connections.tenant(tenant_id) as connection:
+            record = await connection.fetchrow(
+                "select id, kek_uri, wrapped from data_key where tenant_id = $1 and id = $2", tenant_id, data_key_id
+            )
+        return _row(record)
+
+    async def _create(self, tenant_id: UUID) -> _Row:
+        key_id = uuid7()
+        key = self._random_bytes(KEY_BYTES)
+        wrapped = await self._wrapper.wrap(wrap_context(tenant_id, key_id), key)
+        async with self._connections.tenant(tenant_id) as connection:
+            # Two processes may both find none: the index lets one in, the other uses what it finds.
+            await connection.execute(
+                "insert into data_key (id, tenant_id, version, kek_uri, wrapped) values ($1, $2, 1, $3, $4) "
+                "on conflict do nothing",
+                key_id,
+                tenant_id,
+                wrapped.kek_uri,
+                wrapped.blob,
+            )
+        row = await self._active(tenant_id)
+        if row is None:
+            raise LookupError("a data key was inserted and no active one is to be seen")
+        return row
+
+
+def _row(record: asyncpg.Record | None) -> _Row | None:
+    return None if record is None else _Row(record["id"], Wrapped(record["kek_uri"], bytes(record["wrapped"])))

@@ -1,0 +1,165 @@
+"""The tables of what a tenant owns, as the first migration makes them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+from uuid_utils.compat import uuid7
+
+from tenants.lifecycle import VersionState
+
+
+def new_id() -> UUID:
+    """Return a UUIDv7: ids in order of creation, which cursors and B-trees like (RFC 9562 section 5.7)."""
+    return uuid7()
+
+
+def _moment() -> Any:
+    return Field(default=None, sa_column=Column(DateTime(timezone=True), nullable=False, server_default=func.now()))
+
+
+def _json(default: Any, sql: str) -> Any:
+    return Field(default_factory=default, sa_column=Column(JSONB, nullable=False, server_default=text(sql)))
+
+
+class Tenant(SQLModel, table=True):
+    """A customer of the installation; `config_revision` moves with every change that a data path must see."""
+
+    __tablename__ = "tenant"
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    slug: str = Field(unique=True)
+    name: str
+    status: str = "active"
+    settings: dict[str, Any] = _json(dict, "'{}'")
+    version: int = 1
+    config_revision: int = Field(
+        default=None,
+        sa_column=Column(BigInteger, nullable=False, server_default=text("nextval('config_revision_seq')")),
+    )
+    created_at: datetime = _moment()
+    updated_at: datetime = _moment()
+
+
+class DataKey(SQLModel, table=True):
+    """A tenant's data key, wrapped by the KEK that `kek_uri` names."""
+
+    __tablename__ = "data_key"
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    tenant_id: UUID
+    version: int
+    kek_uri: str
+    wrapped: bytes = Field(sa_type=LargeBinary)
+    state: str = "active"
+    created_at: datetime = _moment()
+
+
+class Pool(SQLModel, table=True):
+    """Keys that serve the same callers under one strategy."""
+
+    __tablename__ = "pool"
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    tenant_id: UUID
+    name: str
+    strategy: str
+    is_default: bool = False
+    settings: dict[str, Any] = _json(dict, "'{}'")
+    version: int = 1
+    created_at: datetime = _moment()
+    updated_at: datetime = _moment()
+
+
+class Quota(SQLModel, table=True):
+    """What a provider limits; keys draw on it."""
+
+    __tablename__ = "quota"
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    tenant_id: UUID
+    name: str
+    provider: str
+    limits: dict[str, Any] = _json(dict, "'{}'")
+    version: int = 1
+    created_at: datetime = _moment()
+    updated_at: datetime = _moment()
+
+
+class ProviderKey(SQLModel, table=True):
+    """One key of a pool; its secret lives in `KeyVersion`."""
+
+    __tablename__ = "provider_key"
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    tenant_id: UUID
+    pool_id: UUID
+    quota_id: UUID
+    name: str
+    provider: str
+    base_url: str | None = None
+    region: str | None = None
+    tier: int = 0
+    weight: int = 1
+    models: list[str] = _json(list, "'[]'")
+    model_map: dict[str, str] = _json(dict, "'{}'")
+    max_in_flight: int | None = None
+    enabled: bool = True
+    version: int = 1
+    created_at: datetime = _moment()
+    updated_at: datetime = _moment()
+
+
+class KeyVersion(SQLModel, table=True):
+    """One secret of a key: sealed, or erased once it is revoked."""
+
+    __tablename__ = "key_version"
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    tenant_id: UUID
+    key_id: UUID
+    number: int
+    state: str = VersionState.PENDING.value
+    data_key_id: UUID | None = None
+    envelope: bytes | None = Field(default=None, sa_type=LargeBinary)
+    prefix: str = ""
+    fingerprint: str = ""
+    created_at: datetime = _moment()
+    state_changed_at: datetime = _moment()
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """What a POST with an Idempotency-Key answered, so that a repeat gets the same."""
+
+    __tablename__ = "idempotency_key"
+
+    tenant_id: UUID = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    request_hash: bytes = Field(sa_type=LargeBinary)
+    status: int | None = None
+    response: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
+    created_at: datetime = _moment()
+
+
+class AuditEvent(SQLModel, table=True):
+    """One link of a tenant's audit chain."""
+
+    __tablename__ = "audit_event"
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    tenant_id: UUID
+    seq: int = Field(sa_type=BigInteger)
+    at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    actor: str
+    action: str
+    subject: str
+    address: str | None = None
+    request_id: str | None = None
+    detail: dict[str, Any] = _json(dict, "'{}'")
+    previous_hash: bytes = Field(sa_type=LargeBinary)
+    hash: bytes = Field(sa_type=LargeBinary)

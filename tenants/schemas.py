@@ -1,0 +1,283 @@
+"""The JSON shapes of the management API. Requests carry secrets in, responses never carry one out.
+
+Types are checked while decoding; what a type cannot say is in `tenants.checks`. Unknown members are refused, so that a
+misspelt setting is not silently without effect. In a PATCH a missing member means: leave as it is (RFC 7396).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+PositiveInt = Annotated[int, Meta(gt=0, le=10**12)]
+Weight = Annotated[
+    int, Meta(ge=0, le=10000, description="Share of the traffic, relative to the pool's other keys; 0 = standby")
+]
+Tier = Annotated[int, Meta(ge=0, le=9, description="0 is premium, larger is lower")]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+ApiKey = Annotated[str, Meta(description="The provider's key. Write-only: no response ever contains it")]
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A provider's limits; a member that is missing is not limited, or not known."""
+
+    rpm: PositiveInt | None = None
+    tpm: PositiveInt | None = None
+    itpm: PositiveInt | None = None
+    otpm: PositiveInt | None = None
+    rpd: PositiveInt | None = None
+    tpd: PositiveInt | None = None
+    concurrency: PositiveInt | None = None
+
+
+class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How often a request may be tried; `budget_ratio` caps retries as a share of all requests."""
+
+    max_attempts: Annotated[int, Meta(ge=1, le=10)] | UnsetType = UNSET
+    budget_ratio: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+
+
+class Deadlines(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Seconds to wait for the provider: to connect, for its first byte, between two bytes, and in all."""
+
+    connect_s: Seconds | UnsetType = UNSET
+    first_byte_s: Seconds | UnsetType = UNSET
+    idle_s: Seconds | UnsetType = UNSET
+    total_s: Seconds | UnsetType = UNSET
+
+
+class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a pool does beside choosing a key; a missing member means the installation's default."""
+
+    failover: bool | UnsetType = UNSET
+    retry: RetrySettings | UnsetType = UNSET
+    deadlines: Deadlines | UnsetType = UNSET
+    model_aliases: dict[str, str] | UnsetType = UNSET
+
+
+class TenantIn(Struct, frozen=True, forbid_unknown_fields=True):
+    """A tenant to create, and what its first client is called."""
+
+    slug: Annotated[str, Meta(description="Lower-case name, unique in the installation", examples=["acme"])]
+    name: str | None = None
+    settings: dict[str, Any] = {}
+    client_name: str = "first client"
+
+
+class TenantPatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Changes to a tenant; `suspended` stops its requests at once and keeps its data."""
+
+    name: str | UnsetType = UNSET
+    status: Literal["active", "suspended"] | UnsetType = UNSET
+    settings: dict[str, Any] | UnsetType = UNSET
+
+
+class TenantOut(Struct, frozen=True):
+    """A tenant."""
+
+    id: UUID
+    slug: str
+    name: str
+    status: str
+    settings: dict[str, Any]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class FirstClient(Struct, frozen=True):
+    """The credentials of a new tenant's first client; the secret is shown this once and null when replayed."""
+
+    client_id: str
+    client_secret: str | None
+    scopes: list[str]
+
+    def __repr__(self) -> str:
+        return f"FirstClient(client_id={self.client_id!r}, client_secret=…)"
+
+
+class TenantCreated(TenantOut, frozen=True):
+    """A new tenant with its first client."""
+
+    client: FirstClient
+
+
+class PoolIn(Struct, frozen=True, forbid_unknown_fields=True):
+    """A pool to create; the first of a tenant is its default."""
+
+    name: str
+    strategy: str | None = None
+    is_default: bool = False
+    settings: PoolSettings = PoolSettings()
+
+
+class PoolPatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Changes to a pool; `settings` is merged member by member, null removes one."""
+
+    name: str | UnsetType = UNSET
+    strategy: str | UnsetType = UNSET
+    is_default: bool | UnsetType = UNSET
+    settings: dict[str, Any] | UnsetType = UNSET
+
+
+class PoolOut(Struct, frozen=True):
+    """A pool."""
+
+    id: UUID
+    name: str
+    strategy: str
+    is_default: bool
+    settings: dict[str, Any]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class QuotaIn(Struct, frozen=True, forbid_unknown_fields=True):
+    """A quota to create: one organisation, project or deployment at a provider."""
+
+    name: str
+    provider: str
+    limits: Limits = Limits()
+
+
+class QuotaPatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Changes to a quota; `limits` is merged member by member, null removes one."""
+
+    name: str | UnsetType = UNSET
+    limits: dict[str, Any] | UnsetType = UNSET
+
+
+class QuotaOut(Struct, frozen=True):
+    """A quota."""
+
+    id: UUID
+    name: str
+    provider: str
+    limits: dict[str, Any]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class KeyIn(Struct, frozen=True, forbid_unknown_fields=True):
+    """A provider key to add. Give `quota_id` to share a quota, or `limits` for one of its own, or neither."""
+
+    name: str
+    provider: str
+    api_key: ApiKey
+    base_url: str | None = None
+    region: str | None = None
+    tier: Tier = 0
+    weight: Weight = 1
+    models: Annotated[list[str], Meta(max_length=500, description="Globs; empty = every model")] = []
+    model_map: Annotated[dict[str, str], Meta(max_length=500, description="Model → name at this provider")] = {}
+    max_in_flight: PositiveInt | None = None
+    enabled: bool = True
+    quota_id: UUID | None = None
+    limits: Limits | None = None
+
+    def __repr__(self) -> str:
+        return f"KeyIn(name={self.name!r}, provider={self.provider!r}, api_key=…)"
+
+
+class KeyPatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Changes to a key. Secret and base URL change by rotation only: a key never follows a URL it was not given for."""
+
+    name: str | UnsetType = UNSET
+    region: str | UnsetType | None = UNSET
+    tier: Tier | UnsetType = UNSET
+    weight: Weight | UnsetType = UNSET
+    models: Annotated[list[str], Meta(max_length=500)] | UnsetType = UNSET
+    model_map: Annotated[dict[str, str], Meta(max_length=500)] | UnsetType = UNSET
+    max_in_flight: PositiveInt | UnsetType | None = UNSET
+    enabled: bool | UnsetType = UNSET
+    quota_id: UUID | UnsetType = UNSET
+
+
+class RotateIn(Struct, frozen=True, forbid_unknown_fields=True):
+    """A new secret for a key; `base_url` may change with it."""
+
+    api_key: ApiKey
+    base_url: str | UnsetType | None = UNSET
+
+    def __repr__(self) -> str:
+        return "RotateIn(api_key=…)"
+
+
+class VersionOut(Struct, frozen=True):
+    """One secret of a key, told by its first characters and its fingerprint."""
+
+    number: int
+    state: str
+    prefix: str
+    fingerprint: str
+    created_at: datetime
+    state_changed_at: datetime
+
+
+class KeyOut(Struct, frozen=True):
+    """A provider key without its secret."""
+
+    id: UUID
+    pool_id: UUID
+    quota_id: UUID
+    name: str
+    provider: str
+    base_url: str | None
+    region: str | None
+    tier: int
+    weight: int
+    models: list[str]
+    model_map: dict[str, str]
+    max_in_flight: int | None
+    enabled: bool
+    current: VersionOut | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class PageOut(Struct, frozen=True):
+    """Where the next page of a list begins; null on the last one."""
+
+    next_cursor: str | None
+
+
+class TenantPage(PageOut, frozen=True):
+    """A page of tenants."""
+
+    items: list[TenantOut]
+
+
+class PoolPage(PageOut, frozen=True):
+    """A page of pools."""
+
+    items: list[PoolOut]
+
+
+class QuotaPage(PageOut, frozen=True):
+    """A page of quotas."""
+
+    items: list[QuotaOut]
+
+
+class KeyPage(PageOut, frozen=True):
+    """A page of keys."""
+
+    items: list[KeyOut]
+
+
+class VersionList(Struct, frozen=True):
+    """All versions of a key, the newest first."""
+
+    items: list[VersionOut]
+
+
+class PoolImported(PoolOut, frozen=True):
+    """An imported pool with its keys."""
+
+    keys: list[KeyOut]

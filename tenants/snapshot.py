@@ -1,0 +1,227 @@
+"""A tenant as the data path holds it: pools, quotas and decrypted keys, read with asyncpg alone."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from auth.sealing import Sealer
+from auth.secret import Secret
+from auth.storage import Connections
+from tenants.custody import key_context
+from tenants.errors import KekDisabled, KekUnavailable, SealBroken
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KeySnapshot:
+    """One usable key; `version` is the number of the key version that `secret` belongs to."""
+
+    key_id: UUID
+    name: str
+    version: int
+    secret: Secret
+    provider: str
+    base_url: str | None
+    region: str | None
+    tier: int
+    weight: int
+    models: tuple[str, ...]
+    model_map: Mapping[str, str]
+    max_in_flight: int | None
+    quota_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaSnapshot:
+    """A quota; `limits` maps rpm, tpm, itpm, otpm, rpd, tpd and concurrency to numbers."""
+
+    id: UUID
+    name: str
+    provider: str
+    limits: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSnapshot:
+    """A pool with its enabled keys and the quotas that they draw on."""
+
+    pool_id: UUID
+    name: str
+    strategy: str
+    is_default: bool
+    settings: Mapping[str, Any]
+    keys: tuple[KeySnapshot, ...]
+    quotas: tuple[QuotaSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSnapshot:
+    """A tenant at `revision`, which grows with every change; `unopened` are ids of keys whose secret would not open."""
+
+    tenant_id: UUID
+    slug: str
+    status: str
+    revision: int
+    settings: Mapping[str, Any]
+    pools: tuple[PoolSnapshot, ...]
+    unopened: tuple[UUID, ...] = field(default=())
+
+
+_TENANTS = "select id, slug, status, config_revision, settings from tenant"
+_POOLS = "select id, tenant_id, name, strategy, is_default, settings from pool"
+_QUOTAS = "select id, tenant_id, name, provider, limits from quota"
+_KEYS = """
+select k.id, k.tenant_id, k.pool_id, k.quota_id, k.name, k.provider, k.base_url, k.region, k.tier, k.weight, k.models,
+       k.model_map, k.max_in_flight, v.number, v.data_key_id, v.envelope
+from provider_key k join key_version v on v.tenant_id = k.tenant_id and v.key_id = k.id and v.state = 'current'
+where k.enabled and v.envelope is not null
+"""
+
+
+class SnapshotLoader:
+    """Reads and decrypts; a key that does not open is left out, logged and counted, and the rest is served."""
+
+    def __init__(self, connections: Connections, sealer: Sealer) -> None:
+        self._connections = connections
+        self._sealer = sealer
+        self.unopened_total = 0
+
+    async def load(self, tenant_id: UUID) -> TenantSnapshot | None:
+        """Load one tenant, None if it does not exist; `KekUnavailable` when its keys cannot be opened for now."""
+        async with self._connections.tenant(tenant_id) as connection:
+            rows = await _read(connection, tenant_id)
+        return await self._assemble(rows, rows.tenants[0]) if rows.tenants else None
+
+    async def load_all(self) -> list[TenantSnapshot]:
+        """Load every tenant; one whose keys cannot be opened for now is left out: `load` it later."""
+        async with self._connections.platform() as connection:
+            rows = await _read(connection, None)
+        snapshots = []
+        for tenant in rows.tenants:
+            try:
+                snapshots.append(await self._assemble(rows, tenant))
+            except KekUnavailable as error:
+                _log.error("tenant %s is not loaded: %s (%s)", tenant["id"], error.public, error.debug)
+        return snapshots
+
+    async def revisions(self) -> dict[UUID, int]:
+        """Return the revision of every tenant: what the poll behind LISTEN compares."""
+        async with self._connections.platform() as connection:
+            return {row["id"]: row["config_revision"] for row in await connection.fetch(_TENANTS)}
+
+    async def _assemble(self, rows: _Rows, tenant: asyncpg.Record) -> TenantSnapshot:
+        tenant_id = tenant["id"]
+        quotas = {row["id"]: _quota(row) for row in rows.quotas[tenant_id]}
+        keys: dict[UUID, list[KeySnapshot]] = defaultdict(list)
+        unopened = []
+        for row in rows.keys[tenant_id]:
+            secret = await self._open(row)
+            if secret is None:
+                unopened.append(row["id"])
+            else:
+                keys[row["pool_id"]].append(_key(row, secret))
+        pools = tuple(_pool(row, keys[row["id"]], quotas) for row in rows.pools[tenant_id])
+        return TenantSnapshot(
+            tenant_id=tenant_id,
+            slug=tenant["slug"],
+            status=tenant["status"],
+            revision=tenant["config_revision"],
+            settings=_json(tenant["settings"]),
+            pools=pools,
+            unopened=tuple(unopened),
+        )
+
+    async def _open(self, row: asyncpg.Record) -> Secret | None:
+        context = key_context(row["pool_id"], row["id"], row["number"], row["provider"])
+        try:
+            plain = await self._sealer.open(row["tenant_id"], row["data_key_id"], context, bytes(row["envelope"]))
+            return Secret(plain.decode())
+        except (SealBroken, KekDisabled, UnicodeDecodeError) as error:
+            self.unopened_total += 1
+            _log.error(
+                "key %s version %d of tenant %s does not open and is left out: %s",
+                row["id"],
+                row["number"],
+                row["tenant_id"],
+                type(error).__name__ if isinstance(error, UnicodeDecodeError) else error,
+            )
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    tenants: Sequence[asyncpg.Record]
+    pools: Mapping[UUID, list[asyncpg.Record]]
+    quotas: Mapping[UUID, list[asyncpg.Record]]
+    keys: Mapping[UUID, list[asyncpg.Record]]
+
+
+async def _read(connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], tenant_id: UUID | None) -> _Rows:
+    # Four statements of one transaction may see four states; the revision is read first, so that a change in between
+    # makes the poll load again, never the other way round.
+    arguments = [] if tenant_id is None else [tenant_id]
+
+    def only(column: str, word: str) -> str:
+        return "" if tenant_id is None else f" {word} {column} = $1"
+
+    tenants = await connection.fetch(_TENANTS + only("id", "where") + " order by id", *arguments)
+    pools = await connection.fetch(_POOLS + only("tenant_id", "where") + " order by name", *arguments)
+    quotas = await connection.fetch(_QUOTAS + only("tenant_id", "where"), *arguments)
+    keys = await connection.fetch(_KEYS + only("k.tenant_id", "and") + " order by k.id", *arguments)
+    return _Rows(tenants, _by_tenant(pools), _by_tenant(quotas), _by_tenant(keys))
+
+
+def _by_tenant(rows: Sequence[asyncpg.Record]) -> Mapping[UUID, list[asyncpg.Record]]:
+    grouped: dict[UUID, list[asyncpg.Record]] = defaultdict(list)
+    for row in rows:
+        grouped[row["tenant_id"]].append(row)
+    return grouped
+
+
+def _pool(row: asyncpg.Record, keys: list[KeySnapshot], quotas: Mapping[UUID, QuotaSnapshot]) -> PoolSnapshot:
+    drawn_on = dict.fromkeys(key.quota_id for key in keys)
+    return PoolSnapshot(
+        pool_id=row["id"],
+        name=row["name"],
+        strategy=row["strategy"],
+        is_default=row["is_default"],
+        settings=_json(row["settings"]),
+        keys=tuple(keys),
+        quotas=tuple(quotas[quota_id] for quota_id in drawn_on if quota_id in quotas),
+    )
+
+
+def _quota(row: asyncpg.Record) -> QuotaSnapshot:
+    return QuotaSnapshot(row["id"], row["name"], row["provider"], _json(row["limits"]))
+
+
+def _key(row: asyncpg.Record, secret: Secret) -> KeySnapshot:
+    return KeySnapshot(
+        key_id=row["id"],
+        name=row["name"],
+        version=row["number"],
+        secret=secret,
+        provider=row["provider"],
+        base_url=row["base_url"],
+        region=row["region"],
+        tier=row["tier"],
+        weight=row["weight"],
+        models=tuple(_json(row["models"])),
+        model_map=_json(row["model_map"]),
+        max_in_flight=row["max_in_flight"],
+        quota_id=row["quota_id"],
+    )
+
+
+def _json(value: Any) -> Any:
+    """Decode jsonb, which asyncpg hands over as text unless its pool was given a codec."""
+    return msgspec.json.decode(value) if isinstance(value, str | bytes) else value
