@@ -1,0 +1,326 @@
+"""Drives one `Exchange`: does the IO its steps ask for and reports what came of it.
+
+All retry and failover logic is in `gateway.balancing.exchange`; here is only the doing. Whatever happens, the exchange
+is brought to its end, so its lease is observed exactly once: by `Answer.finish`, by leaving `async with answer`, or,
+when this code is cancelled because the caller is gone, on the way out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
+
+from gateway.balancing.decision import Lease
+from gateway.balancing.exchange import Exchange
+from gateway.balancing.hints import Hint, parse_hint
+from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
+from gateway.balancing.steps import (
+    Answered,
+    Broke,
+    CallerGone,
+    Committed,
+    Done,
+    ErrorInStream,
+    Event,
+    Fail,
+    Failure,
+    Finished,
+    NotParked,
+    Pause,
+    Relay,
+    Send,
+    Step,
+    Woke,
+)
+from gateway.upstream.classify import BODY_DECIDES, PEEK_BYTES, classify, classify_error
+from gateway.upstream.errors import UpstreamError
+from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
+from gateway.upstream.preview import PREVIEW_S, judge
+from gateway.upstream.response import UpstreamResponse
+
+PEEK_S = 2.0
+"""How long the body of an error may take before the status alone decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A lease turned into a request: where to, what, and how to read the limits in the answer's headers."""
+
+    origin: Origin
+    request: UpstreamRequest
+    hint_style: str = "generic"
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+
+class Sender(Protocol):
+    """What dispatch needs of `ConnectionPool`."""
+
+    async def send(self, origin: Origin, request: UpstreamRequest, deadlines: Deadlines) -> UpstreamResponse:
+        """Send and return at the answer's head, or raise an UpstreamError."""
+
+
+Clock = Callable[[], float]
+Park = Callable[[Pause], Awaitable[bool]]
+"""Waits out a pause: True when it is over, False when there was no room to wait."""
+
+
+class Answer:
+    """The provider's answer on its way to the caller; `kind` is OK or what the relayed error was classified as.
+
+    Use it as `async with answer:`; read with `read` or `chunks`, then `finish`. Leaving the block unfinished counts as
+    the caller having gone.
+    """
+
+    __slots__ = (
+        "_attempted_at", "_buffer", "_clock", "_committed", "_exchange", "_finished", "_response", "first_byte_s",
+        "headers", "kind", "lease", "status", "streaming",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        lease: Lease,
+        response: UpstreamResponse,
+        *,
+        buffer: bytes,
+        kind: OutcomeKind,
+        first_byte_s: float,
+        attempted_at: float,
+        clock: Clock,
+    ) -> None:
+        self.lease = lease
+        self.status = response.status
+        self.headers = response.headers
+        self.kind = kind
+        self.first_byte_s = first_byte_s
+        self.streaming = _is_event_stream(response)
+        self._exchange = exchange
+        self._response = response
+        self._buffer = buffer
+        self._attempted_at = attempted_at
+        self._clock = clock
+        self._committed = self._finished = False
+
+    async def read(self) -> bytes:
+        """Return the next body bytes, b"" at the end; an UpstreamError has been reported to the exchange already."""
+        if not self._committed:
+            self._committed = True
+            self._exchange.step(Committed(), self._clock())
+        if self._buffer:
+            buffer, self._buffer = self._buffer, b""
+            return buffer
+        try:
+            return await self._response.read()
+        except UpstreamError as exc:
+            self._end(Broke(classify_error(exc)))
+            raise
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes."""
+        while data := await self.read():
+            yield data
+
+    async def finish(
+        self, usage: TokenUsage | None = None, *, aborted: bool = False, error: OutcomeKind | None = None
+    ) -> None:
+        """End it: `usage` settles the reservation, `aborted` the caller is gone, `error` what a stream's
+        error event was. Only the first call counts.
+        """
+        self.close(usage, aborted=aborted, error=error)
+
+    def close(
+        self, usage: TokenUsage | None = None, *, aborted: bool = False, error: OutcomeKind | None = None
+    ) -> None:
+        """Do what `finish` does, from a callback or a `finally` without await."""
+        if aborted:
+            self._end(CallerGone(usage))
+        elif error is not None and self._committed:
+            self._end(ErrorInStream(error))
+        else:
+            now = self._clock()
+            total_s = max(0.0, now - self._attempted_at)
+            self._end(Finished(Outcome(self.kind, self.status, self.first_byte_s, total_s, usage)))
+
+    def _end(self, event: Event) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        self._response.close()
+        if not self._exchange.is_over:
+            self._exchange.step(event, self._clock())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(aborted=True)
+
+
+async def dispatch(
+    exchange: Exchange,
+    prepare: Callable[[Lease], Prepared],
+    pool: Sender,
+    *,
+    clock: Clock,
+    park: Park,
+    unix_clock: Clock = time.time,
+) -> Answer | Failure:
+    """Bring one request to an answer worth relaying, or to the failure to tell the caller about.
+
+    `clock` is the exchange's monotonic clock in seconds. Cancel it when the caller disconnects: the upstream request is
+    ended with it. Exceptions of a body source or of `prepare` pass through; the lease is given back in every case.
+    """
+    driver = _Driver(exchange, prepare, pool, clock=clock, park=park, unix_clock=unix_clock)
+    try:
+        return await driver.run()
+    except BaseException:
+        driver.drop()
+        if not exchange.is_over:
+            exchange.step(CallerGone(), clock())
+        raise
+
+
+class _Driver:
+    """The loop over steps; holds the response that a `Relay` would hand over."""
+
+    __slots__ = (
+        "attempted_at", "buffer", "clock", "exchange", "first_byte_s", "kind", "park", "pool", "prepare", "response",
+        "unix_clock",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        prepare: Callable[[Lease], Prepared],
+        pool: Sender,
+        *,
+        clock: Clock,
+        park: Park,
+        unix_clock: Clock,
+    ) -> None:
+        self.exchange = exchange
+        self.prepare = prepare
+        self.pool = pool
+        self.clock = clock
+        self.park = park
+        self.unix_clock = unix_clock
+        self.response: UpstreamResponse | None = None
+        self.buffer = b""
+        self.kind = OutcomeKind.OK
+        self.first_byte_s = self.attempted_at = 0.0
+
+    def drop(self) -> None:
+        """Close the response that is not going to be relayed."""
+        response, self.response = self.response, None
+        if response is not None:
+            response.close()
+
+    async def run(self) -> Answer | Failure:
+        step = self.exchange.start(self.clock())
+        while True:
+            match step:
+                case Send(lease):
+                    self.drop()
+                    step = await self._send(lease)
+                case Relay(lease):
+                    event = await self._preview() if self.kind is OutcomeKind.OK else None
+                    if event is None:
+                        return self._answer(lease)
+                    step = self.exchange.step(event, self.clock())
+                case Pause():
+                    self.drop()
+                    parked = await self.park(step)
+                    step = self.exchange.step(Woke() if parked else NotParked(), self.clock())
+                case Fail(failure):
+                    self.drop()
+                    return failure
+                case Done():
+                    raise AssertionError("the exchange ended without an answer or a failure")
+
+    async def _send(self, lease: Lease) -> Step:
+        prepared = self.prepare(lease)
+        started_at = self.attempted_at = self.clock()
+        try:
+            response = self.response = await self.pool.send(prepared.origin, prepared.request, prepared.deadlines)
+        except UpstreamError as exc:
+            return self.exchange.step(Broke(classify_error(exc)), self.clock())
+        self.buffer = b""
+        if response.status in BODY_DECIDES:
+            await self._peek_error(response)
+        kind = self.kind = classify(response.status, self.buffer)
+        now = self.clock()
+        self.first_byte_s = now - started_at
+        hint = read_hint(response.headers, prepared.hint_style, self.unix_clock)
+        return self.exchange.step(Answered(response.status, kind, hint, self.first_byte_s), now)
+
+    async def _peek_error(self, response: UpstreamResponse) -> None:
+        try:
+            if response.ended:
+                self.buffer = await response.read()
+                return
+            async with asyncio.timeout(PEEK_S):
+                while len(self.buffer) < PEEK_BYTES and (data := await response.read()):
+                    self.buffer += data
+        except (UpstreamError, TimeoutError):
+            return  # the status alone decides; relaying it would raise the same error again
+
+    async def _preview(self) -> Event | None:
+        """Read what comes first; None when it may go to the caller."""
+        response = self.response
+        assert response is not None
+        try:
+            if not _is_event_stream(response):
+                self.buffer = await response.read()
+                return None
+            patience_until = self.clock() + PREVIEW_S
+            while data := await response.read():
+                self.buffer = self.buffer + data if self.buffer else data
+                verdict = judge(self.buffer)
+                if verdict is None and self.clock() < patience_until:
+                    continue
+                self.first_byte_s = self.clock() - self.attempted_at
+                if verdict is None or verdict is OutcomeKind.OK:
+                    return None
+                self.kind = verdict
+                return ErrorInStream(verdict)
+        except UpstreamError as exc:
+            self.drop()
+            return Broke(classify_error(exc))
+        return None
+
+    def _answer(self, lease: Lease) -> Answer:
+        response, self.response = self.response, None
+        assert response is not None
+        return Answer(
+            self.exchange,
+            lease,
+            response,
+            buffer=self.buffer,
+            kind=self.kind,
+            first_byte_s=self.first_byte_s,
+            attempted_at=self.attempted_at,
+            clock=self.clock,
+        )
+
+
+def _is_event_stream(response: UpstreamResponse) -> bool:
+    for name, value in response.headers:
+        if name == b"content-type":
+            return value[:17].lower() == b"text/event-stream"
+    return False
+
+
+def read_hint(headers: list[tuple[bytes, bytes]], style: str, unix_clock: Clock) -> Hint | None:
+    """Read the limit headers of an answer; the many others are not even decoded."""
+    told = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in headers
+        if b"ratelimit" in name or b"retry-after" in name or b"organization" in name or b"openai-project" in name
+    }
+    return parse_hint(told, style, now_unix=unix_clock()) if told else None

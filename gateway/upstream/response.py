@@ -1,0 +1,149 @@
+"""The provider's answer while it arrives: a head, then body bytes that one reader takes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from gateway.upstream.errors import UpstreamBroken
+
+DISCARD_BYTES = 64 * 1024
+DISCARD_S = 1.0
+"""How much of an unwanted answer is read to keep its connection: beyond it a new connection is cheaper."""
+
+
+class Feeder(Protocol):
+    """The connection behind an answer."""
+
+    def resume(self) -> None:
+        """Read on after the reader has taken what was held."""
+
+    def hurry(self, timeout_s: float) -> None:
+        """End the exchange within `timeout_s`."""
+
+    def abort(self) -> None:
+        """End the connection."""
+
+
+class UpstreamResponse:
+    """`status` and `headers` (lower-case names, in order, repeats kept) are set before the caller sees it.
+
+    One reader calls `read` until b"" and may stop early with `aclose`; cancelling `read` ends the connection. What had
+    arrived before an error is still delivered, then the error is raised.
+    """
+
+    __slots__ = (
+        "_discarded",
+        "_discarding",
+        "_done",
+        "_error",
+        "_feeder",
+        "_loop",
+        "_parts",
+        "_waiter",
+        "headers",
+        "held_bytes",
+        "status",
+    )
+
+    def __init__(self, feeder: Feeder, loop: asyncio.AbstractEventLoop) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.held_bytes = 0
+        self._feeder = feeder
+        self._loop = loop
+        self._parts: list[bytes] = []
+        self._done = False
+        self._error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._discarding = False
+        self._discarded = 0
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether the whole answer has arrived: its connection is free again or gone."""
+        return self._done or self._error is not None
+
+    async def read(self) -> bytes:
+        """Return all body bytes that have arrived, waiting for at least one; b"" at the end.
+
+        Raises UpstreamTimeout or UpstreamBroken when the answer broke off.
+        """
+        while not self._parts:
+            if self._error is not None:
+                raise self._error
+            if self._done:
+                return b""
+            try:
+                await self._wait()
+            except asyncio.CancelledError:
+                self._feeder.abort()
+                raise
+        parts = self._parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        self.held_bytes = 0
+        if not self._done:
+            self._feeder.resume()
+        return data
+
+    async def aclose(self) -> None:
+        """Stop reading. The rest of a short error answer is thrown away as it comes; otherwise the connection ends."""
+        self.close()
+
+    def close(self) -> None:
+        """Do what `aclose` does, from a callback or a `finally` without await."""
+        if self._done or self._error is not None or self._discarding:
+            return
+        self._parts.clear()
+        self.held_bytes = 0
+        if self.status < 400:
+            self._feeder.abort()
+            return
+        self._discarding = True
+        self._feeder.hurry(DISCARD_S)
+
+    # --- the connection's side
+
+    async def head(self) -> None:
+        """Wait until the head is there."""
+        while not self.status:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+
+    async def _wait(self) -> None:
+        if self._waiter is not None:
+            raise RuntimeError("an answer has one reader")
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        if self._discarding:
+            self._discarded += len(data)
+            if self._discarded > DISCARD_BYTES:
+                raise UpstreamBroken("the rest of the unwanted answer is too long to read")
+            return
+        self._parts.append(data)
+        self.held_bytes += len(data)
+
+    def wake(self) -> None:
+        """Tell the reader that something has changed."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def complete(self) -> None:
+        """Mark the end of the answer."""
+        self._done = True
+        self.wake()
+
+    def fail(self, error: BaseException) -> None:
+        """Mark that the answer broke off."""
+        if not self._done:
+            self._error = error
+        self.wake()
