@@ -62,7 +62,8 @@ class Postgres:
 
     `url` is a libpq URL of a role that is neither superuser nor BYPASSRLS. `direct_url` reaches the server past a
     PgBouncer in transaction mode, for LISTEN and advisory locks, which do not survive one; behind such a bouncer
-    `statement_cache_size` must be 0. Raises `DatabaseAway` when the server is away; times in seconds.
+    `statement_cache_size` must be 0. JSON columns arrive as text, asyncpg's way.
+    Raises `DatabaseAway` when the server is away; times in seconds.
     """
 
     def __init__(
@@ -220,7 +221,6 @@ class Postgres:
                     command_timeout=self._command_timeout_s,
                     timeout=self._acquire_timeout_s,
                     server_settings=self._server_settings,
-                    init=_teach_json,
                 )
                 try:
                     await pool
@@ -239,11 +239,6 @@ def parse_change(payload: str) -> Change:
         return Change(str(data["table"]), UUID(tenant) if tenant else None)
     except (ValueError, KeyError, TypeError, AttributeError):
         return EVERYTHING
-
-
-async def _teach_json(connection: Any) -> None:
-    for kind in ("json", "jsonb"):
-        await connection.set_type_codec(kind, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
 
 
 async def _roll_back(transaction: Any) -> None:

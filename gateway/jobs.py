@@ -1,0 +1,116 @@
+"""Periodic jobs of the installation, run by one leader: whoever holds a session-level advisory lock.
+
+The lock ends with its connection, so a killed leader is replaced at once; a stopped one (SIGSTOP) keeps it. Jobs must
+therefore stay correct when two processes run them: idempotent statements, or `for update skip locked`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import asyncpg
+
+from gateway.database import AWAY, DatabaseAway, Postgres
+from gateway.telemetry import Metrics
+
+log = logging.getLogger(__name__)
+
+LEADER_LOCK: Final = 0x6C6C6D6A6F627301
+_RETRY_S: Final = 2.0
+_PARTITION_DAYS_AHEAD: Final = 8
+_REVOCATIONS_KEPT_HOURS: Final = 1
+_IDEMPOTENCY_KEPT_HOURS: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`run` is called every `every_s` seconds, first right after this process became leader."""
+
+    name: str
+    every_s: float
+    run: Callable[[], Awaitable[None]]
+
+
+class Jobs:
+    """Runs `jobs` while this process is the leader; `run` as a task, cancel it to stop."""
+
+    def __init__(self, postgres: Postgres, jobs: Sequence[Job], metrics: Metrics, *, rng: random.Random) -> None:
+        self._postgres = postgres
+        self._jobs = jobs
+        self._metrics = metrics
+        self._rng = rng
+
+    async def run(self) -> None:
+        """Try to become leader, for ever; lead until the lock's connection is lost."""
+        while True:
+            try:
+                connection = await self._postgres.connect_directly()
+                try:
+                    await self._lead_if_free(connection)
+                finally:
+                    connection.terminate()
+            except (DatabaseAway, *AWAY) as error:
+                log.info("jobs: the database is away", extra={"reason": type(error).__name__})
+            await asyncio.sleep(_RETRY_S * (0.5 + self._rng.random()))
+
+    async def _lead_if_free(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        if not await connection.fetchval("select pg_try_advisory_lock($1)", LEADER_LOCK):
+            return
+        log.info("jobs: this process leads")
+        self._metrics.leader.set(1)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._repeat(job), name=f"job {job.name}") for job in self._jobs]
+                # The lock lives on this connection: a leader that cannot reach the server any more must stop leading.
+                while not connection.is_closed():
+                    await asyncio.sleep(_RETRY_S)
+                    with contextlib.suppress(*AWAY):
+                        await connection.fetchval("select 1", timeout=_RETRY_S * 5)
+                        continue
+                    break
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self._metrics.leader.set(0)
+
+    async def _repeat(self, job: Job) -> None:
+        while True:
+            try:
+                await job.run()
+                self._metrics.job_runs.labels(job.name, "done").inc()
+            except Exception as error:  # noqa: BLE001 - a loop's boundary: one failed run must not end the job
+                self._metrics.job_runs.labels(job.name, "failed").inc()
+                log.warning("job failed", extra={"job": job.name, "reason": f"{type(error).__name__}: {error}"})
+            await asyncio.sleep(job.every_s * (0.9 + 0.2 * self._rng.random()))
+
+
+def maintenance_jobs(postgres: Postgres) -> list[Job]:
+    """Return the jobs that keep the tables in shape: partitions ahead, expired rows out."""
+
+    async def partitions() -> None:
+        async with postgres.platform() as connection:
+            made = await connection.fetchval(
+                "select usage_partitions($1, $2)", datetime.now(UTC).date(), _PARTITION_DAYS_AHEAD
+            )
+        if made:
+            log.info("jobs: usage partitions made", extra={"days": made})
+
+    async def expired() -> None:
+        async with postgres.platform() as connection:
+            await connection.execute(
+                "delete from token_revocation where expires_at < now() - make_interval(hours => $1)",
+                _REVOCATIONS_KEPT_HOURS,
+            )
+            await connection.execute(
+                "delete from idempotency_key where created_at < now() - make_interval(hours => $1)",
+                _IDEMPOTENCY_KEPT_HOURS,
+            )
+
+    return [Job("usage-partitions", 3600.0, partitions), Job("expired-rows", 600.0, expired)]

@@ -1,0 +1,149 @@
+"""What `serve` refuses to start without: each finding names the variable, the reason and the mend."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from auth.errors import Fault
+from auth.secret import Secret
+from gateway.schema import check_role, current_revision, head_revision, known_revisions
+from gateway.settings import Settings, invalid, is_loopback
+from tenants.keyring import LocalKeyring, load_keyring_file, parse_keyring
+
+if TYPE_CHECKING:
+    from gateway.schema import RoleCheck
+
+Finding = tuple[str, str]
+
+
+def static_findings(settings: Settings, *, control: bool = True) -> list[Finding]:
+    """Check what can be seen without a database; `control`: the process issues tokens and needs the peppers."""
+    found: list[Finding] = []
+    if settings.database_url is None:
+        found.append(("DATABASE_URL", "DATABASE_URL is not set: name a PostgreSQL, or use `llm-proxy dev`."))
+    if settings.issuer is None:
+        found.append(("LLM_PROXY_ISSUER", "LLM_PROXY_ISSUER is not set: give the https URL that callers use."))
+    elif urlsplit(settings.issuer).scheme != "https" and not is_loopback(settings.issuer):
+        found.append(
+            (
+                "LLM_PROXY_ISSUER",
+                "LLM_PROXY_ISSUER is plain http on a public host: tokens would travel readable; use https.",
+            )
+        )
+    try:
+        make_keyring(settings)
+    except Fault as fault:
+        found.append(("LLM_PROXY_KEK", f"{fault.public} {fault.hint}".strip()))
+    if control:
+        try:
+            parse_peppers(settings.peppers)
+        except ValueError as error:
+            found.append(("LLM_PROXY_PEPPERS", f"LLM_PROXY_PEPPERS {error}"))
+    return found
+
+
+async def database_findings(settings: Settings) -> list[Finding]:
+    """Check the database's role and schema; call it when `static_findings` is empty."""
+    if settings.database_url is None:
+        return []
+    url = settings.database_url.reveal()
+    try:
+        role = await check_role(url)
+        revision = await current_revision(url)
+    except asyncpg.InsufficientPrivilegeError:
+        return [("DATABASE_URL", "The role of DATABASE_URL may not read the schema: run `llm-proxy migrate` first.")]
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+        reason = type(error).__name__
+        return [("DATABASE_URL", f"The database does not answer ({reason}): check DATABASE_URL and the network.")]
+    return [*role_findings(role), *revision_findings(revision)]
+
+
+def role_findings(role: RoleCheck) -> list[Finding]:
+    """Say why row-level security would not bind a role."""
+    mend = "connect as a plain LOGIN role in llm_proxy_app; `llm-proxy migrate --login NAME` makes one."
+    reasons = {
+        "is a superuser": role.superuser,
+        "bypasses row-level security": role.bypasses_rls,
+        "owns the tables and could lift their fences": role.owns_tables,
+    }
+    return [
+        ("DATABASE_URL", f"The database role {role.name} {reason}: {mend}")
+        for reason, holds in reasons.items()
+        if holds
+    ][:1]
+
+
+def revision_findings(revision: str | None) -> list[Finding]:
+    """Say why the schema does not suit this release; a newer one does, since migrations expand before they contract."""
+    if revision is None:
+        return [("DATABASE_URL", "The database has no schema yet: run `llm-proxy migrate`.")]
+    if revision != head_revision() and revision in known_revisions():
+        return [
+            (
+                "DATABASE_URL",
+                f"The schema is at {revision}, this release needs {head_revision()}: run `llm-proxy migrate`.",
+            )
+        ]
+    return []
+
+
+async def preflight(settings: Settings, *, control: bool = True) -> None:
+    """Raise `ConfigurationInvalid` with every reason not to start."""
+    found = static_findings(settings, control=control)
+    if settings.database_url is not None:
+        found += await database_findings(settings)
+    if found:
+        raise invalid(found)
+
+
+def make_keyring(settings: Settings) -> LocalKeyring:
+    """Load the key-encryption keys that LLM_PROXY_KEK names; raises a `Fault` with the mend."""
+    kek = settings.kek
+    if kek is None:
+        raise invalid_kek("LLM_PROXY_KEK is not set.", "Set it to file:PATH of a keyring with mode 0600, or to env.")
+    if kek == "env":
+        if settings.kek_keys is None:
+            raise invalid_kek("LLM_PROXY_KEK is env and LLM_PROXY_KEK_KEYS is not set.", "Give it 32 bytes in base64.")
+        return LocalKeyring(parse_keyring(settings.kek_keys.reveal(), source="LLM_PROXY_KEK_KEYS"))
+    if kek.startswith("file:"):
+        return load_keyring_file(Path(kek.removeprefix("file://").removeprefix("file:")))
+    raise invalid_kek(
+        f"LLM_PROXY_KEK names {urlsplit(kek).scheme}, which this release does not know.", "Use file: or env."
+    )
+
+
+def invalid_kek(public: str, hint: str) -> Fault:
+    """Make the error for a KEK that cannot be used."""
+    return Fault(public, hint=hint)
+
+
+def parse_peppers(given: Secret | None) -> Mapping[int, bytes]:
+    """Read `version:base64,…`; `ValueError` says what is wrong with it."""
+    if given is None:
+        raise ValueError('is not set: make one with echo "1:$(openssl rand -base64 32)".')
+    peppers: dict[int, bytes] = {}
+    for position, entry in enumerate(given.reveal().replace("\n", ",").split(","), start=1):
+        if not entry.strip():
+            continue
+        version, colon, encoded = entry.strip().partition(":")
+        if not colon or not version.isdecimal() or int(version) < 1:
+            raise ValueError(f"entry {position} is not version:base64; versions start at 1.")
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if len(key) < 32 or len(set(key)) < 8:
+            raise ValueError(f"entry {position} is not 32 random bytes in base64: use openssl rand -base64 32.")
+        if int(version) in peppers:
+            raise ValueError(f"names version {version} twice.")
+        peppers[int(version)] = key
+    if not peppers:
+        raise ValueError("is empty.")
+    return peppers

@@ -1,0 +1,184 @@
+"""The one table from errors to HTTP: RFC 9457 problem documents for everything that is not an inference path.
+
+A document has `type`, `title`, `status`, `detail`, `code`, `request_id`, and where they help `hint` and `errors` (a
+list of `pointer` into the body and `detail`). What the caller is not to see goes to the log under the same request id.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotAuthorizedException,
+    NotFoundException,
+    PermissionDeniedException,
+    ValidationException,
+)
+
+from auth.errors import (
+    Conflict,
+    Fault,
+    Invalid,
+    NotAuthenticated,
+    NotFound,
+    NotPermitted,
+    Stale,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+_RETRY_AFTER_S: Final = "2"
+
+STATUS: Final[Mapping[type[Fault], int]] = {
+    NotAuthenticated: 401,
+    NotPermitted: 403,
+    NotFound: 404,
+    Conflict: 409,
+    Stale: 412,
+    Invalid: 422,
+    Unavailable: 503,
+    Fault: 400,
+}
+"""The status of each class of fault; a subclass has its nearest ancestor's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem, ready to be written; `headers` go with it."""
+
+    status: int
+    code: str
+    detail: str
+    hint: str = ""
+    errors: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] | None = None
+
+    def document(self, request_id: str) -> dict[str, Any]:
+        """Return the RFC 9457 members."""
+        document: dict[str, Any] = {
+            "type": f"urn:llm-proxy:problem:{self.code}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "request_id": request_id,
+        }
+        if self.hint:
+            document["hint"] = self.hint
+        if self.errors:
+            document["errors"] = [{"pointer": pointer, "detail": detail} for pointer, detail in self.errors]
+        return document
+
+
+def status_of(fault: Fault) -> int:
+    """Return a fault's HTTP status."""
+    return next(STATUS[kind] for kind in type(fault).__mro__ if kind in STATUS)
+
+
+def problem_of(error: Exception) -> Problem:
+    """Translate any error; one that nobody foresaw becomes a 500 that tells nothing."""
+    if isinstance(error, Fault):
+        return _of_fault(error)
+    if isinstance(error, ValidationException):
+        return Problem(
+            422,
+            "invalid",
+            "The request is understood, but some of its values are not accepted.",
+            hint="Each entry of `errors` names a place and what it expects; /docs describes every request.",
+            errors=tuple(_validation_errors(error.extra)),
+        )
+    if isinstance(error, NotFoundException):
+        return Problem(404, "not_found", "There is nothing at this address.", hint="See /docs for the addresses.")
+    if isinstance(error, MethodNotAllowedException):
+        allowed = (error.headers or {}).get("Allow", "")
+        hint = f"Use one of: {allowed}." if allowed else "See /docs for the methods of this address."
+        return Problem(
+            405, "method_not_allowed", "This address does not take this method.", hint, headers=error.headers
+        )
+    if isinstance(error, NotAuthorizedException):
+        return Problem(
+            401,
+            "not_authenticated",
+            "The request carries no valid access token.",
+            hint="Get one at /oauth2/token and send it as `Authorization: Bearer …`.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    if isinstance(error, PermissionDeniedException):
+        return Problem(403, "not_permitted", error.detail or "The token does not permit this.")
+    if isinstance(error, HTTPException) and error.status_code < 500:
+        return _of_client_error(error)
+    return Problem(
+        500,
+        "internal",
+        "The gateway failed at this request; the failure is logged.",
+        hint="Tell the operators the request id.",
+    )
+
+
+def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer an error of a Litestar handler; registered for `Exception`."""
+    problem = problem_of(error)
+    request_id = str(request.scope.get("state", {}).get("request_id", ""))
+    log_problem(problem, error, request_id=request_id, method=request.method, path=request.url.path)
+    return Response(
+        msgspec.json.encode(problem.document(request_id)),
+        status_code=problem.status,
+        media_type=MEDIA_TYPE,
+        headers={"Cache-Control": "no-store", **(problem.headers or {})},
+    )
+
+
+def log_problem(problem: Problem, error: Exception, *, request_id: str, method: str, path: str) -> None:
+    """Write what the caller is not told; only an unforeseen error brings its traceback."""
+    about = {"request_id": request_id, "method": method, "path": path, "status": problem.status, "code": problem.code}
+    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request failed", extra=about, exc_info=error)
+    elif problem.status >= 500:
+        log.warning("request not served", extra={**about, "reason": getattr(error, "debug", "") or str(error)})
+    elif getattr(error, "debug", ""):
+        log.info("request refused", extra={**about, "reason": getattr(error, "debug", "")})
+
+
+def _of_fault(fault: Fault) -> Problem:
+    status = status_of(fault)
+    headers: dict[str, str] = {}
+    if fault.challenge:
+        headers["WWW-Authenticate"] = fault.challenge
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = _RETRY_AFTER_S
+    errors = fault.errors if isinstance(fault, Invalid) else ()
+    return Problem(status, fault.code, fault.public, fault.hint, errors, headers)
+
+
+def _of_client_error(error: HTTPException) -> Problem:
+    known = {
+        400: ("malformed", "The request cannot be read.", "Send a body that is one valid JSON document in UTF-8."),
+        413: ("too_large", "The request body is too large.", "Send a smaller body."),
+        415: ("unsupported_media_type", "The body's media type is not accepted.", "Send application/json."),
+        429: ("too_many_requests", "Too many requests.", "Slow down and try again."),
+    }
+    code, detail, hint = known.get(error.status_code, ("refused", HTTPStatus(error.status_code).phrase, ""))
+    return Problem(error.status_code, code, detail, hint, headers=error.headers)
+
+
+def _validation_errors(extra: object) -> list[tuple[str, str]]:
+    """Read Litestar's list of `{key, message, source}`; a body's key path becomes a JSON pointer (RFC 6901)."""
+    found = []
+    for entry in extra if isinstance(extra, list) else ():
+        if isinstance(entry, dict):
+            message = str(entry.get("message", "is not accepted"))
+            key = str(entry.get("key", ""))
+            source = str(entry.get("source", "body"))
+            pointer = "/" + key.replace(".", "/") if source == "body" and key else f"{source}: {key}".strip(": ")
+            found.append((pointer, message))
+    return found

@@ -1,0 +1,91 @@
+"""How the text of one environment variable becomes a value; each `ValueError` completes "NAME …"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from auth.secret import Secret
+
+
+def text(value: str) -> str:
+    """Take it as it is."""
+    return value
+
+
+def secret(value: str) -> Secret:
+    """Hide it."""
+    return Secret(value)
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Accept one of `words`, in any case."""
+
+    def parse(value: str) -> str:
+        if value.lower() not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return value.lower()
+
+    return parse
+
+
+def flag(value: str) -> bool:
+    """Read a yes or no."""
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if value.lower() not in words:
+        raise ValueError("must be true or false")
+    return words[value.lower()]
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Accept a whole number between `low` and `high`, both included."""
+
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,15}", value) or not low <= int(value) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(value)
+
+    return parse
+
+
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    """Accept a number of seconds between `low` and `high`, both included."""
+
+    def parse(value: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", value) or not low <= float(value) <= high:
+            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        return float(value)
+
+    return parse
+
+
+def size(value: str) -> int:
+    """Read a number of bytes, with k, M or G for powers of 1024."""
+    match = re.fullmatch(r"([0-9]{1,12})\s*(k|m|g)?i?b?", value.strip().lower())
+    if match is None or int(match.group(1)) == 0:
+        raise ValueError("must be a size such as 32MiB or 33554432")
+    return int(match.group(1)) << {None: 0, "k": 10, "m": 20, "g": 30}[match.group(2)]
+
+
+def postgres_url(value: str) -> Secret:
+    """Accept a libpq URL; it carries a password."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ValueError("must be a URL such as postgresql://user:password@host:5432/database")
+    return Secret(value)
+
+
+def http_url(value: str) -> str:
+    """Accept a plain http(s) URL; a trailing slash is dropped."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError("must be a plain http or https URL without user, query or fragment")
+    return value.rstrip("/")
+
+
+def kek(value: str) -> str:
+    """Accept the place of the key-encryption keys."""
+    if value != "env" and not re.fullmatch(r"file:.+|[a-z][a-z0-9+-]*://.+", value):
+        raise ValueError("must be file:PATH of a keyring file, or env (the keys in LLM_PROXY_KEK_KEYS)")
+    return value

@@ -1,0 +1,175 @@
+"""Settings: what is read, what is refused and in which words; the page that is made from the table."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from auth.secret import Secret
+from gateway.configuration_page import configuration_page
+from gateway.preflight import parse_peppers, preflight, role_findings, static_findings
+from gateway.schema import RoleCheck
+from gateway.settings import VARIABLES, ConfigurationInvalid, is_loopback, read_settings
+from tests.conftest import TestDatabase
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+GOOD = {
+    "DATABASE_URL": "postgresql://u:p@h/d",
+    "LLM_PROXY_ISSUER": "https://llm.example.com",
+    "LLM_PROXY_KEK": "env",
+    "LLM_PROXY_KEK_KEYS": KEY,
+    "LLM_PROXY_PEPPERS": f"1:{KEY}",
+}
+
+
+def test_the_defaults_suit_development() -> None:
+    settings = read_settings({})
+    assert (settings.host, settings.port, settings.home) == ("127.0.0.1", 8080, Path(".llm-proxy"))
+    assert settings.database_url is None
+    assert settings.max_body_bytes == 32 << 20
+    assert not settings.allow_private_upstreams
+
+
+def test_the_page_says_what_the_table_says() -> None:
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    assert page.read_text() == configuration_page(), "write it anew: llm-proxy config reference > docs/configuration.md"
+
+
+def test_names_and_fields_are_unique() -> None:
+    assert len({variable.name for variable in VARIABLES}) == len({variable.field for variable in VARIABLES})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("PORT", "http", "whole number"),
+        ("PORT", "65536", "whole number"),
+        ("PORT", "-1", "whole number"),
+        ("DATABASE_URL", "mysql://h/d", "postgresql://"),
+        ("LLM_PROXY_ISSUER", "llm.example.com", "http or https URL"),
+        ("LLM_PROXY_ISSUER", "https://llm.example.com/?a=1", "query"),
+        ("LLM_PROXY_ISSUER", "https://user@llm.example.com", "user"),
+        ("LLM_PROXY_KEK", "keyring", "file:PATH"),
+        ("LLM_PROXY_MAX_BODY", "0", "size"),
+        ("LLM_PROXY_MAX_BODY", "lots", "size"),
+        ("LLM_PROXY_DRAIN", "nan", "number of seconds"),
+        ("LLM_PROXY_LOG_FORMAT", "xml", "one of auto, human, json"),
+        ("LLM_PROXY_ALLOW_PRIVATE_UPSTREAMS", "maybe", "true or false"),
+        ("LLM_PROXY_PEPPERS_FILE", "/nonexistent/peppers", "cannot be read"),
+    ],
+)
+def test_a_wrong_value_is_named(name: str, value: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationInvalid) as caught:
+        read_settings({name: value})
+    [(variable, text)] = caught.value.errors
+    assert variable == name.removesuffix("_FILE")
+    assert sentence in text
+
+
+def test_every_wrong_value_is_told_at_once() -> None:
+    with pytest.raises(ConfigurationInvalid) as caught:
+        read_settings({"PORT": "x", "LLM_PROXY_DRAIN": "y"})
+    assert {name for name, _ in caught.value.errors} == {"PORT", "LLM_PROXY_DRAIN"}
+
+
+def test_a_secret_may_come_from_a_file_but_not_twice(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://u:p@h/d\n")
+    settings = read_settings({"DATABASE_URL_FILE": str(file)})
+    assert settings.database_url == Secret("postgresql://u:p@h/d")
+    with pytest.raises(ConfigurationInvalid, match="cannot be used"):
+        read_settings({"DATABASE_URL_FILE": str(file), "DATABASE_URL": "postgresql://h/d"})
+
+
+def test_settings_never_print_their_secrets() -> None:
+    assert "p@h" not in repr(read_settings(GOOD))
+    assert KEY not in repr(read_settings(GOOD))
+
+
+@pytest.mark.parametrize(("size", "bytes_"), [("1", 1), ("2k", 2048), ("3 MiB", 3 << 20), ("1GB", 1 << 30)])
+def test_sizes(size: str, bytes_: int) -> None:
+    assert read_settings({"LLM_PROXY_MAX_BODY": size}).max_body_bytes == bytes_
+
+
+@pytest.mark.parametrize(
+    ("url", "loopback"),
+    [
+        ("http://127.0.0.1:8080", True),
+        ("http://[::1]:8080", True),
+        ("http://localhost", True),
+        ("http://localhost.example.com", False),
+        ("http://10.0.0.1", False),
+    ],
+)
+def test_loopback(url: str, loopback: bool) -> None:
+    assert is_loopback(url) is loopback
+
+
+class TestPreflight:
+    def test_a_good_environment_has_no_findings(self) -> None:
+        assert static_findings(read_settings(GOOD)) == []
+
+    @pytest.mark.parametrize("missing", ["DATABASE_URL", "LLM_PROXY_ISSUER", "LLM_PROXY_KEK", "LLM_PROXY_PEPPERS"])
+    def test_what_is_missing_is_named(self, missing: str) -> None:
+        found = static_findings(read_settings({name: value for name, value in GOOD.items() if name != missing}))
+        assert [name for name, _ in found] == [missing]
+
+    @pytest.mark.parametrize(
+        ("name", "value", "sentence"),
+        [
+            ("LLM_PROXY_ISSUER", "http://llm.example.com", "use https"),
+            ("LLM_PROXY_KEK", "file:/nonexistent/keyring", "does not exist"),
+            ("LLM_PROXY_KEK", "gcp-kms://x", "does not know"),
+            ("LLM_PROXY_KEK_KEYS", "c2hvcnQ=", "32 bytes"),
+            ("LLM_PROXY_KEK_KEYS", base64.b64encode(bytes(32)).decode(), "repeated"),
+            ("LLM_PROXY_PEPPERS", "1:c2hvcnQ=", "32 random bytes"),
+            ("LLM_PROXY_PEPPERS", KEY, "version:base64"),
+            ("LLM_PROXY_PEPPERS", f"1:{KEY},1:{KEY}", "twice"),
+            ("LLM_PROXY_PEPPERS", "1:" + base64.b64encode(bytes(32)).decode(), "32 random bytes"),
+        ],
+    )
+    def test_what_is_unsafe_is_refused(self, name: str, value: str, sentence: str) -> None:
+        [(_, text)] = static_findings(read_settings({**GOOD, name: value}))
+        assert sentence in text
+
+    def test_a_keyring_open_to_others_is_refused(self, tmp_path: Path) -> None:
+        keyring = tmp_path / "keyring"
+        keyring.write_text(KEY)
+        keyring.chmod(0o644)
+        settings = read_settings({**GOOD, "LLM_PROXY_KEK": f"file:{keyring}"})
+        [(name, text)] = static_findings(settings)
+        assert name == "LLM_PROXY_KEK"
+        assert "chmod 600" in text
+        keyring.chmod(0o600)
+        assert static_findings(settings) == []
+
+    def test_http_is_fine_on_loopback(self) -> None:
+        assert static_findings(read_settings({**GOOD, "LLM_PROXY_ISSUER": "http://127.0.0.1:8080"})) == []
+
+    def test_peppers_are_read_by_version(self) -> None:
+        other = base64.b64encode(bytes(range(100, 140))).decode()
+        assert set(parse_peppers(Secret(f"1:{KEY},7:{other}"))) == {1, 7}
+
+    @pytest.mark.parametrize(
+        ("role", "word"),
+        [
+            (RoleCheck("r", superuser=True, bypasses_rls=True, owns_tables=True), "superuser"),
+            (RoleCheck("r", superuser=False, bypasses_rls=True, owns_tables=False), "bypasses"),
+            (RoleCheck("r", superuser=False, bypasses_rls=False, owns_tables=True), "owns"),
+        ],
+    )
+    def test_a_role_that_rls_does_not_bind_is_refused(self, role: RoleCheck, word: str) -> None:
+        [(_, text)] = role_findings(role)
+        assert word in text
+        assert "migrate --login" in text
+
+    async def test_against_a_real_database(self, test_database: TestDatabase) -> None:
+        await preflight(read_settings({**GOOD, "DATABASE_URL": test_database.url}))
+        with pytest.raises(ConfigurationInvalid) as caught:
+            await preflight(read_settings({**GOOD, "DATABASE_URL": test_database.owner_url}))
+        assert "superuser" in caught.value.errors[0][1]
+        with pytest.raises(ConfigurationInvalid) as caught:
+            await preflight(read_settings({**GOOD, "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d"}))
+        assert "does not answer" in caught.value.errors[0][1]
