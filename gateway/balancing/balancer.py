@@ -1,0 +1,296 @@
+"""The balancer: one pool's keys, what is known of them, and the choice among them. Pure: no IO, clock or global random.
+
+`acquire` looks the slate up (who may serve this kind of request), lets the strategy choose among those that pass the
+filters (tried, breaker, in flight, limits), and reserves. What it hands out comes back through `observe`, exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import inf
+from random import Random
+
+from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
+from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.hints import Hint
+from gateway.balancing.ledger import Ledger, Reservation
+from gateway.balancing.outcome import Outcome, OutcomeKind
+from gateway.balancing.quota import Quota
+from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready
+from gateway.balancing.semantics import model_family, semantics_of
+from gateway.balancing.slate import Slate, SlateKey, build_slate, slate_key
+from gateway.balancing.strategy import Strategy
+from gateway.balancing.view import BalancerView, EndpointView, LedgerView, QuotaView
+
+MAX_SLATES = 256
+MAX_FAMILIES = 64
+"""Model names come from callers: what is remembered by name is bounded."""
+RECHECK_S = 1.0
+"""When capacity frees at no known moment (a request in flight ends), `Wait` ends after this; `on_freed` is sooner."""
+
+
+class UnknownLease(RuntimeError):
+    """The lease was never given out, or was observed already."""
+
+
+@dataclass(slots=True)
+class _OpenLease:
+    """What is to be given back; `quota` is the one it was counted on, whatever the key draws on by then."""
+
+    candidate: Candidate
+    quota: QuotaState
+    reservation: Reservation
+    trial: bool
+
+
+class Balancer:
+    """The state of one pool; single-threaded.
+
+    `on_freed` is called when capacity may have become free (an outcome, a hint, a revival, a reconfiguration), so that
+    a queue wakes before `Wait.until`. `unix_offset_s` turns `now` into Unix time (unix = now + offset), for windows
+    that end at midnight.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        quotas: Sequence[Quota],
+        strategy: Strategy,
+        *,
+        rng: Random,
+        now: float = 0.0,
+        unix_offset_s: float = 0.0,
+        on_freed: Callable[[], None] | None = None,
+    ) -> None:
+        self._rng = rng
+        self._now = now
+        self._unix_offset_s = unix_offset_s
+        self._on_freed = on_freed
+        self._states: dict[str, EndpointState] = {}
+        self._quotas: dict[str, QuotaState] = {}
+        self._slates: dict[SlateKey, Slate] = {}
+        self._open: dict[int, _OpenLease] = {}
+        self._next_lease = 1
+        self._version = 0
+        self._strategy = strategy
+        self._known_as: dict[str, dict[str, None]] = {}
+        self.reconfigure(endpoints, quotas, strategy)
+
+    def reconfigure(self, endpoints: Sequence[Endpoint], quotas: Sequence[Quota], strategy: Strategy) -> None:
+        """Take over a changed pool; what is known of keys and quotas that stay is kept by id.
+
+        Leases of removed keys stay open and are observed as usual. A strategy that is passed again keeps its turns.
+        """
+        configured = {quota.id: quota for quota in quotas}
+        for endpoint in endpoints:
+            configured.setdefault(endpoint.quota_id, Quota(endpoint.quota_id, provider=endpoint.provider))
+        kept_quotas: dict[str, QuotaState] = {}
+        for quota_id in {endpoint.quota_id: None for endpoint in endpoints}:
+            quota = configured[quota_id]
+            state = self._quotas.get(quota_id)
+            if state is None or state.quota.provider != quota.provider:
+                state = QuotaState(quota)
+            elif state.quota != quota:
+                state.quota = quota
+                for ledger in state.ledgers.values():
+                    ledger.configure(quota.limits, self._now)
+            kept_quotas[quota_id] = state
+        kept: dict[str, EndpointState] = {}
+        for endpoint in endpoints:
+            known = self._states.get(endpoint.id)
+            quota_state = kept_quotas[endpoint.quota_id]
+            if known is None:
+                known = EndpointState(endpoint, quota_state)
+            else:
+                known.endpoint = endpoint
+                known.quota = quota_state
+            kept[endpoint.id] = known
+        self._states, self._quotas, self._strategy = kept, kept_quotas, strategy
+        self._known_as = {key: names for key, names in self._known_as.items() if key in kept_quotas}
+        self._slates.clear()
+        self._freed()
+
+    def acquire(self, ask: Ask, *, now: float) -> Decision:
+        """Choose a key and reserve on it; or say until when to wait, or why waiting is useless."""
+        self._now = max(self._now, now)
+        if not self._states:
+            return Refused(Refusal.NO_ENDPOINTS)
+        slate = self._slate(ask)
+        if isinstance(slate, Refusal):
+            return Refused(slate)
+        tokens = ask.est_input_tokens + ask.est_output_tokens
+        if slate.full is not None and not ask.excluded:
+            version, size, wait = slate.full
+            if version == self._version and tokens >= size and now < wait.until:
+                return wait
+        looked: list[Ready] = []
+        for level in slate.levels:
+            ready = Ready(level, ask, now)
+            chosen = self._strategy.choose(ready, self._rng)
+            if chosen is not None:
+                return Picked(self._lease(chosen, ask, now), self._strategy.name)
+            looked.append(ready)
+        return self._none_ready(slate, looked, ask, now)
+
+    def _slate(self, ask: Ask) -> Slate | Refusal:
+        key = slate_key(ask)
+        slate = self._slates.get(key)
+        if slate is None:
+            built = build_slate(self._states.values(), ask, self._ledger, self._rng)
+            if isinstance(built, Refusal):
+                return built
+            while len(self._slates) >= MAX_SLATES:
+                del self._slates[next(iter(self._slates))]
+            slate = self._slates[key] = built
+        return slate
+
+    def _ledger(self, state: EndpointState, model: str) -> Ledger:
+        quota = state.quota
+        semantics = semantics_of(quota.quota.provider or state.endpoint.provider)
+        family = model_family(model, semantics)
+        ledger = quota.ledgers.get(family)
+        if ledger is None:
+            if len(quota.ledgers) >= MAX_FAMILIES:
+                # Slates hold ledgers: one that is dropped must not live on in any of them.
+                del quota.ledgers[min(quota.ledgers, key=lambda name: quota.ledgers[name].used_at)]
+                self._slates.clear()
+            ledger = Ledger(quota.quota.limits, semantics, self._now, unix_offset_s=self._unix_offset_s)
+            quota.ledgers[family] = ledger
+        return ledger
+
+    def _lease(self, candidate: Candidate, ask: Ask, now: float) -> Lease:
+        state = candidate.state
+        trial = state.breaker.started(now)
+        reservation = candidate.ledger.reserve(ask.est_input_tokens, ask.est_output_tokens, now)
+        state.in_flight += 1
+        state.picks += 1
+        state.quota.in_flight += 1
+        lease = Lease(self._next_lease, state.endpoint, ask.est_input_tokens, ask.est_output_tokens, now)
+        self._next_lease += 1
+        self._open[lease.id] = _OpenLease(candidate, state.quota, reservation, trial)
+        return lease
+
+    def _none_ready(self, slate: Slate, looked: Iterable[Ready], ask: Ask, now: float) -> Decision:
+        until, why = inf, Exclusion.TRIED
+        seen: set[Exclusion] = set()
+        broken: list[Candidate] = []
+        for ready in looked:
+            ready.explore()
+            for index, (exclusion, at) in ready.blocked.items():
+                seen.add(exclusion)
+                if exclusion is Exclusion.BREAKER:
+                    broken.append(ready.candidates[index])
+                if exclusion in (Exclusion.TRIED, Exclusion.EJECTED, Exclusion.TOO_LARGE):
+                    continue
+                free_at = at if at < inf else now + RECHECK_S
+                if free_at < until:
+                    until, why = free_at, exclusion
+        if broken and seen <= {Exclusion.BREAKER, Exclusion.EJECTED}:
+            # All breakers open at once means that the cause is shared (the provider, our network): such an outage is
+            # the provider's to report, so the least bad key is asked rather than the pool shut.
+            least_bad = min(broken, key=lambda candidate: (candidate.state.breaker.streak, candidate.load))
+            if least_bad.ledger.ready_at(ask.est_input_tokens, ask.est_output_tokens, now) <= now:
+                return Picked(self._lease(least_bad, ask, now), "all_breakers_open")
+        if until < inf:
+            wait = Wait(until, str(why))
+            if not ask.excluded:
+                slate.full = (self._version, ask.est_input_tokens + ask.est_output_tokens, wait)
+            return wait
+        return Refused(Refusal.TOO_LARGE if seen == {Exclusion.TOO_LARGE} else Refusal.EXHAUSTED)
+
+    def learn(self, lease: Lease, hint: Hint, *, now: float) -> None:
+        """Take in a response head's limits at once, before the body has ended."""
+        self._now = max(self._now, now)
+        opened = self._open.get(lease.id)
+        if opened is None:
+            raise UnknownLease(f"lease {lease.id} is not open")
+        self._take_hint(opened, hint, now)
+        self._freed()
+
+    def _take_hint(self, opened: _OpenLease, hint: Hint, now: float) -> None:
+        opened.candidate.ledger.learn(opened.reservation, hint, now)
+        if hint.quota_name is not None:
+            names = self._known_as.setdefault(opened.quota.quota.id, {})
+            if len(names) < 8:
+                names[hint.quota_name] = None
+
+    def observe(self, lease: Lease, outcome: Outcome, *, now: float) -> None:
+        """Give a lease back with what became of it; raises `UnknownLease` the second time."""
+        self._now = max(self._now, now)
+        opened = self._open.pop(lease.id, None)
+        if opened is None:
+            raise UnknownLease(f"lease {lease.id} is not open")
+        state = opened.candidate.state
+        state.in_flight -= 1
+        opened.quota.in_flight -= 1
+        state.outcomes[outcome.kind] = state.outcomes.get(outcome.kind, 0) + 1
+        if outcome.hint is not None:
+            self._take_hint(opened, outcome.hint, now)
+        opened.candidate.ledger.settle(opened.reservation, outcome, now)
+        state.breaker.ended(outcome.kind, now, trial=opened.trial, rng=self._rng)
+        if outcome.kind is OutcomeKind.OK and outcome.first_byte_s is not None:
+            state.latency.add(outcome.first_byte_s, now)
+        elif outcome.kind is OutcomeKind.TIMEOUT:
+            state.latency.add(outcome.total_s, now)
+        self._freed()
+
+    def _freed(self) -> None:
+        self._version += 1
+        if self._on_freed is not None:
+            self._on_freed()
+
+    def revive(self, endpoint_id: str) -> None:
+        """An active health check succeeded: the key is used again at once. Unknown ids are ignored."""
+        state = self._states.get(endpoint_id)
+        if state is not None:
+            state.breaker.revive()
+            self._freed()
+
+    def out_of_service(self) -> list[str]:
+        """Give the ids of keys whose breaker is not closed, for an active health check to probe."""
+        return [endpoint_id for endpoint_id, state in self._states.items() if state.breaker.tripped]
+
+    @property
+    def in_flight(self) -> int:
+        """Leases given out and not yet observed."""
+        return len(self._open)
+
+    def view(self, now: float) -> BalancerView:
+        """Give what is known, without changing it."""
+        endpoints = tuple(
+            EndpointView(
+                id=endpoint_id,
+                quota_id=state.endpoint.quota_id,
+                provider=state.endpoint.provider,
+                region=state.endpoint.region,
+                in_flight=state.in_flight,
+                picks=state.picks,
+                breaker=str(state.breaker.state(now)),
+                breaker_s=max(0.0, state.breaker.until - now) if state.breaker.tripped else 0.0,
+                failure_share=state.breaker.failure_share,
+                first_byte_s=state.latency.read(now),
+                outcomes={str(kind): count for kind, count in state.outcomes.items()},
+            )
+            for endpoint_id, state in self._states.items()
+        )
+        quotas = tuple(
+            QuotaView(
+                id=quota_id,
+                in_flight=quota.in_flight,
+                known_as=tuple(self._known_as.get(quota_id, ())),
+                ledgers=tuple(
+                    LedgerView(
+                        family=family,
+                        headroom=ledger.headroom(now),
+                        cooldown_s=max(0.0, ledger.cooldown_until - now),
+                        rate_limited=ledger.limited,
+                        limits=ledger.limits(now),
+                        misconfigured=ledger.misconfigured(),
+                    )
+                    for family, ledger in quota.ledgers.items()
+                ),
+            )
+            for quota_id, quota in self._quotas.items()
+        )
+        return BalancerView(self._strategy.name, len(self._open), endpoints, quotas)

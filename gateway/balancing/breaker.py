@@ -1,0 +1,130 @@
+"""Whether a key is worth asking: a circuit breaker per endpoint, on failures that are the key's or its provider's.
+
+| state     | event                                              | next                                               |
+|-----------|----------------------------------------------------|----------------------------------------------------|
+| closed    | `THRESHOLD` failures in a row, or half of the      | open for base * 2^streak, jittered, at most `CAP_S` |
+|           | recent attempts failed (at least `MIN_ATTEMPTS`)   |                                                    |
+| closed    | auth rejected                                      | ejected for `EJECTED_S` * 2^streak, at most a cap  |
+| open      | its time is over                                   | half-open: one trial at a time                     |
+| ejected   | its time is over                                   | half-open: one trial at a time                     |
+| half-open | trial succeeds, or is answered 429 or 4xx          | closed, streak forgotten                           |
+| half-open | trial fails                                        | open or ejected again, longer                      |
+| half-open | trial abandoned                                    | half-open: nothing was learned about its health    |
+| any       | `revive` (an active health check succeeded)        | closed                                             |
+
+429s and client errors are answers: they prove that the key works, and limits are the ledger's business. Every state but
+closed ends by itself, so that no key is ever lost for good.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from math import inf
+from random import Random
+
+from gateway.balancing.ewma import DecayingCounts
+from gateway.balancing.outcome import OutcomeKind
+
+THRESHOLD = 3
+MIN_ATTEMPTS = 10.0
+FAILURE_SHARE = 0.5
+OPEN_BASE_S = 1.0
+OPEN_CAP_S = 60.0
+EJECTED_BASE_S = 60.0
+EJECTED_CAP_S = 900.0
+TRIAL_TIMEOUT_S = 600.0
+"""A trial that was never given back stops blocking the next one after this time."""
+
+_FAILURES = frozenset({OutcomeKind.SERVER_ERROR, OutcomeKind.TIMEOUT, OutcomeKind.CONNECT_FAILED})
+
+
+class BreakerState(StrEnum):
+    """Where the breaker stands, for views."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    EJECTED = "ejected"
+    HALF_OPEN = "half_open"
+
+
+class Breaker:
+    """One endpoint's breaker; see the module's table."""
+
+    __slots__ = ("_counts", "_trial_since", "consecutive", "ejected", "streak", "tripped", "until")
+
+    def __init__(self) -> None:
+        self._counts = DecayingCounts()
+        self._trial_since = -inf
+        self.tripped = False
+        self.ejected = False
+        self.until = -inf
+        self.streak = 0
+        self.consecutive = 0
+
+    def ready_at(self, now: float) -> float:
+        """Give the moment from which an attempt is allowed; `now` or less: at once, inf: when the trial has ended."""
+        if not self.tripped:
+            return -inf
+        if self.until > now:
+            return self.until
+        return inf if self._trial_since > now - TRIAL_TIMEOUT_S else -inf
+
+    def state(self, now: float) -> BreakerState:
+        """Tell where it stands."""
+        if not self.tripped:
+            return BreakerState.CLOSED
+        if self.until > now:
+            return BreakerState.EJECTED if self.ejected else BreakerState.OPEN
+        return BreakerState.HALF_OPEN
+
+    @property
+    def failure_share(self) -> float:
+        """Failures over recent attempts."""
+        return self._counts.failure_share
+
+    def started(self, now: float) -> bool:
+        """Note an attempt; True when it is the trial of a half-open breaker (give it back to `ended`)."""
+        if not self.tripped:
+            return False
+        self._trial_since = now
+        return True
+
+    def ended(self, kind: OutcomeKind, now: float, *, trial: bool, rng: Random) -> None:
+        """Take in the outcome of an attempt."""
+        if trial:
+            self._trial_since = -inf
+        if kind is OutcomeKind.ABANDONED:
+            return
+        if kind is OutcomeKind.AUTH_REJECTED:
+            self._trip(now, EJECTED_BASE_S, EJECTED_CAP_S, rng, renew=trial or not self.ejected)
+            self.ejected = True
+            return
+        failed = kind in _FAILURES
+        self._counts.add(now, failed=failed)
+        if failed:
+            self.consecutive += 1
+            often = self._counts.total >= MIN_ATTEMPTS and self._counts.failure_share >= FAILURE_SHARE
+            # Attempts sent before it opened fail late: they do not prolong it, only a trial does.
+            if trial or (not self.tripped and (self.consecutive >= THRESHOLD or often)):
+                self._trip(now, OPEN_BASE_S, OPEN_CAP_S, rng, renew=True)
+            return
+        self.consecutive = 0
+        if trial or not self.ejected:
+            self.revive()
+
+    def revive(self) -> None:
+        """Close it: the key was seen to work."""
+        if self.tripped:
+            self._counts.clear()
+        self.tripped = self.ejected = False
+        self.until = self._trial_since = -inf
+        self.streak = self.consecutive = 0
+
+    def _trip(self, now: float, base_s: float, cap_s: float, rng: Random, *, renew: bool) -> None:
+        if not renew:
+            return
+        delay_s = min(cap_s, base_s * 2.0 ** min(self.streak, 20))
+        # Jitter keeps replicas and keys from coming back in step.
+        self.until = now + delay_s * rng.uniform(0.75, 1.0)
+        self.streak += 1
+        self.tripped = True

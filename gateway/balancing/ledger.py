@@ -1,0 +1,289 @@
+"""What is left of one quota for one model family: reserved before sending, settled after, corrected by every header.
+
+A ledger holds one meter for each dimension whose limit is configured or was told by the provider. The effective limit
+is the smaller of the two, so that a deliberate cap stays a cap and a wrong configuration is found out (`told`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from math import inf
+
+from gateway.balancing.hints import Hint, WindowHint
+from gateway.balancing.limiter import Bucket, FixedWindow, Meter, SlidingWindow
+from gateway.balancing.outcome import Outcome, OutcomeKind
+from gateway.balancing.quota import Limits
+from gateway.balancing.semantics import Semantics
+
+MINUTE_S = 60.0
+DAY_S = 86400.0
+COOLDOWN_MIN_S = 0.05
+COOLDOWN_CAP_S = 300.0
+"""No provider's word stops a quota for longer without being asked again."""
+BLIND_COOLDOWN_S = 0.5
+"""The first cool-down after a 429 that says nothing; it doubles with each further one, up to a minute."""
+
+
+class Dimension(IntEnum):
+    """What a limit counts, and over which window."""
+
+    RPM = 0
+    TPM = 1
+    ITPM = 2
+    OTPM = 3
+    RPD = 4
+    TPD = 5
+
+
+_REQUESTS = (Dimension.RPM, Dimension.RPD)
+_TOTALS = (Dimension.TPM, Dimension.TPD)
+_REFUNDED_TOKENS = frozenset(
+    {OutcomeKind.RATE_LIMITED, OutcomeKind.CLIENT_ERROR, OutcomeKind.SERVER_ERROR, OutcomeKind.AUTH_REJECTED}
+)
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What one open lease took: amounts by dimension, and each meter's `taken` right after."""
+
+    started_at: float
+    input_tokens: float
+    output_tokens: float
+    amounts: dict[Dimension, float]
+    marks: dict[Dimension, float]
+    told: set[Dimension] = field(default_factory=set)
+
+
+class Ledger:
+    """One quota's account for one family; owned and driven by the balancer.
+
+    `unix_offset_s` turns the balancer's clock into Unix time (unix = now + offset), for windows aligned to the day.
+    Invariant: after `reserve` was preceded by `ready_at(...) <= now`, no meter is below zero.
+    """
+
+    __slots__ = (
+        "_limits",
+        "_meters",
+        "_semantics",
+        "_told_as_of",
+        "_unix_offset_s",
+        "cooldown_until",
+        "limited",
+        "strikes",
+        "told",
+        "used_at",
+    )
+
+    def __init__(self, limits: Limits, semantics: Semantics, now: float, *, unix_offset_s: float = 0.0) -> None:
+        self._limits: dict[Dimension, int] = {}
+        self._meters: list[tuple[Dimension, Meter]] = []
+        self._semantics = semantics
+        self._unix_offset_s = unix_offset_s
+        self._told_as_of = -inf
+        self.used_at = now
+        self.cooldown_until = -inf
+        self.strikes = 0
+        self.limited = 0
+        """429s in all."""
+        self.told: dict[Dimension, int] = {}
+        """Limits as the provider last named them."""
+        self.configure(limits, now)
+
+    def configure(self, limits: Limits, now: float) -> None:
+        """Take over changed limits; what is in use stays in use."""
+        self._limits = {
+            dimension: value
+            for dimension in Dimension
+            if (value := getattr(limits, dimension.name.lower())) is not None
+        }
+        for dimension in Dimension:
+            self._fit(dimension, now)
+
+    def _effective(self, dimension: Dimension) -> int | None:
+        configured, told = self._limits.get(dimension), self.told.get(dimension)
+        if configured is None or told is None:
+            return told if configured is None else configured
+        return min(configured, told)
+
+    def _fit(self, dimension: Dimension, now: float) -> None:
+        """Make, resize or drop the meter so that it enforces the effective limit."""
+        limit = self._effective(dimension)
+        meter = self.meter(dimension)
+        if limit is None:
+            if meter is not None:
+                self._meters = [row for row in self._meters if row[0] is not dimension]
+            return
+        semantics = self._semantics
+        kind, window_s, phase = semantics.minute, MINUTE_S, -self._unix_offset_s
+        amount = float(limit)
+        if dimension in (Dimension.RPD, Dimension.TPD):
+            kind, window_s = semantics.day, DAY_S
+            phase -= semantics.day_utc_offset_s
+        elif dimension is Dimension.RPM and semantics.request_window_s != MINUTE_S:
+            window_s = semantics.request_window_s
+            amount = max(1.0, amount * window_s / MINUTE_S)
+        if meter is not None:
+            if meter.limit != amount:
+                meter.resize(amount, now)
+            return
+        made: Meter
+        if kind == "continuous":
+            made = Bucket(amount, window_s, now)
+        elif kind == "fixed":
+            made = FixedWindow(amount, window_s, now, phase=phase)
+        else:
+            made = SlidingWindow(amount, window_s, now)
+        self._meters.append((dimension, made))
+
+    def meter(self, dimension: Dimension) -> Meter | None:
+        """Give the meter of a dimension, if it is limited."""
+        for known, meter in self._meters:
+            if known is dimension:
+                return meter
+        return None
+
+    def _amount(self, dimension: Dimension, meter: Meter, input_tokens: float, output_tokens: float) -> float:
+        if dimension is Dimension.RPM or dimension is Dimension.RPD:
+            return 1.0
+        if dimension is Dimension.OTPM:
+            amount = output_tokens
+        elif dimension is not Dimension.ITPM and self._semantics.counts_output:
+            amount = input_tokens + output_tokens
+        else:
+            amount = input_tokens
+        # An estimate of output above the whole limit is only an estimate, unless the provider refuses on it.
+        if amount > meter.limit >= input_tokens and not self._semantics.strict_estimate:
+            return meter.limit
+        return amount
+
+    def ready_at(self, input_tokens: float, output_tokens: float, now: float) -> float:
+        """Give the moment from which one request of this size fits every limit; <= now: at once; inf: never."""
+        at = self.cooldown_until
+        for dimension, meter in self._meters:
+            amount = self._amount(dimension, meter, input_tokens, output_tokens)
+            if meter.available(now) < amount:
+                free_at = meter.earliest(amount, now)
+                at = max(at, free_at)
+        return at
+
+    def headroom(self, now: float) -> float:
+        """Give the smallest free share of any limit, 0..1; 1 when nothing is limited, 0 while cooling down."""
+        if self.cooldown_until > now:
+            return 0.0
+        least = 1.0
+        for _, meter in self._meters:
+            share = meter.available(now) / meter.limit if meter.limit > 0.0 else 0.0
+            least = min(least, share)
+        return least if least > 0.0 else 0.0
+
+    def reserve(self, input_tokens: float, output_tokens: float, now: float) -> Reservation:
+        """Take one request of this size from every meter."""
+        self.used_at = now
+        reservation = Reservation(now, input_tokens, output_tokens, {}, {})
+        for dimension, meter in self._meters:
+            amount = self._amount(dimension, meter, input_tokens, output_tokens)
+            meter.take(amount, now)
+            reservation.amounts[dimension] = amount
+            reservation.marks[dimension] = meter.taken
+        return reservation
+
+    def settle(self, reservation: Reservation, outcome: Outcome, now: float) -> None:
+        """Give the lease's outcome to the meters and the cool-down; the hint, if any, was given to `learn` before."""
+        kind = outcome.kind
+        if kind is OutcomeKind.RATE_LIMITED:
+            self._cool_down(outcome.hint, now)
+        elif kind is OutcomeKind.OK:
+            self.strikes = 0
+        for dimension, meter in self._meters:
+            reserved = reservation.amounts.get(dimension)
+            if reserved is None:
+                continue
+            delta = self._correction(dimension, reserved, reservation, outcome)
+            if delta:
+                meter.adjust(delta, reservation.started_at, now)
+
+    def _correction(self, dimension: Dimension, reserved: float, reservation: Reservation, outcome: Outcome) -> float:
+        """Give what is to be charged beyond the reservation (negative: refunded)."""
+        kind, told = outcome.kind, dimension in reservation.told
+        if kind is OutcomeKind.CONNECT_FAILED:
+            return -reserved
+        if told and kind is not OutcomeKind.OK:
+            return 0.0
+        if dimension in _REQUESTS:
+            return -reserved if kind is OutcomeKind.RATE_LIMITED and not self._semantics.counts_failed else 0.0
+        if kind in _REFUNDED_TOKENS:
+            return -reserved
+        usage = outcome.usage
+        if usage is None or not self._semantics.settles:
+            return 0.0
+        charged_input = float(usage.input if self._semantics.counts_cached else usage.input - usage.cached_input)
+        # Where the head told the remainder, the provider had counted the input already: only the output is still open.
+        input_delta = 0.0 if told else charged_input - reservation.input_tokens
+        output_delta = usage.output - reservation.output_tokens
+        if dimension is Dimension.ITPM:
+            return max(-reserved, input_delta)
+        if dimension is Dimension.OTPM:
+            return max(-reserved, output_delta)
+        return max(-reserved, input_delta + (output_delta if self._semantics.counts_output else 0.0))
+
+    def _cool_down(self, hint: Hint | None, now: float) -> None:
+        self.limited += 1
+        self.strikes += 1
+        delay_s = hint.retry_after_s if hint is not None else None
+        if delay_s is None and hint is not None:
+            spent = (hint.requests, hint.tokens, hint.input_tokens, hint.output_tokens)
+            delay_s = max((w.reset_s for w in spent if w and w.remaining == 0 and w.reset_s is not None), default=None)
+        if delay_s is None:
+            delay_s = min(MINUTE_S, BLIND_COOLDOWN_S * 2.0 ** min(self.strikes - 1, 10))
+        self.cooldown_until = max(self.cooldown_until, now + min(max(delay_s, COOLDOWN_MIN_S), COOLDOWN_CAP_S))
+
+    def learn(self, reservation: Reservation, hint: Hint, now: float) -> None:
+        """Correct the meters by what the response head of this reservation told."""
+        newest = reservation.started_at >= self._told_as_of
+        requests = Dimension.RPD if hint.requests_per_day else Dimension.RPM
+        for dimension, window in (
+            (requests, hint.requests),
+            (Dimension.TPM, hint.tokens),
+            (Dimension.ITPM, hint.input_tokens),
+            (Dimension.OTPM, hint.output_tokens),
+        ):
+            if window is not None:
+                self._correct(dimension, window, reservation, now, newest=newest)
+        if newest:
+            self._told_as_of = reservation.started_at
+
+    def _correct(
+        self, dimension: Dimension, window: WindowHint, reservation: Reservation, now: float, *, newest: bool
+    ) -> None:
+        # In a sub-window the named limit may be the minute's or the sub-window's: only the remainder is sure.
+        split = dimension is Dimension.RPM and self._semantics.request_window_s != MINUTE_S
+        if window.limit is not None and window.limit > 0 and not split and self.told.get(dimension) != window.limit:
+            self.told[dimension] = window.limit
+            self._fit(dimension, now)
+        meter = self.meter(dimension)
+        if meter is None or window.remaining is None or not newest:
+            return
+        told_limit = window.limit if window.limit is not None else self.told.get(dimension)
+        remaining = float(window.remaining)
+        if told_limit is None or meter.limit < told_limit:
+            # Our own cap is the smaller: the provider's remainder may tighten it, never widen it.
+            if remaining >= meter.available(now):
+                return
+            meter.resync(remaining, as_of=now, mark=meter.taken, reset_s=window.reset_s, now=now)
+        else:
+            mark = reservation.marks.get(dimension, meter.taken)
+            meter.resync(remaining, as_of=reservation.started_at, mark=mark, reset_s=window.reset_s, now=now)
+        reservation.told.add(dimension)
+
+    def limits(self, now: float) -> dict[str, tuple[float, float]]:
+        """Give (limit, available) by dimension name, for views."""
+        return {dimension.name.lower(): (meter.limit, meter.available(now)) for dimension, meter in self._meters}
+
+    def misconfigured(self) -> dict[str, tuple[int, int]]:
+        """Give (configured, told) where the configured limit is above what the provider grants."""
+        return {
+            dimension.name.lower(): (configured, self.told[dimension])
+            for dimension, configured in self._limits.items()
+            if dimension in self.told and configured > self.told[dimension]
+        }

@@ -1,0 +1,254 @@
+"""The three window semantics that providers use, as meters of one limited dimension.
+
+A meter is told what is taken and answers when an amount is free. It never refuses: what the balancer takes is taken,
+and a level below zero (an actual above its estimate) is paid back by time. Reading never changes what a later reading
+says. Amounts are requests or tokens; times are seconds on one clock that may stand still but not matter when it jumps
+back: such readings count as the latest known moment.
+
+`resync` corrects a meter by what a response head told: the provider spoke of the moment when it admitted that request,
+so what was taken since (`taken` now minus `mark`, the value of `taken` right after that request's own reservation) is
+still to come off, and what has refilled since is added. That is the in-flight correction of the header-fed ledger.
+"""
+
+from __future__ import annotations
+
+from math import floor, inf
+from typing import Protocol
+
+
+class Meter(Protocol):
+    """One dimension of a quota in one window.
+
+    Invariant: `available(now) >= a` exactly when `earliest(a, now) <= now`.
+    """
+
+    limit: float
+    taken: float
+    """The sum of all that was ever taken; only differences of it mean anything."""
+
+    def available(self, now: float) -> float:
+        """Give what is free now; below zero when overdrawn."""
+
+    def earliest(self, amount: float, now: float) -> float:
+        """Give the moment from which `amount` is free if nothing else is taken; inf when it never is."""
+
+    def take(self, amount: float, now: float) -> None:
+        """Charge `amount`."""
+
+    def adjust(self, delta: float, taken_at: float, now: float) -> None:
+        """Charge (`delta` > 0) or refund (< 0) the difference to an earlier estimate taken at `taken_at`."""
+
+    def resync(self, remaining: float, *, as_of: float, mark: float, reset_s: float | None, now: float) -> None:
+        """Take over the provider's word, see the module."""
+
+    def resize(self, limit: float, now: float) -> None:
+        """Change the limit; what is in use stays in use."""
+
+
+class Bucket:
+    """Continuous refill: full at `limit`, refilled at `limit / window_s` a second (OpenAI, Anthropic, Groq).
+
+    Stated burst: any window of `window_s` seconds admits at most 2 * limit (a full bucket plus its refill).
+    """
+
+    __slots__ = ("_at", "_level", "limit", "taken", "window_s")
+
+    def __init__(self, limit: float, window_s: float, now: float) -> None:
+        self.limit = float(limit)
+        self.window_s = window_s
+        self.taken = 0.0
+        self._level = self.limit
+        self._at = now
+
+    def available(self, now: float) -> float:
+        if now <= self._at:
+            return self._level
+        level = self._level + (now - self._at) * self.limit / self.window_s
+        return level if level < self.limit else self.limit
+
+    def earliest(self, amount: float, now: float) -> float:
+        missing = amount - self.available(now)
+        if missing <= 0.0:
+            return now
+        if amount > self.limit:
+            return inf
+        # The margin keeps "free at t" true at t itself in spite of rounding.
+        return max(now, self._at) + missing * self.window_s / self.limit + 1e-6
+
+    def take(self, amount: float, now: float) -> None:
+        self._level = self.available(now) - amount
+        self._at = max(self._at, now)
+        self.taken += amount
+
+    def adjust(self, delta: float, taken_at: float, now: float) -> None:
+        # A refund older than the window has been refilled by time already.
+        if delta < 0.0:
+            delta *= max(0.0, 1.0 - (now - taken_at) / self.window_s)
+        self._level = min(self.limit, self.available(now) - delta)
+        self._at = max(self._at, now)
+
+    def resync(self, remaining: float, *, as_of: float, mark: float, reset_s: float | None, now: float) -> None:
+        del reset_s  # refill is continuous: no window ends
+        refilled = max(0.0, now - as_of) * self.limit / self.window_s
+        self._level = min(self.limit, remaining + refilled) - (self.taken - mark)
+        self._at = max(self._at, now)
+
+    def resize(self, limit: float, now: float) -> None:
+        used = self.limit - self.available(now)
+        self.limit = float(limit)
+        self._level = self.limit - used
+        self._at = max(self._at, now)
+
+
+class FixedWindow:
+    """A count that falls to zero at `phase + n * window_s` (Gemini's minutes and days, Mistral's minutes).
+
+    Stated burst: 2 * limit across one boundary, none above `limit` inside a window.
+    """
+
+    __slots__ = ("_index", "_phase", "_used", "limit", "taken", "window_s")
+
+    def __init__(self, limit: float, window_s: float, now: float, *, phase: float = 0.0) -> None:
+        self.limit = float(limit)
+        self.window_s = window_s
+        self.taken = 0.0
+        self._phase = phase
+        self._index = floor((now - phase) / window_s)
+        self._used = 0.0
+
+    def _roll(self, now: float) -> None:
+        index = floor((now - self._phase) / self.window_s)
+        if index > self._index:
+            self._index = index
+            self._used = 0.0
+
+    def available(self, now: float) -> float:
+        if now >= self._phase + (self._index + 1) * self.window_s:
+            return self.limit
+        return self.limit - self._used
+
+    def earliest(self, amount: float, now: float) -> float:
+        if self.available(now) >= amount:
+            return now
+        if amount > self.limit:
+            return inf
+        return self._phase + (self._index + 1) * self.window_s
+
+    def take(self, amount: float, now: float) -> None:
+        self._roll(now)
+        self._used += amount
+        self.taken += amount
+
+    def adjust(self, delta: float, taken_at: float, now: float) -> None:
+        self._roll(now)
+        if delta > 0.0 or floor((taken_at - self._phase) / self.window_s) >= self._index:
+            self._used = max(0.0, self._used + delta)
+
+    def resync(self, remaining: float, *, as_of: float, mark: float, reset_s: float | None, now: float) -> None:
+        self._roll(now)
+        if reset_s is not None and 0.0 < reset_s <= self.window_s:
+            end = now + reset_s
+            if abs(end - (self._phase + (self._index + 1) * self.window_s)) > 0.02 * self.window_s:
+                # The provider names the end of its window: that is the phase, learned.
+                self._phase, self._index = end, -1
+        if floor((as_of - self._phase) / self.window_s) == self._index:
+            self._used = max(0.0, self.limit - remaining + self.taken - mark)
+
+    def resize(self, limit: float, now: float) -> None:
+        self._roll(now)
+        self.limit = float(limit)
+
+
+class SlidingWindow:
+    """A window whose phase nobody told: never more than `limit` in any `window_s` seconds.
+
+    Counted in `SLOTS` slots that leave whole, so an amount is held for at most one slot (5 %) longer than the window.
+    Right for unknown providers, Azure's sub-windows, and every fixed window of unknown phase. No burst.
+    """
+
+    SLOTS = 20
+    __slots__ = ("_counts", "_slot", "_slot_s", "_used", "limit", "taken", "window_s")
+
+    def __init__(self, limit: float, window_s: float, now: float) -> None:
+        self.limit = float(limit)
+        self.window_s = window_s
+        self.taken = 0.0
+        self._slot_s = window_s / self.SLOTS
+        self._counts = [0.0] * (self.SLOTS + 1)
+        self._slot = floor(now / self._slot_s)
+        self._used = 0.0
+
+    def _roll(self, now: float) -> None:
+        slot = floor(now / self._slot_s)
+        gone = slot - self._slot
+        if gone <= 0:
+            return
+        size = self.SLOTS + 1
+        if gone >= size:
+            self._counts = [0.0] * size
+        else:
+            for step in range(1, gone + 1):
+                self._counts[(self._slot + step) % size] = 0.0
+        # Summed anew, so that rounding errors of tokens cannot pile up.
+        self._used = sum(self._counts)
+        self._slot = slot
+
+    def available(self, now: float) -> float:
+        self._roll(now)
+        return self.limit - self._used
+
+    def earliest(self, amount: float, now: float) -> float:
+        self._roll(now)
+        free = self.limit - self._used
+        if free >= amount:
+            return now
+        if amount > self.limit:
+            return inf
+        size = self.SLOTS + 1
+        for age in range(self.SLOTS, -1, -1):
+            slot = self._slot - age
+            free += self._counts[slot % size]
+            if free >= amount - 1e-9:
+                return (slot + size) * self._slot_s + 1e-6
+        return (self._slot + size) * self._slot_s + 1e-6
+
+    def take(self, amount: float, now: float) -> None:
+        self._roll(now)
+        self._counts[self._slot % (self.SLOTS + 1)] += amount
+        self._used += amount
+        self.taken += amount
+
+    def adjust(self, delta: float, taken_at: float, now: float) -> None:
+        self._roll(now)
+        slot = floor(taken_at / self._slot_s)
+        if slot <= self._slot - (self.SLOTS + 1):
+            if delta < 0.0:
+                return
+            slot = self._slot
+        slot = min(slot, self._slot)
+        index = slot % (self.SLOTS + 1)
+        delta = max(delta, -self._counts[index])
+        self._counts[index] += delta
+        self._used += delta
+
+    def resync(self, remaining: float, *, as_of: float, mark: float, reset_s: float | None, now: float) -> None:
+        del as_of  # slots leave by age whatever was taken when
+        self._roll(now)
+        surplus = self.limit - remaining + self.taken - mark - self._used
+        if surplus > 0.0:
+            # Used by others than us, at an unknown moment: held until the told reset, else as long as if just now.
+            back = self.window_s - reset_s if reset_s is not None and 0.0 <= reset_s < self.window_s else 0.0
+            slot = max(self._slot - self.SLOTS, floor((now - back) / self._slot_s))
+            self._counts[slot % (self.SLOTS + 1)] += surplus
+        else:
+            shortfall = -surplus
+            for age in range(self.SLOTS, -1, -1):
+                index = (self._slot - age) % (self.SLOTS + 1)
+                freed = min(shortfall, self._counts[index])
+                self._counts[index] -= freed
+                shortfall -= freed
+        self._used = sum(self._counts)
+
+    def resize(self, limit: float, now: float) -> None:
+        self._roll(now)
+        self.limit = float(limit)

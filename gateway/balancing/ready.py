@@ -1,0 +1,186 @@
+"""The filters that stand before every strategy, evaluated only as far as a strategy looks.
+
+Order of the filters: already tried (excluded), breaker, requests in flight, limits. Model, dialect and residency were
+filtered when the slate was built. A strategy asks `ready.allows(candidate)` of those it would like, so that choosing
+from a thousand keys does not check a thousand keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from enum import StrEnum
+from math import gcd, inf
+from random import Random
+from typing import Any
+
+from gateway.balancing.breaker import Breaker
+from gateway.balancing.decision import Ask
+from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.ewma import PeakEwma
+from gateway.balancing.ledger import Ledger
+from gateway.balancing.outcome import OutcomeKind
+from gateway.balancing.quota import Quota
+
+FULL_SCAN = 8
+"""Up to so many candidates a strategy looks at all of them; above, at a random few."""
+
+
+class QuotaState:
+    """What several keys share: requests in flight and one ledger per model family."""
+
+    __slots__ = ("in_flight", "ledgers", "quota")
+
+    def __init__(self, quota: Quota) -> None:
+        self.quota = quota
+        self.in_flight = 0
+        self.ledgers: dict[str, Ledger] = {}
+
+
+class EndpointState:
+    """What the balancer knows about one key, for all models."""
+
+    __slots__ = ("breaker", "endpoint", "in_flight", "latency", "outcomes", "picks", "quota")
+
+    def __init__(self, endpoint: Endpoint, quota: QuotaState) -> None:
+        self.endpoint = endpoint
+        self.quota = quota
+        self.breaker = Breaker()
+        self.latency = PeakEwma()
+        self.in_flight = 0
+        self.picks = 0
+        self.outcomes: dict[OutcomeKind, int] = {}
+
+
+class Candidate:
+    """One key together with the ledger it would draw on for the asked model."""
+
+    __slots__ = ("endpoint", "ledger", "state", "weight")
+
+    def __init__(self, state: EndpointState, ledger: Ledger) -> None:
+        self.state = state
+        self.endpoint = state.endpoint
+        self.ledger = ledger
+        self.weight = max(1, state.endpoint.weight)
+
+    @property
+    def load(self) -> float:
+        """Requests in flight, with this one, over capacity (the concurrency cap, else the weight)."""
+        capacity = self.endpoint.max_in_flight or self.weight
+        return (self.state.in_flight + 1) / capacity
+
+
+class Level:
+    """Candidates of equal rank; the next level is looked at when none of this one is ready.
+
+    `cache` holds what a strategy derived from the members; it is dropped with the level when anything is reconfigured.
+    """
+
+    __slots__ = ("cache", "candidates", "key", "name", "strides")
+
+    def __init__(self, key: Hashable, name: str, candidates: Sequence[Candidate]) -> None:
+        self.key = key
+        self.name = name
+        self.candidates = tuple(candidates)
+        self.cache: Any = None
+        size = len(self.candidates)
+        self.strides = tuple(step for step in (1, 3, 7, 13, 29, 53, 101, 211) if gcd(step, size) == 1) or (1,)
+
+
+class Exclusion(StrEnum):
+    """Why a candidate is not ready."""
+
+    TRIED = "tried"
+    EJECTED = "ejected"
+    BREAKER = "breaker"
+    BUSY = "busy"
+    LIMITED = "limited"
+    COOLING = "cooling"
+    TOO_LARGE = "too_large"
+    RESERVED = "reserved"
+    """What is left of this tier is kept for more critical requests."""
+
+
+def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0) -> tuple[Exclusion, float] | None:
+    """Give what keeps `candidate` from serving `ask` and until when (inf: no known moment); None when it is ready."""
+    state = candidate.state
+    if ask.excluded and state.endpoint.id in ask.excluded:
+        return Exclusion.TRIED, inf
+    breaker = state.breaker
+    if breaker.tripped:
+        at = breaker.ready_at(now)
+        if at > now:
+            return (Exclusion.EJECTED if breaker.ejected else Exclusion.BREAKER), at
+    cap = state.endpoint.max_in_flight
+    if cap is not None and state.in_flight >= cap:
+        return Exclusion.BUSY, inf
+    quota = state.quota
+    cap = quota.quota.limits.concurrency
+    if cap is not None and quota.in_flight >= cap:
+        return Exclusion.BUSY, inf
+    ledger = candidate.ledger
+    at = ledger.ready_at(ask.est_input_tokens, ask.est_output_tokens, now)
+    if at > now:
+        if at == inf:
+            return Exclusion.TOO_LARGE, inf
+        return (Exclusion.COOLING if ledger.cooldown_until >= at else Exclusion.LIMITED), at
+    if floor > 0.0 and ledger.headroom(now) < floor:
+        return Exclusion.RESERVED, inf
+    return None
+
+
+class Ready:
+    """One level as one ask finds it now: candidates, and whether each is ready."""
+
+    __slots__ = ("_floor", "ask", "blocked", "candidates", "level", "now")
+
+    def __init__(self, level: Level, ask: Ask, now: float, floor: float = 0.0) -> None:
+        self.level = level
+        self.candidates = level.candidates
+        self.ask = ask
+        self.now = now
+        self.blocked: dict[int, tuple[Exclusion, float]] = {}
+        """What was found not ready so far, by position among the candidates."""
+        self._floor = floor
+
+    def allows(self, index: int) -> bool:
+        """Tell whether the candidate at `index` may be picked."""
+        if index in self.blocked:
+            return False
+        blocked = exclusion_of(self.candidates[index], self.ask, self.now, self._floor)
+        if blocked is None:
+            return True
+        self.blocked[index] = blocked
+        return False
+
+    def sample(self, count: int, rng: Random) -> list[Candidate]:
+        """Give all ready candidates of a small level, else up to `count` of them at random.
+
+        Large levels are walked from a random start with a random stride, so that a run of dead keys does not send
+        all its traffic to the neighbour; the walk ends with `count` ready ones or when all were seen.
+        """
+        candidates = self.candidates
+        size = len(candidates)
+        if size <= FULL_SCAN:
+            return [candidates[index] for index in range(size) if self.allows(index)]
+        found: list[Candidate] = []
+        for index in self.walk(rng):
+            if self.allows(index):
+                found.append(candidates[index])
+                if len(found) >= count:
+                    break
+        return found
+
+    def walk(self, rng: Random) -> Iterator[int]:
+        """Give every position once, in an order that is random enough."""
+        size = len(self.candidates)
+        index = int(rng.random() * size)
+        strides = self.level.strides
+        stride = strides[int(rng.random() * len(strides))]
+        for _ in range(size):
+            yield index
+            index = (index + stride) % size
+
+    def explore(self) -> None:
+        """Check everything that was not looked at, so that `blocked` tells of all."""
+        for index in range(len(self.candidates)):
+            self.allows(index)

@@ -1,0 +1,79 @@
+"""How each provider counts: windows, what is charged and when, as documented by the providers themselves.
+
+Sources: platform.openai.com/docs/guides/rate-limits; learn.microsoft.com/azure/ai-services/openai/how-to/quota;
+docs.anthropic.com/en/api/rate-limits; ai.google.dev/gemini-api/docs/rate-limits; console.groq.com/docs/rate-limits;
+help.mistral.ai 392924; docs.aws.amazon.com/bedrock quotas. A provider that is not listed is counted in the way that no
+window semantics can catch out: sliding, settled to the actual usage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+WindowKind = Literal["continuous", "fixed", "sliding"]
+
+
+@dataclass(frozen=True, slots=True)
+class Semantics:
+    """A provider's way to count.
+
+    `settles`: tokens are corrected to the actual usage at the end (else the estimate at admission stands).
+    `strict_estimate`: a request whose estimate is above the whole limit is refused by the provider, so it is not sent.
+    `counts_output`/`counts_cached`: whether output and cached input tokens draw on tokens a minute.
+    `counts_failed`: whether a refused request costs a request. `per_model`: whether each model has its own limits.
+    `request_window_s`: requests a minute are enforced in windows of this length.
+    """
+
+    minute: WindowKind = "sliding"
+    day: WindowKind = "continuous"
+    day_utc_offset_s: float = 0.0
+    request_window_s: float = 60.0
+    settles: bool = True
+    strict_estimate: bool = False
+    counts_output: bool = True
+    counts_cached: bool = True
+    counts_failed: bool = True
+    per_model: bool = False
+
+
+GENERIC = Semantics()
+_OPENAI = Semantics(minute="continuous", settles=False, strict_estimate=True, per_model=True)
+
+SEMANTICS: Mapping[str, Semantics] = {
+    "openai": _OPENAI,
+    # The simulated provider's keys limit all models together, in OpenAI's windows.
+    "simulated": Semantics(minute="continuous", settles=False),
+    "azure": Semantics(request_window_s=10.0, settles=False, strict_estimate=True, per_model=True),
+    "anthropic": Semantics(minute="continuous", counts_cached=False, per_model=True),
+    # Midnight in California; in summer it comes an hour before this says, which errs on the side of waiting.
+    "gemini": Semantics(
+        minute="fixed",
+        day="fixed",
+        day_utc_offset_s=-8 * 3600.0,
+        counts_output=False,
+        counts_failed=False,
+        per_model=True,
+    ),
+    "mistral": Semantics(),
+    "groq": Semantics(minute="continuous", counts_cached=False, per_model=True),
+    "bedrock": Semantics(minute="continuous", strict_estimate=True, per_model=True),
+}
+
+_DATE_SUFFIX = re.compile(r"[-@](?:20[0-9]{2}-?[01][0-9]-?[0-3][0-9]|latest|preview-[0-9]{2}-[0-9]{2}|[0-9]{3,4})\Z")
+
+
+def semantics_of(provider: str) -> Semantics:
+    """Give a provider's row; providers such as "azure_openai" share the row of the name they begin with."""
+    row = SEMANTICS.get(provider)
+    if row is not None:
+        return row
+    head = re.split(r"[-_:./]", provider, maxsplit=1)[0]
+    return SEMANTICS.get(head, GENERIC)
+
+
+def model_family(model: str, semantics: Semantics) -> str:
+    """Give the name under which a provider limits `model`: without its date; "" where all models share one limit."""
+    return _DATE_SUFFIX.sub("", model) if semantics.per_model else ""
