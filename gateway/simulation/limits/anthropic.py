@@ -82,8 +82,8 @@ class AnthropicLimits(LimitModel):
             message = (
                 f"This request would exceed your organization's rate limit of {counted} (org: {self.organisation}, "
                 f"model: {short.cost.model}). For details, refer to: https://docs.anthropic.com/en/api/rate-limits. "
-                "You can see the response headers for current usage. Please reduce the prompt length or the maximum tokens "
-                "requested, or try again later."
+                "You can see the response headers for current usage. Please reduce the prompt length or the maximum "
+                "tokens requested, or try again later."
             )
         else:
             message = "Number of concurrent connections has exceeded your rate limit. Please try again later."
