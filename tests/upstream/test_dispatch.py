@@ -1,0 +1,408 @@
+"""The driver of `Exchange` over real sockets: what reaches the caller, and that each lease is observed exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
+from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.exchange import Exchange
+from gateway.balancing.hints import Hint
+from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
+from gateway.balancing.retry import RetryBudget, RetryPolicy
+from gateway.balancing.steps import Failure, Pause
+from gateway.upstream.dispatch import Answer, Prepared, dispatch
+from gateway.upstream.errors import UpstreamBroken
+from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
+from gateway.upstream.pool import ConnectionPool
+from tests.upstream.servers import FAST, Script, Wire, ok, pooling, post, replying, serving
+from tests.upstream.test_http1 import Chunks
+
+SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+PACE = b'{"error":{"code":"rate_limit_exceeded"}}'
+LIMITED = (
+    b"HTTP/1.1 429 Slow down\r\nretry-after: 7\r\nx-ratelimit-remaining-requests: 0\r\n"
+    b"x-ratelimit-limit-requests: 60\r\ncontent-length: %d\r\n\r\n%b" % (len(PACE), PACE)
+)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Leases:
+    """Hands out the endpoints in order and keeps the books: `Leasing` without any balancing."""
+
+    def __init__(self, names: list[str], *, waits: int = 0) -> None:
+        self.names = names
+        self.waits = waits
+        self.open: dict[int, Lease] = {}
+        self.observed: list[tuple[str, Outcome]] = []
+        self.learned: list[Hint] = []
+        self.count = 0
+
+    def acquire(self, ask: Ask, *, now: float) -> Decision:
+        if self.waits:
+            self.waits -= 1
+            return Wait(now + 1.0)
+        for name in self.names:
+            if name not in ask.excluded:
+                self.count += 1
+                lease = self.open[self.count] = Lease(self.count, Endpoint(name, "q", "simulated"), 0, 0, now)
+                return Picked(lease)
+        return Refused(Refusal.EXHAUSTED)
+
+    def observe(self, lease: Lease, outcome: Outcome, *, now: float) -> None:
+        del self.open[lease.id]
+        self.observed.append((lease.endpoint.id, outcome))
+
+    def learn(self, lease: Lease, hint: Hint, *, now: float) -> None:
+        assert lease.id in self.open
+        self.learned.append(hint)
+
+    @property
+    def kinds(self) -> list[tuple[str, OutcomeKind]]:
+        assert not self.open, "a lease was not given back"
+        return [(name, outcome.kind) for name, outcome in self.observed]
+
+
+class World:
+    """Scripted providers a, b, c … behind one pool."""
+
+    def __init__(self, pool: ConnectionPool, origins: dict[str, Origin]) -> None:
+        self.pool = pool
+        self.origins = origins
+        self.request: UpstreamRequest = post()
+        self.deadlines: Deadlines = FAST
+        self.parked: list[Pause] = []
+        self.room = True
+        self.leases = Leases(sorted(origins))
+
+    async def park(self, pause: Pause) -> bool:
+        self.parked.append(pause)
+        return self.room
+
+    def prepare(self, lease: Lease) -> Prepared:
+        return Prepared(self.origins[lease.endpoint.id], self.request, "openai", self.deadlines)
+
+    async def call(self, max_attempts: int = 4) -> Answer | Failure:
+        exchange = Exchange(
+            self.leases,
+            Ask("m"),
+            RetryPolicy(max_attempts),
+            RetryBudget(),
+            rng=random.Random(1),
+            replayable=self.request.replayable,
+        )
+        clock = asyncio.get_running_loop().time
+        return await dispatch(exchange, self.prepare, self.pool, clock=clock, park=self.park, unix_clock=lambda: 0.0)
+
+    async def answer(self) -> Answer:
+        answer = await self.call()
+        assert isinstance(answer, Answer), answer
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def world(**scripts: Script) -> AsyncIterator[World]:
+    async with contextlib.AsyncExitStack() as stack:
+        origins = {}
+        for name, script in scripts.items():
+            origins[name] = (await stack.enter_async_context(serving(script))).origin
+        yield World(await stack.enter_async_context(pooling()), origins)
+
+
+async def text(answer: Answer) -> bytes:
+    return b"".join([part async for part in answer.chunks()])
+
+
+async def test_a_good_answer_is_relayed_and_settled_once() -> None:
+    head = b"x-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 59\r\n"
+    async with world(a=replying(ok(b"fine", head))) as w:
+        answer = await w.answer()
+        assert (answer.status, answer.kind, await text(answer)) == (200, OutcomeKind.OK, b"fine")
+        assert w.leases.learned[0].requests is not None
+        assert not w.leases.observed
+        await answer.finish(TokenUsage(3, 4))
+        await answer.finish(aborted=True)
+        assert w.leases.kinds == [("a", OutcomeKind.OK)]
+        assert w.leases.observed[0][1].usage == TokenUsage(3, 4)
+
+
+async def _refuse(wire: Wire) -> None:
+    wire.writer.transport.abort()
+
+
+async def _hang(wire: Wire) -> None:
+    await wire.request()
+    await wire.gone()
+
+
+QUOTA = b'{"error":{"type":"insufficient_quota","code":"insufficient_quota"}}'
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        pytest.param(replying(LIMITED), OutcomeKind.RATE_LIMITED, id="429"),
+        pytest.param(
+            replying(b"HTTP/1.1 429 No\r\ncontent-length: %d\r\n\r\n" % len(QUOTA) + QUOTA),
+            OutcomeKind.AUTH_REJECTED,
+            id="quota",
+        ),
+        pytest.param(replying(b"HTTP/1.1 401 No\r\ncontent-length: 0\r\n\r\n"), OutcomeKind.AUTH_REJECTED, id="401"),
+        pytest.param(replying(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"), OutcomeKind.SERVER_ERROR, id="500"),
+        pytest.param(replying(b""), OutcomeKind.SERVER_ERROR, id="closed"),
+        pytest.param(replying(ok() + b"content-length: x"), OutcomeKind.OK, id="junk-after-answer"),
+        pytest.param(replying(b"junk"), OutcomeKind.SERVER_ERROR, id="junk"),
+        pytest.param(
+            replying(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"), OutcomeKind.SERVER_ERROR, id="cut-at-head"
+        ),
+        pytest.param(
+            replying(SSE + chunk(b'event: error\ndata: {"error":{"type":"overloaded_error"}}\n\n')),
+            OutcomeKind.SERVER_ERROR,
+            id="error-event",
+        ),
+        pytest.param(
+            replying(SSE + chunk(b'data: {"error":{"code":"rate_limit_exceeded"}}\n\n')),
+            OutcomeKind.RATE_LIMITED,
+            id="429-event",
+        ),
+        pytest.param(replying(SSE + chunk(b'data: {"half')), OutcomeKind.SERVER_ERROR, id="cut-in-first-event"),
+    ],
+)
+async def test_failures_before_the_first_byte_are_hidden_from_the_caller(script: Script, kind: OutcomeKind) -> None:
+    async with world(a=script, b=replying(ok(b"from b"))) as w:
+        answer = await w.answer()
+        body = await text(answer)
+        await answer.finish()
+        if kind is OutcomeKind.OK:
+            assert (body, w.leases.kinds) == (b"hello", [("a", kind)])
+        else:
+            assert (body, w.leases.kinds) == (b"from b", [("a", kind), ("b", OutcomeKind.OK)])
+
+
+async def test_refused_hanging_and_limited_keys_in_one_request() -> None:
+    async with serving(_hang) as closed:
+        pass
+    async with world(b=replying(LIMITED), c=_hang, d=replying(ok(b"at last"))) as w:
+        w.origins["a"] = closed.origin
+        w.leases.names = ["a", "b", "c", "d"]
+        w.deadlines = Deadlines(first_byte_s=0.05)
+        answer = await w.answer()
+        assert await text(answer) == b"at last"
+        await answer.finish()
+        assert w.leases.kinds == [
+            ("a", OutcomeKind.CONNECT_FAILED),
+            ("b", OutcomeKind.RATE_LIMITED),
+            ("c", OutcomeKind.TIMEOUT),
+            ("d", OutcomeKind.OK),
+        ]
+        hint = w.leases.observed[1][1].hint
+        assert hint is not None
+        assert hint.retry_after_s == 7
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+async def test_the_caller_s_own_error_is_relayed_unchanged(status: int) -> None:
+    body = b'{"error":{"message":"your fault"}}'
+    script = replying(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
+    async with world(a=script, b=replying(ok())) as w:
+        answer = await w.answer()
+        assert (answer.status, answer.kind, await text(answer)) == (status, OutcomeKind.CLIENT_ERROR, body)
+        await answer.finish()
+        assert w.leases.kinds == [("a", OutcomeKind.CLIENT_ERROR)]
+
+
+async def test_the_last_failure_is_relayed_with_its_whole_body() -> None:
+    body = b'{"error":"' + b"x" * 40_000 + b'"}'
+    script = replying(b"HTTP/1.1 500 X\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    async with world(a=script, b=script) as w:
+        answer = await w.call(max_attempts=2)
+        assert isinstance(answer, Answer)
+        assert (answer.status, await text(answer)) == (500, body)
+        await answer.finish()
+        assert w.leases.kinds == [("a", OutcomeKind.SERVER_ERROR), ("b", OutcomeKind.SERVER_ERROR)]
+
+
+async def test_an_answer_that_rejects_the_key_is_never_relayed() -> None:
+    script = replying(b"HTTP/1.1 401 No\r\ncontent-length: 9\r\n\r\nsk-secret")
+    async with world(a=script) as w:
+        failure = await w.call()
+        assert isinstance(failure, Failure)
+        assert failure.kind is OutcomeKind.AUTH_REJECTED
+        assert w.leases.kinds == [("a", OutcomeKind.AUTH_REJECTED)]
+
+
+async def test_nothing_is_retried_after_the_first_byte() -> None:
+    script = replying(SSE + chunk(b'data: {"id":1}\n\n') + chunk(b"data: mo"))
+    async with world(a=script, b=replying(ok())) as w:
+        answer = await w.answer()
+        assert answer.streaming
+        got: list[bytes] = []
+
+        async def relay() -> None:
+            while True:
+                got.append(await answer.read())
+
+        with pytest.raises(UpstreamBroken):
+            await relay()
+        assert b"".join(got) == b'data: {"id":1}\n\ndata: mo'
+        await answer.finish()
+        assert w.leases.kinds == [("a", OutcomeKind.SERVER_ERROR)]
+
+
+async def test_an_error_event_late_in_the_stream_is_held_against_the_key() -> None:
+    async with world(a=replying(SSE + chunk(b'data: {"id":1}\n\n') + b"0\r\n\r\n")) as w:
+        answer = await w.answer()
+        await text(answer)
+        await answer.finish(error=OutcomeKind.SERVER_ERROR)
+        assert w.leases.kinds == [("a", OutcomeKind.SERVER_ERROR)]
+
+
+async def test_stream_chunks_arrive_one_by_one() -> None:
+    go = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.say(SSE + chunk(b'data: {"n":1}\n\n'))
+        await go.wait()
+        await wire.say(chunk(b'data: {"n":2}\n\n') + b"0\r\n\r\n")
+
+    async with world(a=script) as w:
+        answer = await w.answer()
+        assert await answer.read() == b'data: {"n":1}\n\n'
+        go.set()
+        assert await answer.read() == b'data: {"n":2}\n\n'
+        assert await answer.read() == b""
+        await answer.finish()
+
+
+async def test_a_body_that_cannot_be_sent_again_is_sent_once() -> None:
+    async def script(wire: Wire) -> None:
+        await wire.reader.readuntil(b"0\r\n\r\n")
+        await wire.say(b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n")
+
+    async with world(a=script, b=replying(ok())) as w:
+        w.request = UpstreamRequest(b"POST", b"/v1/audio/transcriptions", (), Chunks([b"abc"]))
+        answer = await w.answer()
+        assert answer.status == 500
+        await answer.finish()
+        assert w.leases.kinds == [("a", OutcomeKind.SERVER_ERROR)]
+
+
+@pytest.mark.parametrize("room", [True, False])
+async def test_waits_for_capacity_only_where_there_is_room(room: bool) -> None:
+    async with world(a=replying(ok(b"later"))) as w:
+        w.room = room
+        w.leases.waits = 2
+        result = await w.call()
+        assert len(w.parked) == (2 if room else 1)
+        if isinstance(result, Answer):
+            assert room
+            assert await text(result) == b"later"
+            await result.finish()
+            assert w.leases.kinds == [("a", OutcomeKind.OK)]
+        else:
+            assert not room
+            assert result.retry_after_s is not None
+            assert w.leases.kinds == []
+
+
+async def test_refused_without_any_attempt() -> None:
+    async with world() as w:
+        failure = await w.call()
+        assert isinstance(failure, Failure)
+        assert failure.kind is Refusal.EXHAUSTED
+
+
+async def _head_only(wire: Wire) -> None:
+    await wire.request()
+    await wire.say(SSE)
+    await wire.gone()
+
+
+@pytest.mark.parametrize("script", [_hang, _head_only], ids=["before-head", "before-first-event"])
+async def test_a_caller_who_leaves_cancels_the_upstream(script: Script) -> None:
+    started, gone = asyncio.Event(), asyncio.Event()
+
+    async def watched(wire: Wire) -> None:
+        started.set()
+        await script(wire)
+        gone.set()
+
+    async with world(a=watched, b=replying(ok())) as w:
+        task = asyncio.create_task(w.call())
+        await started.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(gone.wait(), 5)
+        assert w.leases.kinds == [("a", OutcomeKind.ABANDONED)]
+
+
+@pytest.mark.parametrize("how", ["finish", "leave", "raise"])
+async def test_a_caller_who_leaves_in_the_middle(how: str) -> None:
+    gone = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.say(SSE + chunk(b'data: {"n":1}\n\n'))
+        await wire.gone()
+        gone.set()
+
+    async with world(a=script) as w:
+        answer = await w.answer()
+        with contextlib.suppress(LookupError):
+            async with answer:
+                await answer.read()
+                if how == "finish":
+                    await answer.finish(TokenUsage(1, 1, reported=False), aborted=True)
+                if how == "raise":
+                    raise LookupError
+        await asyncio.wait_for(gone.wait(), 5)
+        assert w.leases.kinds == [("a", OutcomeKind.ABANDONED)]
+
+
+async def test_a_broken_promise_still_gives_the_lease_back() -> None:
+    async with world(a=replying(ok())) as w:
+        w.request = UpstreamRequest(b"POST", b"no-slash", (), b"")
+        with pytest.raises(ValueError, match="origin form"):
+            await w.call()
+        assert w.leases.kinds == [("a", OutcomeKind.ABANDONED)]
+
+
+async def test_a_thousand_requests_over_a_limited_a_dead_and_a_good_key() -> None:
+    async def good(wire: Wire) -> None:
+        while True:
+            await wire.request()
+            await wire.say(ok(b"good"))
+
+    async def limited(wire: Wire) -> None:
+        while True:
+            await wire.request()
+            await wire.say(LIMITED)
+
+    async with serving(_hang) as closed:
+        pass
+    async with world(b=limited, c=good) as w:
+        w.origins["a"] = closed.origin
+        w.leases.names = ["a", "b", "c"]
+        gate = asyncio.Semaphore(50)
+
+        async def one() -> bytes:
+            async with gate:
+                answer = await w.answer()
+                body = await text(answer)
+                await answer.finish()
+                return body
+
+        assert await asyncio.gather(*(one() for _ in range(1000))) == [b"good"] * 1000
+        assert len(w.leases.kinds) == 3000
