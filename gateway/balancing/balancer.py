@@ -252,6 +252,11 @@ class Balancer:
         return [endpoint_id for endpoint_id, state in self._states.items() if state.breaker.tripped]
 
     @property
+    def strategy(self) -> Strategy:
+        """The strategy in use."""
+        return self._strategy
+
+    @property
     def in_flight(self) -> int:
         """Leases given out and not yet observed."""
         return len(self._open)

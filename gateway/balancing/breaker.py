@@ -109,7 +109,8 @@ class Breaker:
                 self._trip(now, OPEN_BASE_S, OPEN_CAP_S, rng, renew=True)
             return
         self.consecutive = 0
-        if trial or not self.ejected:
+        # A success that was sent before it opened says no more than what opened it did.
+        if trial:
             self.revive()
 
     def revive(self) -> None:

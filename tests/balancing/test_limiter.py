@@ -1,0 +1,181 @@
+"""The window semantics: what each admits at most, when it is free again, and how a provider's word corrects it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.balancing.limiter import Bucket, FixedWindow, Meter, SlidingWindow
+
+Make = Callable[[float, float], Meter]
+
+
+def bucket(limit: float, window_s: float) -> Meter:
+    return Bucket(limit, window_s, 0.0)
+
+
+def fixed(limit: float, window_s: float) -> Meter:
+    return FixedWindow(limit, window_s, 0.0)
+
+
+def sliding(limit: float, window_s: float) -> Meter:
+    return SlidingWindow(limit, window_s, 0.0)
+
+
+EVERY = pytest.mark.parametrize("make", [bucket, fixed, sliding])
+
+
+@EVERY
+def test_a_fresh_meter_is_full_and_an_impossible_amount_never_free(make: Make) -> None:
+    meter = make(10, 60)
+    assert meter.available(0.0) == 10
+    assert meter.earliest(10, 0.0) == 0.0
+    assert meter.earliest(11, 0.0) == inf
+
+
+@EVERY
+def test_reading_changes_nothing(make: Make) -> None:
+    meter, twin = make(10, 60), make(10, 60)
+    meter.take(7, 1.0)
+    twin.take(7, 1.0)
+    for now in (1.0, 5.0, 30.0, 59.0, 61.0):
+        meter.available(now)
+        meter.earliest(5, now)
+    assert meter.available(62.0) == twin.available(62.0)
+
+
+@EVERY
+@given(
+    moves=st.lists(st.tuples(st.floats(0.0, 20.0), st.integers(1, 10)), max_size=40),
+    amount=st.integers(1, 10),
+)
+def test_earliest_is_true_and_not_before_time(make: Make, moves: list[tuple[float, int]], amount: int) -> None:
+    meter, now = make(10, 60), 0.0
+    for dt, size in moves:
+        now += dt
+        if meter.available(now) >= size:
+            meter.take(size, now)
+    at = meter.earliest(amount, now)
+    assert now <= at < inf
+    assert (at <= now) == (meter.available(now) >= amount)
+    assert meter.available(at) >= amount - 1e-6
+
+
+@EVERY
+@given(moves=st.lists(st.tuples(st.floats(0.0, 15.0), st.integers(1, 4)), max_size=80))
+def test_never_above_limit_plus_stated_burst(make: Make, moves: list[tuple[float, int]]) -> None:
+    limit, window_s = 10.0, 60.0
+    meter, now = make(limit, window_s), 0.0
+    admitted: list[tuple[float, int]] = []
+    for dt, size in moves:
+        now += dt
+        if meter.earliest(size, now) <= now:
+            meter.take(size, now)
+            admitted.append((now, size))
+    bound = limit if make is sliding else 2 * limit
+    for end, _ in admitted:
+        assert sum(size for at, size in admitted if end - window_s < at <= end) <= bound + 1e-6
+    if make is fixed:
+        for window in {int(at // window_s) for at, _ in admitted}:
+            assert sum(size for at, size in admitted if int(at // window_s) == window) <= limit
+
+
+def test_the_bucket_refills_continuously() -> None:
+    meter = Bucket(60, 60, 0.0)
+    meter.take(60, 0.0)
+    assert meter.available(0.5) == pytest.approx(0.5)
+    assert meter.earliest(3, 0.0) == pytest.approx(3.0, abs=1e-3)
+
+
+def test_the_fixed_window_ends_at_its_phase() -> None:
+    meter = FixedWindow(5, 86400.0, 1000.0, phase=-3600.0)
+    meter.take(5, 1000.0)
+    assert meter.earliest(1, 1000.0) == 86400.0 - 3600.0
+
+
+def test_the_sliding_window_holds_an_amount_one_slot_longer_at_most() -> None:
+    meter = SlidingWindow(5, 60.0, 0.0)
+    meter.take(5, 1.0)
+    assert meter.available(60.9) == 0
+    assert 61.0 <= meter.earliest(1, 1.0) <= 64.0
+
+
+def test_a_refund_gives_back_and_an_overrun_is_owed() -> None:
+    for make in (bucket, fixed, sliding):
+        meter = make(100, 60)
+        meter.take(80, 0.0)
+        meter.adjust(-50, 0.0, 0.0)
+        assert meter.available(0.0) == pytest.approx(70)
+        meter.adjust(90, 0.0, 0.0)
+        assert meter.available(0.0) == pytest.approx(-20)
+
+
+def test_a_late_refund_does_not_give_twice() -> None:
+    for make in (bucket, fixed, sliding):
+        meter = make(100, 60)
+        meter.take(100, 0.0)
+        meter.adjust(-100, 0.0, 200.0)
+        meter.take(100, 200.0)
+        assert meter.available(200.0) <= 1e-6
+
+
+@EVERY
+def test_the_provider_is_believed_and_what_is_in_flight_comes_off(make: Make) -> None:
+    meter = make(1000, 60)
+    meter.take(10, 10.0)
+    mark = meter.taken
+    meter.take(30, 10.0)  # sent after the request that the answer is about
+    meter.resync(500, as_of=10.0, mark=mark, reset_s=None, now=10.0)
+    assert meter.available(10.0) == pytest.approx(470)
+
+
+@EVERY
+def test_the_provider_may_say_that_more_is_free_than_was_thought(make: Make) -> None:
+    meter = make(1000, 60)
+    meter.take(900, 10.0)
+    meter.resync(950, as_of=10.0, mark=meter.taken, reset_s=None, now=10.0)
+    assert meter.available(10.0) == pytest.approx(950)
+
+
+def test_the_bucket_adds_what_has_refilled_since_the_provider_looked() -> None:
+    meter = Bucket(600, 60, 0.0)
+    meter.take(1, 0.0)
+    meter.resync(100, as_of=0.0, mark=meter.taken, reset_s=None, now=2.0)
+    assert meter.available(2.0) == pytest.approx(120)
+
+
+def test_the_fixed_window_learns_its_phase_from_the_reset() -> None:
+    meter = FixedWindow(10, 60.0, 0.0)
+    meter.take(10, 5.0)
+    meter.resync(0, as_of=5.0, mark=meter.taken, reset_s=7.0, now=5.0)
+    assert meter.earliest(1, 5.0) == pytest.approx(12.0)
+
+
+def test_the_sliding_window_frees_others_use_at_the_told_reset() -> None:
+    meter = SlidingWindow(10, 60.0, 100.0)
+    meter.take(1, 100.0)
+    meter.resync(0, as_of=100.0, mark=meter.taken, reset_s=12.0, now=100.0)
+    assert meter.available(100.0) == 0
+    assert 112.0 <= meter.earliest(5, 100.0) <= 118.0
+
+
+@EVERY
+def test_a_smaller_limit_keeps_what_is_in_use(make: Make) -> None:
+    meter = make(100, 60)
+    meter.take(40, 0.0)
+    meter.resize(50, 0.0)
+    assert meter.available(0.0) == pytest.approx(10)
+    assert meter.limit == 50
+
+
+@EVERY
+def test_time_standing_still_or_jumping_back_is_harmless(make: Make) -> None:
+    meter = make(10, 60)
+    meter.take(10, 100.0)
+    assert meter.available(50.0) <= 0.0 or make is fixed
+    meter.take(1, 50.0)
+    assert meter.available(100.0) <= 0.0

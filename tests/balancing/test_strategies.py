@@ -1,0 +1,237 @@
+"""Each strategy: its named cases, and the properties that all of them share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import groupby, pairwise
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.balancing.decision import Picked
+from gateway.balancing.outcome import OutcomeKind
+from gateway.balancing.quota import Limits
+from gateway.balancing.strategies.registry import (
+    ALIASES,
+    STRATEGY_NAMES,
+    UnknownStrategy,
+    canonical_name,
+    make_strategy,
+)
+from gateway.balancing.strategies.weighted import MAX_CYCLE, smooth_cycle
+from tests.balancing.pools import ASK, end, endpoint, pick, pool, serve
+
+EVERY = pytest.mark.parametrize("strategy", STRATEGY_NAMES)
+
+
+@pytest.mark.parametrize("name", [*STRATEGY_NAMES, *ALIASES, "Weighted-Round-Robin", " ROUND ROBIN "])
+def test_names_and_aliases_are_known(name: str) -> None:
+    assert make_strategy(name).name == canonical_name(name)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UnknownStrategy, match="round_robin, weighted"):
+        make_strategy("random")
+
+
+# --- weighted -------------------------------------------------------------------------------------------------------
+
+
+def sequence(weights: dict[str, int], picks: int, seed: int = 1) -> list[str]:
+    balancer = pool(*(endpoint(name, weight) for name, weight in weights.items()), seed=seed)
+    return [serve(balancer) for _ in range(picks)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_100_consecutive_picks_are_exactly_50_30_20(seed: int) -> None:
+    picks = sequence({"a": 50, "b": 30, "c": 20}, 1000, seed)
+    for start in range(len(picks) - 100):
+        assert Counter(picks[start : start + 100]) == {"a": 50, "b": 30, "c": 20}
+
+
+def test_50_30_20_never_bunches() -> None:
+    picks = sequence({"a": 50, "b": 30, "c": 20}, 1000)
+    longest = {name: max(len(list(run)) for key, run in groupby(picks) if key == name) for name in "abc"}
+    assert longest == {"a": 2, "b": 1, "c": 1}
+
+
+def test_nginx_own_example() -> None:
+    assert smooth_cycle([5, 1, 1]) == [0, 0, 1, 0, 2, 0, 0]
+
+
+@given(weights=st.lists(st.integers(1, 60), min_size=1, max_size=8))
+def test_the_cycle_is_exact_and_smooth(weights: list[int]) -> None:
+    cycle = smooth_cycle(weights)
+    shares = Counter(cycle)
+    total = sum(weights)
+    for index, weight in enumerate(weights):
+        assert shares[index] * total == weight * len(cycle)
+        # Between two turns of a key lies at most about its period, also across the end of the cycle.
+        turns = [position for position, turn in enumerate(cycle + cycle) if turn == index]
+        widest = max(after - before for before, after in pairwise(turns))
+        assert widest <= 2 * -(-total // weight)
+
+
+def test_a_huge_pool_of_odd_weights_has_a_bounded_cycle() -> None:
+    rng = Random(5)
+    weights = [rng.randrange(1, 10_000) for _ in range(1000)]
+    cycle = smooth_cycle(weights)
+    assert len(cycle) <= MAX_CYCLE + len(weights)
+    assert set(cycle) == set(range(1000))
+
+
+def test_turns_of_a_key_that_is_out_go_to_the_others_in_proportion() -> None:
+    balancer = pool(endpoint("a", 50), endpoint("b", 30), endpoint("c", 20))
+    ask = replace(ASK, excluded=frozenset({"a"}))
+    assert Counter(serve(balancer, ask) for _ in range(100)) == {"b": 60, "c": 40}
+
+
+def test_a_key_that_comes_back_does_not_catch_up_in_a_burst() -> None:
+    balancer = pool(endpoint("a", 50), endpoint("b", 30), endpoint("c", 20))
+    for _ in range(500):
+        serve(balancer, replace(ASK, excluded=frozenset({"a"})))
+    assert Counter(serve(balancer) for _ in range(100)) == {"a": 50, "b": 30, "c": 20}
+
+
+def test_a_reload_keeps_the_turn() -> None:
+    endpoints = [endpoint("a"), endpoint("b"), endpoint("c"), endpoint("d")]
+    balancer = pool(*endpoints, strategy="round_robin")
+    strategy = balancer.strategy
+    seen = Counter()  # type: Counter[str]
+    for _ in range(400):
+        seen[serve(balancer)] += 1
+        balancer.reconfigure(endpoints, [], strategy)
+    assert min(seen.values()) >= 60
+
+
+def test_standby_keys_serve_only_when_nothing_else_is_ready() -> None:
+    balancer = pool(endpoint("a", 3), endpoint("spare", 0))
+    assert {serve(balancer) for _ in range(20)} == {"a"}
+    assert serve(balancer, replace(ASK, excluded=frozenset({"a"}))) == "spare"
+
+
+# --- round robin ----------------------------------------------------------------------------------------------------
+
+
+def test_round_robin_takes_each_in_turn_whatever_the_weight() -> None:
+    balancer = pool(endpoint("a", 90), endpoint("b", 1), endpoint("c", 9), strategy="round_robin")
+    picks = [serve(balancer) for _ in range(30)]
+    assert picks[:3] * 10 == picks
+    assert set(picks) == {"a", "b", "c"}
+
+
+# --- least connections ----------------------------------------------------------------------------------------------
+
+
+def test_least_connections_follows_load_over_capacity() -> None:
+    balancer = pool(
+        endpoint("big", max_in_flight=30), endpoint("small", max_in_flight=10), strategy="least_connections"
+    )
+    held = Counter(pick(balancer).endpoint.id for _ in range(20))
+    assert held == {"big": 15, "small": 5}
+
+
+def test_least_connections_sends_to_the_key_that_finished() -> None:
+    balancer = pool(endpoint("a"), endpoint("b"), endpoint("c"), strategy="least_connections")
+    leases = {lease.endpoint.id: lease for lease in (pick(balancer) for _ in range(3))}
+    assert set(leases) == {"a", "b", "c"}
+    end(balancer, leases["b"])
+    assert pick(balancer).endpoint.id == "b"
+
+
+# --- rate limit aware -----------------------------------------------------------------------------------------------
+
+
+def test_rate_limit_aware_takes_the_most_headroom() -> None:
+    limits = {"q-a": Limits(rpm=3000), "q-b": Limits(rpm=1000)}
+    balancer = pool(endpoint("a"), endpoint("b"), strategy="rate_limit_aware", limits=limits)
+    shares = Counter(serve(balancer) for _ in range(400))
+    assert shares["a"] == pytest.approx(300, abs=3)
+
+
+def test_rate_limit_aware_looks_at_the_tightest_dimension() -> None:
+    limits = {"q-a": Limits(rpm=10_000, tpm=1_000), "q-b": Limits(rpm=100, tpm=1_000_000)}
+    balancer = pool(endpoint("a"), endpoint("b"), strategy="rate_limit_aware", limits=limits)
+    assert Counter(serve(balancer) for _ in range(5))["b"] >= 4
+
+
+# --- all of them ----------------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_equal_keys_are_served_without_bias(strategy: str) -> None:
+    seen = Counter()  # type: Counter[str]
+    for seed in range(300):
+        seen[serve(pool(endpoint("a"), endpoint("b"), endpoint("c"), strategy=strategy, seed=seed))] += 1
+    assert min(seen.values()) > 60
+
+
+@EVERY
+@pytest.mark.parametrize("size", [1, 3, 40])
+def test_nobody_starves(strategy: str, size: int) -> None:
+    balancer = pool(*(endpoint(f"k{n}") for n in range(size)), strategy=strategy)
+    leases, seen = [], set()
+    for _ in range(size * 30):
+        leases.append(pick(balancer))
+        seen.add(leases[-1].endpoint.id)
+        if len(leases) > size:
+            end(balancer, leases.pop(0))
+    assert len(seen) == size
+
+
+@EVERY
+def test_the_one_ready_key_of_many_is_found(strategy: str) -> None:
+    balancer = pool(*(endpoint(f"k{n}", 1 + n % 7) for n in range(300)), strategy=strategy)
+    ask = replace(ASK, excluded=frozenset(f"k{n}" for n in range(300) if n != 217))
+    assert {serve(balancer, ask) for _ in range(5)} == {"k217"}
+
+
+@EVERY
+@given(data=st.data())
+def test_only_eligible_keys_and_never_above_a_limit(strategy: str, data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 12))
+    endpoints = [
+        endpoint(
+            f"k{n}",
+            data.draw(st.integers(0, 5)),
+            models=data.draw(st.sampled_from([(), ("gpt-4o",), ("gpt-*",), ("claude-*",)])),
+            region=data.draw(st.sampled_from(["eu", "us", None])),
+            max_in_flight=data.draw(st.sampled_from([None, 1, 3])),
+            quota_id=f"q{n % 4}",
+        )
+        for n in range(size)
+    ]
+    limits = {f"q{n}": Limits(rpm=data.draw(st.integers(1, 6)), concurrency=5) for n in range(4)}
+    balancer = pool(*endpoints, strategy=strategy, limits=limits, provider="unheard-of")
+    residency = data.draw(st.sampled_from([frozenset[str](), frozenset({"eu"})]))
+    excluded = data.draw(st.frozensets(st.sampled_from([each.id for each in endpoints]), max_size=3))
+    ask = replace(ASK, residency=residency, excluded=excluded)
+    open_leases, sent = [], Counter()  # type: ignore[var-annotated]
+    for _ in range(40):
+        decision = balancer.acquire(ask, now=1.0)
+        if isinstance(decision, Picked):
+            chosen = decision.lease.endpoint
+            assert chosen.serves(ask.model, ask.dialect)
+            assert not residency or chosen.region in residency
+            assert chosen.id not in excluded
+            sent[chosen.quota_id] += 1
+            open_leases.append(decision.lease)
+            in_flight = Counter(lease.endpoint.id for lease in open_leases)
+            assert chosen.max_in_flight is None or in_flight[chosen.id] <= chosen.max_in_flight
+            assert sum(lease.endpoint.quota_id == chosen.quota_id for lease in open_leases) <= 5
+        elif open_leases:
+            end(balancer, open_leases.pop(0), now=1.0)
+    for quota_id, count in sent.items():
+        assert count <= (limits[quota_id].rpm or 0)
+
+
+@EVERY
+def test_a_failing_key_is_left_alone_by_all(strategy: str) -> None:
+    balancer = pool(endpoint("dead"), endpoint("b"), endpoint("c"), strategy=strategy)
+    for _ in range(40):
+        lease = pick(balancer)
+        end(balancer, lease, OutcomeKind.CONNECT_FAILED if lease.endpoint.id == "dead" else OutcomeKind.OK)
+    assert "dead" not in {serve(balancer) for _ in range(30)}
