@@ -1,0 +1,259 @@
+"""The data path: from a caller's bytes to a provider's and back, without a framework, a database or a KMS on the way.
+
+A request goes: path (`routes`), token (`credentials`, `Verifier`), tenant (`directory`), body (`intake`), pool and
+permission (`choice`), key, sending and failover (`call`), answer (`stream`); and whatever happens, one usage row
+(`record`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Protocol
+
+import msgspec
+from uuid_utils.compat import uuid7
+
+from auth.details import Detail, read_details
+from auth.errors import Fault
+from auth.principal import Principal
+from auth.scopes import INFERENCE
+from gateway.metering.pricing import PriceTable
+from gateway.proxy.asgi_channel import AsgiChannel, Receive, Scope, Send
+from gateway.proxy.call import Call
+from gateway.proxy.channel import CallerGone, Channel
+from gateway.proxy.choice import choose_pool, named_pool
+from gateway.proxy.credentials import find_token
+from gateway.proxy.dialects import Shape, error_answer, status_of
+from gateway.proxy.directory import Directory
+from gateway.proxy.faults import Broken, Forbidden, NoSuchPath, RequestFault, TenantSuspended, WrongMethod
+from gateway.proxy.intake import IntakeLimits, take_in
+from gateway.proxy.model_list import list_body, models_of, one_body
+from gateway.proxy.record import Recorder, RequestRecord
+from gateway.proxy.routes import GET_MODEL, LIST_MODELS, Route, Unroutable, is_inference, match
+from gateway.proxy.stream import relay
+from gateway.upstream.dispatch import Sender
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["DataPath", "Verifier", "is_inference"]
+
+_DETAILS_CACHE_BOUND = 4096
+_PROBLEM = b"application/problem+json"
+
+
+class Verifier(Protocol):
+    """Turns a token into its principal; fulfilled by `auth.tokens.Verifier`."""
+
+    def verify(self, token: str) -> Principal:
+        """Return the caller, or raise NotAuthenticated."""
+
+
+class DataPath:
+    """The ASGI application of the inference paths; `serve` is the same for any other server.
+
+    `clock` is monotonic seconds (the same as the balancers'), `unix_clock` Unix seconds. `in_flight` counts requests
+    under way, `answered` all that ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        verifier: Verifier,
+        directory: Directory,
+        upstream: Sender,
+        recorders: Sequence[Recorder],
+        prices: PriceTable,
+        rng: Random,
+        limits: IntakeLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._verifier = verifier
+        self._directory = directory
+        self._upstream = upstream
+        self._recorders = tuple(recorders)
+        self._prices = prices
+        self._rng = rng
+        self._limits = limits or IntakeLimits()
+        self._clock = clock
+        self._unix_clock = unix_clock
+        self._details: dict[str, tuple[Detail, ...]] = {}
+        self.in_flight = 0
+        self.answered = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI `http` scope."""
+        await self.serve(AsgiChannel(scope, receive, send))
+
+    async def serve(self, channel: Channel) -> None:
+        """Answer one request. Returns normally whatever happens, except when this task is cancelled from outside."""
+        record = RequestRecord(uuid7(), clock=self._clock, unix=self._unix_clock())
+        leaver = _Leaver()
+        self.in_flight += 1
+        try:
+            await self._answer(channel, record, leaver)
+        except CallerGone:
+            pass
+        except asyncio.CancelledError:
+            if not leaver.is_gone:
+                raise
+            leaver.stay()
+        finally:
+            channel.close()
+            self.in_flight -= 1
+            self.answered += 1
+            record.write(self._recorders, self._prices)
+
+    async def _answer(self, channel: Channel, record: RequestRecord, leaver: _Leaver) -> None:
+        is_anthropic, wants_problem = _spoken(channel)
+        found = match(channel.method, channel.raw_path, is_anthropic=is_anthropic)
+        dialect = found.dialect if isinstance(found, Unroutable) else found.operation.dialect
+        shape: Shape = "problem" if wants_problem else dialect
+        fault: Fault
+        try:
+            if isinstance(found, Unroutable):
+                raise _unroutable(found)
+            await self._serve_route(found, channel, record, leaver, shape)
+            return
+        except CallerGone:
+            raise
+        except Fault as error:
+            fault = error
+            if error.debug or status_of(error) >= 500:
+                logger.info("request refused: %s", error.code, extra=_log_extra(record, error.debug))
+        except Exception as error:  # the request's boundary: logged, and answered without a word of it
+            logger.error("request failed", exc_info=error, extra=_log_extra(record))
+            fault = Broken("The gateway failed.", hint=f"Tell the operators the request id {record.request_id}.")
+        if record.status != RequestRecord.UNANSWERED:
+            channel.abort()  # the head is out already: all that is left is to show that the answer is cut
+            return
+        status, headers, body = error_answer(shape, fault, record.request_id)
+        record.status = status
+        if record.outcome == RequestRecord.ABANDONED:
+            record.outcome = fault.code
+        await channel.send_head(status, headers)
+        await channel.finish(body)
+
+    async def _serve_route(
+        self, route: Route, channel: Channel, record: RequestRecord, leaver: _Leaver, shape: Shape
+    ) -> None:
+        operation = route.operation
+        record.operation = operation.name
+        principal = self._verifier.verify(find_token(channel.headers, channel.query))
+        record.principal = principal
+        if INFERENCE not in principal.scopes:
+            raise _no_scope()
+        tenant = self._directory.get(principal.tenant_id) or await self._directory.find(principal.tenant_id)
+        if tenant is None or not tenant.is_active:
+            raise TenantSuspended(
+                "The tenant of this token is suspended or was deleted.", hint="Ask the operators of the gateway."
+            )
+        details = self._details_of(principal)
+        named = named_pool(route.pool, channel.headers)
+        if operation.name in (LIST_MODELS, GET_MODEL):
+            models = models_of(tenant, details, named=named, dialect=operation.dialect, now=self._unix_clock())
+            await _send_models(channel, record, route, models)
+            return
+        intake = await take_in(channel, operation, self._limits)
+        record.model = model = intake.model or route.model or ""
+        choice = choose_pool(
+            tenant, details, named=named, model=model, dialect=operation.dialect, now=self._unix_clock()
+        )
+        record.pool = choice.pool
+        leaver.task = asyncio.current_task()
+        channel.on_gone(leaver.leave)
+        call = Call(route, channel, intake, choice, record, clock=self._clock, rng=self._rng)
+        answer = await call.send(self._upstream)
+        await relay(channel, answer, record, shape=shape, est_input_tokens=intake.est_input_tokens)
+
+    def _details_of(self, principal: Principal) -> tuple[Detail, ...]:
+        if not principal.details:
+            return ()
+        found = self._details.get(principal.token_id)
+        if found is None:
+            try:
+                found = read_details(principal.details)
+            except msgspec.ValidationError as error:
+                # Written by a later version: what it narrows is not known here, so it admits nothing.
+                raise Forbidden(
+                    "The access token carries authorization_details that this gateway does not understand.",
+                    hint="Get a new token.",
+                    debug=str(error),
+                ) from None
+            if len(self._details) >= _DETAILS_CACHE_BOUND:
+                self._details.clear()
+            self._details[principal.token_id] = found
+        return found
+
+
+class _Leaver:
+    """Cancels the request's own task when the caller disconnects, and remembers that it was that."""
+
+    __slots__ = ("is_gone", "task")
+
+    def __init__(self) -> None:
+        self.is_gone = False
+        self.task: asyncio.Task[object] | None = None
+
+    def leave(self) -> None:
+        self.is_gone = True
+        if self.task is not None:
+            self.task.cancel()
+
+    def stay(self) -> None:
+        """Take the cancellation back: the task goes on to its own end."""
+        if self.task is not None:
+            self.task.uncancel()
+
+
+async def _send_models(channel: Channel, record: RequestRecord, route: Route, models: dict[str, str]) -> None:
+    dialect = route.operation.dialect
+    if route.operation.name == GET_MODEL:
+        body = one_body(dialect, models, route.model or "")
+    else:
+        body = list_body(dialect, models)
+    identifier = record.request_id.encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", identifier),
+        (b"x-llm-proxy-request-id", identifier),
+    ]
+    record.status, record.outcome = 200, "ok"
+    await channel.send_head(200, headers)
+    await channel.finish(body)
+
+
+def _spoken(channel: Channel) -> tuple[bool, bool]:
+    """Return whether the caller is an Anthropic client, and whether it wants problem documents."""
+    is_anthropic = wants_problem = False
+    for name, value in channel.headers:
+        if name == b"anthropic-version":
+            is_anthropic = True
+        elif name == b"accept" and _PROBLEM in value:
+            wants_problem = True
+    return is_anthropic, wants_problem
+
+
+def _unroutable(found: Unroutable) -> RequestFault:
+    if found.status == 405:
+        return WrongMethod(found.sentence, allow=found.allow)
+    return NoSuchPath(found.sentence) if found.status == 404 else RequestFault(found.sentence)
+
+
+def _no_scope() -> Forbidden:
+    return Forbidden(
+        "The access token lacks the scope 'inference'.",
+        hint="Request a token with scope=inference, for a client that may have it.",
+    )
+
+
+def _log_extra(record: RequestRecord, debug: str = "") -> dict[str, str]:
+    extra = {"request_id": record.request_id, "operation": record.operation}
+    if debug:
+        extra["debug"] = debug
+    return extra

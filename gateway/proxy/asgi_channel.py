@@ -1,0 +1,115 @@
+"""The `Channel` over ASGI 3 (asgi.readthedocs.io, HTTP & WebSocket specification)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from gateway.proxy.channel import CallerGone, HeaderList
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+WATCH_AFTER_S = 0.02
+"""ASGI tells of a disconnect only to who awaits `receive`, which takes a task. Most answers are over before it is worth
+one; a caller that leaves earlier than this is noticed at this time."""
+RECHECK_S = 0.5
+"""How often it is looked whether an upload is over, so that watching may begin."""
+
+
+class AsgiChannel:
+    """One ASGI HTTP request as a `Channel`."""
+
+    __slots__ = (
+        "_body_over",
+        "_on_gone",
+        "_receive",
+        "_send",
+        "_timer",
+        "_watch",
+        "aborted",
+        "client",
+        "headers",
+        "method",
+        "query",
+        "raw_path",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.method: str = scope["method"]
+        self.raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+        self.query: bytes = scope["query_string"]
+        # Servers may hand over any iterable of pairs; names are lower-case by the specification.
+        headers = scope["headers"]
+        self.headers: HeaderList = headers if isinstance(headers, list) else list(headers)
+        client = scope.get("client")
+        self.client: str = client[0] if client else ""
+        self.aborted = False
+        self._receive = receive
+        self._send = send
+        self._body_over = False
+        self._on_gone: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def receive(self) -> bytes:
+        """See `Channel.receive`."""
+        while not self._body_over:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise CallerGone
+            self._body_over = not message.get("more_body", False)
+            body: bytes = message.get("body", b"")
+            if body:
+                return body
+        return b""
+
+    async def send_head(self, status: int, headers: HeaderList) -> None:
+        """See `Channel.send_head`."""
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def send(self, chunk: bytes) -> None:
+        """See `Channel.send`."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def finish(self, last: bytes = b"") -> None:
+        """See `Channel.finish`."""
+        self.close()
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def abort(self) -> None:
+        """See `Channel.abort`: the ASGI application then returns with the answer unfinished, and the server closes."""
+        self.aborted = True
+
+    def on_gone(self, call: Callable[[], None]) -> None:
+        """See `Channel.on_gone`."""
+        self._on_gone = call
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watch)
+
+    def close(self) -> None:
+        """See `Channel.close`."""
+        self._on_gone = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _start_watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._body_over:
+            self._watch = loop.create_task(self._watch_for_disconnect())
+        else:
+            # An upload is being read; its reader notices. Two readers would take each other's messages.
+            self._timer = loop.call_later(RECHECK_S, self._start_watch)
+
+    async def _watch_for_disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        call, self._on_gone = self._on_gone, None
+        self._watch = None
+        if call is not None:
+            call()

@@ -1,0 +1,186 @@
+"""One request on the keys of its pool: prepared, sent, failed over, until one answers or none can."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+
+from gateway.balancing.decision import Ask, Lease, Refusal
+from gateway.balancing.exchange import Exchange
+from gateway.balancing.outcome import OutcomeKind
+from gateway.balancing.steps import Failure, Pause
+from gateway.proxy.channel import Channel, HeaderList
+from gateway.proxy.choice import Choice
+from gateway.proxy.faults import (
+    NoCapacity,
+    NoUsableKey,
+    RequestFault,
+    UnknownModel,
+    UpstreamFailed,
+    UpstreamSlow,
+)
+from gateway.proxy.headers import forwarded
+from gateway.proxy.intake import Intake
+from gateway.proxy.queue import Place
+from gateway.proxy.record import RequestRecord
+from gateway.proxy.routes import Route
+from gateway.upstream.dispatch import Answer, Prepared, Sender, dispatch
+from gateway.upstream.message import UpstreamRequest
+from gateway.upstream.providers import DIALECT_ROOTS
+
+BACKOFF = "backoff"
+"""The reason of an `Exchange`'s pause between two tries that are not about capacity."""
+_QUERIES = {"gemini": (b"alt=sse",), "anthropic": (b"beta=true",), "openai": ()}
+"""The only query parameters that reach a provider; everything else means nothing to it, or is Azure's api-version."""
+
+
+class Call:
+    """Sends one taken-in request on keys of the chosen pool until one answers, or none can."""
+
+    __slots__ = ("_channel", "_choice", "_clock", "_exchange", "_headers", "_intake", "_place", "_record", "_route")
+
+    def __init__(
+        self,
+        route: Route,
+        channel: Channel,
+        intake: Intake,
+        choice: Choice,
+        record: RequestRecord,
+        *,
+        clock: Callable[[], float],
+        rng: Random,
+    ) -> None:
+        self._route = route
+        self._channel = channel
+        self._intake = intake
+        self._choice = choice
+        self._record = record
+        self._clock = clock
+        self._place: Place | None = None
+        pool, dialect = choice.pool, route.operation.dialect
+        self._headers = forwarded(channel.headers)
+        self._exchange = Exchange(
+            pool.balancer,
+            Ask(
+                model=choice.model,
+                dialect=dialect,
+                est_input_tokens=intake.est_input_tokens,
+                est_output_tokens=intake.est_output_tokens,
+                residency=choice.allowed.residency,
+                priority=choice.allowed.priority,
+                deadline=clock() + pool.deadlines.total_s,
+            ),
+            pool.policy,
+            pool.budget,
+            rng=rng,
+            replayable=intake.replayable,
+        )
+
+    async def send(self, upstream: Sender) -> Answer:
+        """Return the answer to relay. Raises the RequestFault to answer with, or what the body's source raised."""
+        pool, line = self._choice.pool, (self._route.operation.dialect, self._choice.model)
+        try:
+            if pool.queue.is_waited_for(line):
+                # Others wait for this model: whoever comes now stands behind them.
+                deadline = self._clock() + pool.policy.max_pause_s
+                if not await self._stand(deadline, deadline):
+                    raise self._full(None)
+            answer = await dispatch(self._exchange, self._prepare, upstream, clock=self._clock, park=self._park)
+        finally:
+            self._record.attempts = len(self._exchange.attempts)
+            if self._place is not None:
+                self._place.leave()
+        if isinstance(answer, Failure):
+            raise self._fault(answer)
+        self._record.first_byte_at = self._clock()
+        return answer
+
+    def _prepare(self, lease: Lease) -> Prepared:
+        if self._place is not None:
+            self._place.leave()
+            self._place = None
+        pool, operation = self._choice.pool, self._route.operation
+        target = self._record.target = pool.targets[lease.endpoint.id]
+        face = target.faces[operation.dialect]
+        model = target.model_map.get(self._choice.model, self._choice.model)
+        return Prepared(
+            face.target.origin,
+            UpstreamRequest(
+                method=operation.method.encode(),
+                target=face.target.path(self._path(model)),
+                headers=self._headers_for(face.target.face.defaults),
+                body=self._intake.body(model),
+                fixed=face.fixed,
+            ),
+            face.target.hint_style,
+            pool.deadlines,
+        )
+
+    def _headers_for(self, defaults: HeaderList | tuple[tuple[bytes, bytes], ...]) -> HeaderList:
+        if not defaults:
+            return self._headers
+        named = {name for name, _ in self._headers}
+        return [*self._headers, *(header for header in defaults if header[0] not in named)]
+
+    def _path(self, model: str) -> str:
+        operation = self._route.operation
+        path = f"models/{model}:{operation.path}" if operation.model_in_path else operation.path
+        query = self._channel.query
+        if query:
+            kept = [part for part in query.split(b"&") if part in _QUERIES[operation.dialect]]
+            if kept:
+                path += "?" + b"&".join(kept).decode()
+        return f"{DIALECT_ROOTS[operation.dialect]}/{path}"
+
+    async def _park(self, pause: Pause) -> bool:
+        if pause.reason == BACKOFF:
+            # Not for want of capacity: standing in line would hold up those whom this failure does not concern.
+            await asyncio.sleep(pause.until - self._clock())
+            return True
+        return await self._stand(pause.until, self._clock() + self._choice.pool.policy.max_pause_s)
+
+    async def _stand(self, until: float, deadline: float) -> bool:
+        if self._place is None:
+            line = (self._route.operation.dialect, self._choice.model)
+            priority = self._choice.allowed.priority
+            self._place = self._choice.pool.queue.place(line, priority=priority, deadline=deadline)
+        return await self._place.wait(until)
+
+    def _full(self, retry_after_s: float | None) -> NoCapacity:
+        return NoCapacity(
+            f"Every key of pool {self._choice.pool.name!r} that serves {self._choice.model!r} is at its limit.",
+            hint="Slow down and try again later, or add keys or quota to the pool.",
+            retry_after_s=1.0 if retry_after_s is None else retry_after_s,
+        )
+
+    def _fault(self, failure: Failure) -> RequestFault:
+        """Say what the caller is told when no provider's answer can be relayed."""
+        pool, model, kind = self._choice.pool.name, self._choice.model, failure.kind
+        self._record.outcome = str(kind)
+        tried = f" after {self._record.attempts} attempts" if self._record.attempts > 1 else ""
+        if kind in (Refusal.NO_MODEL, Refusal.RESIDENCY):
+            where = " in a region that the token allows" if kind is Refusal.RESIDENCY else ""
+            return UnknownModel(
+                f"No key of pool {pool!r} serves {model!r}{where}.", hint="GET /v1/models lists the choices."
+            )
+        if kind is Refusal.TOO_LARGE:
+            return RequestFault(
+                f"The request needs more tokens than any key of pool {pool!r} may use in a whole minute.",
+                hint="Shorten it, lower its maximum of output tokens, or raise the keys' limits.",
+            )
+        if kind is OutcomeKind.RATE_LIMITED:
+            return self._full(failure.retry_after_s)
+        if kind in (OutcomeKind.AUTH_REJECTED, Refusal.EXHAUSTED, Refusal.NO_ENDPOINTS):
+            return NoUsableKey(
+                f"No key of pool {pool!r} is accepted by its provider at the moment{tried}.",
+                hint="The pool's owner should check the keys: the provider rejected them, or they were all tried.",
+                retry_after_s=5.0,
+            )
+        if kind in (OutcomeKind.TIMEOUT, "deadline"):
+            return UpstreamSlow(
+                f"No provider of pool {pool!r} answered in time{tried}.",
+                hint="Try again, or raise the pool's deadlines for slow models.",
+            )
+        reached = "could not be reached" if kind is OutcomeKind.CONNECT_FAILED else "failed"
+        return UpstreamFailed(f"The provider {reached}{tried}.", hint="Try again in a moment.", retry_after_s=1.0)

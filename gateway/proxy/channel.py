@@ -1,0 +1,54 @@
+"""One caller's request and the way back to it, free of any server's types.
+
+The data path is written against this protocol alone: `asgi_channel` fulfils it under any ASGI server, and a server
+protocol of our own may do so later without a change above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+HeaderList = list[tuple[bytes, bytes]]
+
+
+class CallerGone(Exception):
+    """The caller disconnected: there is nobody left to answer."""
+
+
+class Channel(Protocol):
+    """A request head, then body in, head out, chunks out.
+
+    `method` is upper case; `raw_path` the path as sent, percent-encoding and all, without the query; `headers` in order
+    with lower-case names; `client` the peer's address, "" if unknown.
+    """
+
+    method: str
+    raw_path: bytes
+    query: bytes
+    headers: HeaderList
+    client: str
+
+    async def receive(self) -> bytes:
+        """Return the next bytes of the body, b"" at its end and ever after. Raises CallerGone."""
+
+    async def send_head(self, status: int, headers: HeaderList) -> None:
+        """Send status and headers; once, before any chunk."""
+
+    async def send(self, chunk: bytes) -> None:
+        """Send body bytes; waits while the caller reads more slowly than we write."""
+
+    async def finish(self, last: bytes = b"") -> None:
+        """Send the last bytes and end the answer in good order."""
+
+    def abort(self) -> None:
+        """End the connection without ending the answer, so that the caller sees that it is cut."""
+
+    def on_gone(self, call: Callable[[], None]) -> None:
+        """Have `call` called, at most once, when the caller disconnects after its body was read to the end.
+
+        Before that `receive` raises CallerGone.
+        """
+
+    def close(self) -> None:
+        """Stop watching for the disconnect; the request is over."""

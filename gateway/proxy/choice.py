@@ -1,0 +1,129 @@
+"""Which pool serves a request, and whether the token admits it. Pure.
+
+The caller names the pool in the path (`/pools/{name}/v1/…`) or in `x-llm-proxy-pool`. Unnamed, it is the tenant's
+default pool if that serves the model and the token reaches it, else the first such pool by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from auth.details import Detail
+from gateway.policy import Allowed, Denied, judge, may_use_pool
+from gateway.proxy.faults import BadBody, Forbidden, NoUsableKey, RequestFault, UnknownModel, UnknownPool
+from gateway.proxy.runtime import PoolRuntime, TenantRuntime
+
+POOL_HEADER = b"x-llm-proxy-pool"
+
+_MEMBERS = {
+    "pools": "the pool",
+    "models": "the model",
+    "regions": "any region in which the pool has keys",
+    "expires_at": "requests at this time any more",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The pool, the real model ("" for a request without one), and what the token allows there."""
+
+    pool: PoolRuntime
+    model: str
+    allowed: Allowed
+
+
+def named_pool(in_path: str | None, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    """Return the pool that the caller names, None if it leaves the choice. Raises RequestFault if it names two."""
+    name = in_path
+    for header, value in headers:
+        if header == POOL_HEADER:
+            found = value.decode("latin-1").strip()
+            if name is not None and found != name:
+                raise RequestFault(
+                    "The request names two different pools.",
+                    hint="Name the pool in the path or in x-llm-proxy-pool, once.",
+                )
+            name = found
+    return name
+
+
+def choose_pool(
+    tenant: TenantRuntime, details: Sequence[Detail], *, named: str | None, model: str, dialect: str, now: float
+) -> Choice:
+    """Choose; `model` is the caller's name for it, `now` Unix seconds. Raises the RequestFault to answer with."""
+    if named is not None:
+        pool = tenant.pools.get(named)
+        if pool is None or not may_use_pool(details, named):
+            # One answer for both: a token that does not reach a pool need not learn that it exists.
+            raise UnknownPool(
+                f"There is no pool {named[:64]!r} for this token.",
+                hint=f"Use one of: {_listed(tenant, details)}.",
+            )
+        if not pool.endpoints:
+            raise _no_key(pool.name)
+        if not _serves(pool, model, dialect):
+            raise UnknownModel(
+                f"No key of pool {named!r} serves the model {model!r} over the {dialect} API.",
+                hint="GET /v1/models lists the choices; a key's `models` and `provider` decide what it serves.",
+            )
+        return _judged(pool, details, model, now)
+    reachable = [pool for pool in tenant.pools.values() if may_use_pool(details, pool.name)]
+    if tenant.default is not None and tenant.default in reachable:
+        reachable.remove(tenant.default)
+        reachable.insert(0, tenant.default)
+    refusal: RequestFault | None = None
+    for pool in reachable:
+        if _serves(pool, model, dialect):
+            try:
+                return _judged(pool, details, model, now)
+            except Forbidden as error:
+                refusal = refusal or error
+    if refusal is not None:
+        raise refusal
+    if not tenant.pools:
+        raise NoUsableKey(
+            "The tenant has no pool yet.", hint="Create one: POST /api/v1/pools/import, or 'llm-proxy pool import'."
+        )
+    if not any(pool.endpoints for pool in reachable):
+        raise _no_key(reachable[0].name if reachable else None)
+    if not model:
+        raise BadBody(
+            f"No pool of this tenant has a key for the {dialect} API.",
+            hint="Name a model, or add a key of a provider that speaks it.",
+        )
+    raise UnknownModel(
+        f"No pool of this tenant serves the model {model!r} over the {dialect} API.",
+        hint="GET /v1/models lists the choices; a key's `models` and `provider` decide what it serves.",
+    )
+
+
+def _serves(pool: PoolRuntime, model: str, dialect: str) -> bool:
+    if not model:
+        return any(dialect in endpoint.dialects for endpoint in pool.endpoints)
+    return pool.serves(model, dialect)
+
+
+def _judged(pool: PoolRuntime, details: Sequence[Detail], model: str, now: float) -> Choice:
+    real = pool.real_model(model)
+    models = (model, real) if real != model else (model,) if model else ()
+    found = judge(details, pool=pool.name, models=models, regions=pool.regions, now=now)
+    if isinstance(found, Denied):
+        raise Forbidden(
+            f"The access token does not allow {_MEMBERS.get(found.member, found.member)} "
+            f"(authorization_details.{found.member}).",
+            hint="Ask whoever issued the token for a wider one, or change the request.",
+        )
+    return Choice(pool, real, found)
+
+
+def _no_key(pool: str | None) -> NoUsableKey:
+    where = f"Pool {pool!r}" if pool else "The tenant"
+    return NoUsableKey(
+        f"{where} has no usable provider key.", hint="Add one (POST /api/v1/pools/{id}/keys) or enable one."
+    )
+
+
+def _listed(tenant: TenantRuntime, details: Sequence[Detail]) -> str:
+    names = [name for name in tenant.pools if may_use_pool(details, name)]
+    return ", ".join(names[:20]) or "none: the tenant has no pool that it reaches"

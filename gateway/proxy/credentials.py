@@ -1,0 +1,68 @@
+"""Finds the caller's token among the places where SDKs put it. Pure.
+
+OpenAI's SDK sends `Authorization: Bearer`, Anthropic's `x-api-key`, Azure's `api-key`, Google's `x-goog-api-key`. RFC
+6750 section 2: one place only, and never the URL, which ends in logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from auth.errors import NotAuthenticated
+
+_BARE = frozenset({b"x-api-key", b"api-key", b"x-goog-api-key"})
+_IN_QUERY = (b"access_token=", b"api_key=", b"api-key=", b"key=", b"token=")
+
+MAX_TOKEN_BYTES = 8192
+
+
+class NoCredentials(NotAuthenticated):
+    """The request carries no token."""
+
+    code = "missing_token"
+
+
+class BadCredentials(NotAuthenticated):
+    """The token is in a place where it must not be, in two places, or is no token at all."""
+
+    code = "invalid_request"
+
+
+def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
+    """Return the token. Raises NoCredentials or BadCredentials, each with the way to mend the request."""
+    token = b""
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, found = value.strip().partition(b" ")
+            if scheme.lower() != b"bearer":
+                raise BadCredentials(
+                    "The Authorization header is not of the Bearer scheme.",
+                    hint="Send 'Authorization: Bearer <access token>' with a token from /oauth2/token.",
+                )
+            found = found.strip()
+        elif name in _BARE:
+            found = value.strip()
+            if found[:7].lower() == b"bearer ":
+                found = found[7:].strip()
+        else:
+            continue
+        if token and found != token:
+            raise BadCredentials(
+                "The request carries two different credentials.",
+                hint="Send the access token in one header only: Authorization, x-api-key, api-key or x-goog-api-key.",
+            )
+        token = found
+    if query and any(part.startswith(_IN_QUERY) for part in query.lower().split(b"&")):
+        raise BadCredentials(
+            "The URL carries a credential, which would end in logs.",
+            hint="Take it out of the query and send it as 'Authorization: Bearer <access token>'.",
+        )
+    if not token:
+        raise NoCredentials(
+            "The request carries no access token.",
+            hint="Get one from /oauth2/token with your client credentials and send it as 'Authorization: Bearer …', "
+            "or give it to your SDK as its API key.",
+        )
+    if len(token) > MAX_TOKEN_BYTES or not token.isascii():
+        raise BadCredentials("The access token is malformed.", hint="Send the access_token of /oauth2/token unchanged.")
+    return token.decode("ascii")

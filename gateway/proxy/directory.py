@@ -1,0 +1,219 @@
+"""Every tenant's runtime in memory; the database is asked behind the requests, never on their way.
+
+Changes come as notices (LISTEN) and, should one be lost, through a poll of revisions. When the database is away the
+last state keeps serving. A tenant that is not known yet is loaded once however many requests ask for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Protocol
+from uuid import UUID
+
+from auth.errors import Unavailable
+from gateway.proxy.faults import NotLoaded
+from gateway.proxy.runtime import TenantRuntime, Workshop, build_tenant
+from tenants.snapshot import TenantSnapshot
+
+logger = logging.getLogger(__name__)
+
+IGNORED_TABLES = frozenset({"oauth_client", "client_secret", "signing_key", "token_revocation", "audit_event"})
+"""Tables whose changes do not alter a runtime."""
+UNKNOWN_FOR_S = 5.0
+"""How long a tenant that does not exist is remembered as such."""
+RETRY_S = 1.0
+_GIVE_UP_AFTER = 3
+
+
+class Loader(Protocol):
+    """Reads snapshots; fulfilled by `tenants.snapshot.SnapshotLoader`."""
+
+    async def load(self, tenant_id: UUID) -> TenantSnapshot | None:
+        """Load one tenant, None if it does not exist."""
+
+    async def load_all(self) -> list[TenantSnapshot]:
+        """Load every tenant."""
+
+    async def revisions(self) -> dict[UUID, int]:
+        """Return the revision of every tenant."""
+
+
+class InMemoryLoader:
+    """The twin: a dictionary of snapshots. `broken` set to an exception makes every call fail with it."""
+
+    def __init__(self, *snapshots: TenantSnapshot) -> None:
+        self.snapshots = {snapshot.tenant_id: snapshot for snapshot in snapshots}
+        self.broken: Exception | None = None
+        self.loads = 0
+
+    async def load(self, tenant_id: UUID) -> TenantSnapshot | None:
+        """See `Loader.load`."""
+        self.loads += 1
+        await asyncio.sleep(0)
+        if self.broken is not None:
+            raise self.broken
+        return self.snapshots.get(tenant_id)
+
+    async def load_all(self) -> list[TenantSnapshot]:
+        """See `Loader.load_all`."""
+        await asyncio.sleep(0)
+        if self.broken is not None:
+            raise self.broken
+        return list(self.snapshots.values())
+
+    async def revisions(self) -> dict[UUID, int]:
+        """See `Loader.revisions`."""
+        await asyncio.sleep(0)
+        if self.broken is not None:
+            raise self.broken
+        return {tenant_id: snapshot.revision for tenant_id, snapshot in self.snapshots.items()}
+
+
+class Directory:
+    """Tenant id → runtime. `start` loads everything and keeps it fresh until `close`.
+
+    `changed` may be called from anywhere on the loop, for each notice. `is_ready` turns true with the first full load.
+    """
+
+    def __init__(self, loader: Loader, workshop: Workshop, *, poll_s: float = 5.0) -> None:
+        self._loader = loader
+        self._workshop = workshop
+        self._poll_s = poll_s
+        self._tenants: dict[UUID, TenantRuntime] = {}
+        self._loading: dict[UUID, asyncio.Task[TenantRuntime | None]] = {}
+        self._unknown: dict[UUID, float] = {}
+        self._dirty: set[UUID] = set()
+        self._all_dirty = False
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.is_ready = False
+        self.failures = 0
+
+    def __iter__(self) -> Iterator[TenantRuntime]:
+        return iter(list(self._tenants.values()))
+
+    def get(self, tenant_id: UUID) -> TenantRuntime | None:
+        """Return the runtime if it is in memory: the way of all but a tenant's first request."""
+        return self._tenants.get(tenant_id)
+
+    async def find(self, tenant_id: UUID) -> TenantRuntime | None:
+        """Return the runtime, loading it if need be; None if there is no such tenant. Raises NotLoaded (503)."""
+        found = self._tenants.get(tenant_id)
+        if found is not None:
+            return found
+        if self._unknown.get(tenant_id, 0.0) > self._workshop.clock():
+            return None
+        task = self._loading.get(tenant_id)
+        if task is None:
+            task = asyncio.create_task(self._load(tenant_id))
+            self._loading[tenant_id] = task
+            task.add_done_callback(lambda _: self._loading.pop(tenant_id, None))
+        try:
+            # Shielded: a caller that leaves must not take the load from the others.
+            return await asyncio.shield(task)
+        except (Unavailable, TimeoutError, OSError) as error:
+            raise NotLoaded(
+                "The tenant's configuration cannot be read for now.",
+                hint="Try again in a few seconds.",
+                debug=repr(error),
+                retry_after_s=RETRY_S,
+            ) from error
+
+    async def start(self) -> None:
+        """Begin loading in the background; returns once everything is loaded or the first attempt has failed."""
+        first = asyncio.Event()
+        self._task = asyncio.create_task(self._run(first), name="directory")
+        await first.wait()
+
+    async def close(self) -> None:
+        """Stop refreshing; what is loaded stays."""
+        tasks = [task for task in (self._task, *self._loading.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def changed(self, table: str, tenant_id: UUID | None) -> None:
+        """Take one notice of a committed change; `tenant_id` None means that anything may have changed."""
+        if table in IGNORED_TABLES:
+            return
+        if tenant_id is None:
+            self._all_dirty = True
+            self._unknown.clear()
+        else:
+            self._dirty.add(tenant_id)
+            self._unknown.pop(tenant_id, None)
+        self._wake.set()
+
+    async def refresh(self) -> None:
+        """Load whatever changed since the last load. Raises what the loader raises; nothing is lost by it."""
+        if not self.is_ready:
+            for snapshot in await self._loader.load_all():
+                self._put(snapshot)
+            self.is_ready = True
+        if self._all_dirty:
+            self._all_dirty = False
+            try:
+                revisions = await self._loader.revisions()
+            except BaseException:
+                self._all_dirty = True
+                raise
+            for tenant_id in self._tenants.keys() - revisions.keys():
+                del self._tenants[tenant_id]
+            self._dirty |= {
+                tenant_id
+                for tenant_id, revision in revisions.items()
+                if (known := self._tenants.get(tenant_id)) is None or known.revision < revision
+            }
+        failed = 0
+        for tenant_id in list(self._dirty):
+            self._dirty.discard(tenant_id)
+            try:
+                await self._load(tenant_id)
+            except BaseException as error:
+                self._dirty.add(tenant_id)
+                failed += 1
+                # One tenant whose keys do not open must not hold the others back; several in a row: all are away.
+                if failed >= _GIVE_UP_AFTER or not isinstance(error, Exception):
+                    raise
+                logger.warning("a tenant's configuration cannot be read", extra={"tenant_id": str(tenant_id)})
+
+    async def _run(self, first: asyncio.Event) -> None:
+        while True:
+            self._wake.clear()
+            delay_s = self._poll_s
+            try:
+                await self.refresh()
+            except Exception as error:  # noqa: BLE001 - a loop's boundary: the last state serves until the next try
+                self.failures += 1
+                delay_s = RETRY_S
+                logger.warning("configuration not refreshed, serving what is known", extra={"error": repr(error)})
+            first.set()
+            try:
+                async with asyncio.timeout(delay_s):
+                    # After a failure notices do not shorten the wait: the loader is away.
+                    await (self._wake.wait() if delay_s == self._poll_s else asyncio.Event().wait())
+            except TimeoutError:
+                self._all_dirty = True
+
+    async def _load(self, tenant_id: UUID) -> TenantRuntime | None:
+        snapshot = await self._loader.load(tenant_id)
+        if snapshot is None:
+            self._tenants.pop(tenant_id, None)
+            if len(self._unknown) > 10_000:
+                self._unknown.clear()
+            self._unknown[tenant_id] = self._workshop.clock() + UNKNOWN_FOR_S
+            return None
+        return self._put(snapshot)
+
+    def _put(self, snapshot: TenantSnapshot) -> TenantRuntime:
+        before = self._tenants.get(snapshot.tenant_id)
+        if before is not None and before.revision > snapshot.revision:
+            return before  # two loads crossed: the later state stays
+        self._unknown.pop(snapshot.tenant_id, None)
+        runtime = self._tenants[snapshot.tenant_id] = build_tenant(snapshot, before, self._workshop)
+        return runtime

@@ -1,0 +1,131 @@
+"""What can be wrong with an inference request, each with its HTTP status, a stable code and how to mend it."""
+
+from __future__ import annotations
+
+from auth.errors import Fault
+
+
+class RequestFault(Fault):
+    """An answer that the gateway gives itself. `status` is HTTP's; `retry_after_s` tells when trying again may help."""
+
+    code = "invalid_request"
+    status = 400
+
+    def __init__(self, public: str, *, hint: str = "", debug: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(public, hint=hint, debug=debug)
+        self.retry_after_s = retry_after_s
+
+
+class NoSuchPath(RequestFault):
+    """The path is none that the gateway serves."""
+
+    code = "unknown_path"
+    status = 404
+
+
+class WrongMethod(RequestFault):
+    """The path is served with another method; `allow` names it."""
+
+    code = "method_not_allowed"
+    status = 405
+
+    def __init__(self, public: str, *, allow: str) -> None:
+        super().__init__(public)
+        self.allow = allow
+
+
+class BadBody(RequestFault):
+    """The body is not what the operation takes."""
+
+    code = "invalid_body"
+
+
+class BodyTooLarge(RequestFault):
+    """The body exceeds the bound."""
+
+    code = "request_too_large"
+    status = 413
+
+
+class BodyTooSlow(RequestFault):
+    """The body did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
+
+
+class WrongContentType(RequestFault):
+    """The body's media type is none that the operation takes."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
+class UnknownModel(RequestFault):
+    """No pool that the caller may use serves the model."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class UnknownPool(RequestFault):
+    """The named pool does not exist for this caller."""
+
+    code = "pool_not_found"
+    status = 404
+
+
+class Forbidden(RequestFault):
+    """The token is valid and does not allow this."""
+
+    code = "not_permitted"
+    status = 403
+
+
+class TenantSuspended(RequestFault):
+    """The tenant was suspended by the operators."""
+
+    code = "tenant_suspended"
+    status = 403
+
+
+class NoCapacity(RequestFault):
+    """Every key is at its limit for longer than the request may wait."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+
+
+class NoUsableKey(RequestFault):
+    """The pool has no key that could serve now."""
+
+    code = "no_usable_key"
+    status = 503
+
+
+class UpstreamFailed(RequestFault):
+    """The provider could not be reached, or broke, and no other key saved the request."""
+
+    code = "upstream_failed"
+    status = 502
+
+
+class UpstreamSlow(RequestFault):
+    """The provider, or all waiting together, exceeded the deadline."""
+
+    code = "upstream_timeout"
+    status = 504
+
+
+class NotLoaded(RequestFault):
+    """The tenant's configuration cannot be read for now."""
+
+    code = "temporarily_unavailable"
+    status = 503
+
+
+class Broken(RequestFault):
+    """A fault of the gateway itself; the log has the rest under the request id."""
+
+    code = "internal_error"
+    status = 500

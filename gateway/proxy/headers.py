@@ -1,0 +1,65 @@
+"""Which headers cross the gateway, in either direction: allow-lists. Pure.
+
+Towards the provider: what its API reads. Never the caller's credential, cookies, forwarding or tracing headers, nor
+anything that `Connection` names (RFC 9110 section 7.6.1).
+
+Towards the caller: what describes the content, and what SDKs read: the provider's `x-request-id` / `request-id` stay,
+so that a support case with the provider can name them; `retry-after*` stay. Rate-limit headers do not cross: they
+describe one key of the pool, which the caller neither chose nor may know. Nor do organisation names and cookies.
+The gateway adds
+
+    x-llm-proxy-request-id   this request, in the gateway's logs and usage
+    x-llm-proxy-pool         the pool's name          x-llm-proxy-key        the key's name, never the key
+    x-llm-proxy-provider     the provider             x-llm-proxy-region     the key's region, if it has one
+    x-llm-proxy-attempts     how many keys were tried, the answering one included
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.proxy.channel import HeaderList
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+FORWARDED = frozenset(
+    {
+        b"accept", b"content-type", b"user-agent", b"idempotency-key", b"openai-beta", b"anthropic-version",
+        b"anthropic-beta", b"http-referer", b"x-title",
+    }
+)  # fmt: skip
+"""Sent to a provider as the caller sent them."""
+
+RETURNED = frozenset(
+    {
+        b"content-type", b"content-length", b"content-encoding", b"content-disposition", b"content-language",
+        b"cache-control", b"retry-after", b"retry-after-ms", b"x-should-retry", b"x-request-id", b"request-id",
+        b"apim-request-id", b"openai-processing-ms", b"openai-version", b"openai-model",
+    }
+)  # fmt: skip
+"""Sent to the caller as the provider sent them."""
+
+_IDENTITY = (b"accept-encoding", b"identity")
+_PLAIN_CONNECTION = frozenset({b"keep-alive", b"close"})
+
+
+def forwarded(headers: Headers) -> HeaderList:
+    """Return what is sent upstream. Answers are asked for uncompressed, so that usage can be read as it passes."""
+    picked = [_IDENTITY]
+    listed: frozenset[bytes] | None = None
+    for header in headers:
+        name = header[0]
+        if name in FORWARDED:
+            picked.append(header)
+        elif name == b"connection":
+            value = header[1].strip().lower()
+            if value not in _PLAIN_CONNECTION:
+                listed = frozenset(part.strip() for part in value.split(b",")) | (listed or frozenset())
+    if listed is not None:
+        return [header for header in picked if header[0] not in listed]
+    return picked
+
+
+def returned(headers: Headers) -> HeaderList:
+    """Return the provider's headers that reach the caller."""
+    return [header for header in headers if header[0] in RETURNED]

@@ -1,0 +1,232 @@
+"""Takes a request's body in: bounded, in time, and read only as far as the gateway needs it.
+
+JSON is held whole (it may have to be sent again to another key). Multipart uploads are held up to `HOLD_BYTES`; larger
+ones are relayed while they come in, after the part in which the model stands, and can be sent once only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from gateway.proxy.channel import Channel
+from gateway.proxy.faults import BadBody, BodyTooLarge, BodyTooSlow, WrongContentType
+from gateway.proxy.json_model import decode, locate_model, model_name, replace_model
+from gateway.proxy.routes import Operation
+
+HOLD_BYTES = 256 * 1024
+"""How much of an upload is held to find its model; one that is no longer than this can be tried on another key."""
+BIG_JSON_BYTES = 1024 * 1024
+"""Above this the search for a repeated `model` leaves the event loop."""
+DEFAULT_OUTPUT_TOKENS = 512
+"""What is reserved for an answer whose request sets no maximum; settled by the real count afterwards."""
+MAX_OUTPUT_TOKENS = 1_000_000
+
+_MULTIPART_MODEL = re.compile(
+    rb'content-disposition:[^\r\n]*;\s*name="?model"?(?=[;\r\n])[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n--',
+    re.IGNORECASE,
+)
+_BOUNDARY = re.compile(rb'^multipart/form-data\s*;.*boundary="?[^";,\s]', re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    """`max_body_bytes` bounds JSON, `max_upload_bytes` multipart; a held body may take `body_s` to arrive."""
+
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_upload_bytes: int = 512 * 1024 * 1024
+    body_s: float = 60.0
+
+
+class Upload:
+    """A body relayed while it arrives: `head` was read already, the rest comes from the caller. A `BodySource`."""
+
+    def __init__(self, head: bytes, channel: Channel, length: int | None, max_bytes: int) -> None:
+        self._head = head
+        self._channel = channel
+        self._max_bytes = max_bytes
+        self.length = length
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        sent = len(self._head)
+        yield self._head
+        while chunk := await self._channel.receive():
+            sent += len(chunk)
+            if sent > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            yield chunk
+
+
+@dataclass(slots=True)
+class Intake:
+    """A request's body as taken in. `model` is the caller's name for it, "" if none is named (then the pool's is used).
+
+    `span` is where the model's name stands in the held bytes, None if it does not.
+    """
+
+    model: str
+    held: bytes
+    span: tuple[int, int] | None = None
+    rest: Channel | None = None
+    length: int | None = None
+    wants_stream: bool = False
+    est_input_tokens: int = 0
+    est_output_tokens: int = 0
+    max_bytes: int = 0
+    is_form: bool = False
+
+    @property
+    def replayable(self) -> bool:
+        """Tell whether the whole body is held."""
+        return self.rest is None
+
+    def body(self, model: str) -> bytes | Upload:
+        """Return what is sent upstream, with `model` in place of the caller's name and every other byte unchanged."""
+        held = self.held
+        if model != self.model and self.span is not None:
+            held = self._form_with(model) if self.is_form else replace_model(held, self.span, model)
+        if self.rest is None:
+            return held
+        grown = len(held) - len(self.held)
+        return Upload(held, self.rest, None if self.length is None else self.length + grown, self.max_bytes + grown)
+
+    def _form_with(self, model: str) -> bytes:
+        assert self.span is not None
+        return self.held[: self.span[0]] + model.encode() + self.held[self.span[1] :]
+
+
+NO_BODY = Intake(model="", held=b"")
+
+
+async def take_in(channel: Channel, operation: Operation, limits: IntakeLimits) -> Intake:
+    """Read what `operation` takes from `channel`. Raises a RequestFault, or CallerGone."""
+    if operation.body == "none":
+        return NO_BODY
+    content_type, length = _described(channel)
+    media_type = content_type.partition(b";")[0].strip().lower()
+    is_form = media_type == b"multipart/form-data"
+    if is_form and operation.body == "json":
+        raise WrongContentType(
+            f"{operation.name} takes JSON, not a form.", hint="Send the Content-Type application/json."
+        )
+    if not is_form and operation.body == "multipart":
+        raise WrongContentType(
+            f"{operation.name} takes an upload.", hint="Send multipart/form-data with the file and the model as parts."
+        )
+    if media_type and not is_form and media_type != b"application/json" and not media_type.endswith(b"+json"):
+        raise WrongContentType(
+            f"The Content-Type {media_type.decode('latin-1')[:80]!r} is none that {operation.name} takes.",
+            hint="Send the Content-Type application/json.",
+        )
+    bound = limits.max_upload_bytes if is_form else limits.max_body_bytes
+    if length is not None and length > bound:
+        raise _too_large(bound)
+    if is_form:
+        if not _BOUNDARY.match(content_type):
+            raise BadBody("The multipart body has no boundary.", hint="Let your HTTP client write the Content-Type.")
+        return await _take_form(channel, length, bound, limits.body_s)
+    return await _take_json(channel, operation, bound, limits.body_s)
+
+
+async def _take_json(channel: Channel, operation: Operation, bound: int, body_s: float) -> Intake:
+    body, _ = await _read(channel, bound, body_s)
+    if len(body) > bound:
+        raise _too_large(bound)
+    if not body:
+        raise BadBody("The request has no body.", hint='Send a JSON object such as {"model": "…"}.')
+    fields = decode(body)
+    intake = Intake(
+        model="",
+        held=body,
+        wants_stream=fields.stream is True,
+        est_input_tokens=len(body) // 4 + 1,
+        est_output_tokens=_output_tokens(fields) if operation.generates else 0,
+    )
+    if not operation.model_in_path:
+        if fields.model is None and operation.name == "moderations":
+            return intake
+        intake.model = model_name(fields.model)
+        intake.span = locate_model(body) if len(body) < BIG_JSON_BYTES else await asyncio.to_thread(locate_model, body)
+    return intake
+
+
+async def _take_form(channel: Channel, length: int | None, bound: int, body_s: float) -> Intake:
+    held, more = await _read(channel, HOLD_BYTES, body_s)
+    found = _MULTIPART_MODEL.search(held)
+    intake = Intake(
+        model="",
+        held=held,
+        rest=channel if more else None,
+        length=length,
+        max_bytes=bound,
+        est_input_tokens=256,
+        is_form=True,
+    )
+    if found is not None:
+        if _MULTIPART_MODEL.search(held, found.end(1)) is not None:
+            raise BadBody("The form names its model twice.", hint="Leave one part named model.")
+        intake.model = model_name(found[1].decode("utf-8", "replace"))
+        intake.span = found.span(1)
+    return intake
+
+
+async def _read(channel: Channel, bound: int, body_s: float) -> tuple[bytes, bool]:
+    """Read until the end or until more than `bound` bytes came; return them and whether more may follow."""
+    try:
+        async with asyncio.timeout(body_s):
+            first = await channel.receive()
+            if not first:
+                return b"", False
+            if len(first) > bound:
+                return first, True
+            second = await channel.receive()
+            if not second:
+                return first, False
+            parts, size = [first, second], len(first) + len(second)
+            while size <= bound:
+                chunk = await channel.receive()
+                if not chunk:
+                    return b"".join(parts), False
+                parts.append(chunk)
+                size += len(chunk)
+            return b"".join(parts), True
+    except TimeoutError:
+        raise BodyTooSlow(
+            f"The request body did not arrive within {body_s:g} s.", hint="Send it faster, or check your connection."
+        ) from None
+
+
+def _described(channel: Channel) -> tuple[bytes, int | None]:
+    content_type, length = b"", None
+    for name, value in channel.headers:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"content-length" and value.isdigit():
+            length = int(value)
+        elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+            raise WrongContentType(
+                "The request body is compressed.", hint="Send it without Content-Encoding: its model must be read."
+            )
+    return content_type, length
+
+
+def _output_tokens(fields: object) -> int:
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        value = getattr(fields, name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return min(value, MAX_OUTPUT_TOKENS)
+    config = getattr(fields, "generation_config", None)
+    if isinstance(config, dict):
+        value = config.get("maxOutputTokens")
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return min(value, MAX_OUTPUT_TOKENS)
+    return DEFAULT_OUTPUT_TOKENS
+
+
+def _too_large(bound: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The request body is larger than {bound // 1024} KiB.",
+        hint="Send less, or ask the operators to raise the bound.",
+    )

@@ -1,0 +1,122 @@
+"""Reads the few fields of a JSON request that the gateway needs, and renames its model by bytes. Pure.
+
+The body is relayed as it came. So what the gateway read and what the provider will read must be the same: a body in
+which `model` stands twice, or in another spelling beside it, is refused (parsers disagree on which one wins).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from gateway.proxy.faults import BadBody
+
+
+class Fields(msgspec.Struct):
+    """What is decoded; every other field is skipped, though its syntax is checked."""
+
+    model: Any = None
+    stream: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+    generation_config: Any = msgspec.field(default=None, name="generationConfig")
+
+
+_DECODER = msgspec.json.Decoder(Fields)
+
+# "model" in every spelling that some parser takes for it: JSON escapes, and letter case (Go matches keys without it).
+_MODEL_KEY = re.compile(
+    rb'"(?:m|\\u00[46]d)(?:o|\\u00[46]f)(?:d|\\u00[46]4)(?:e|\\u00[46]5)(?:l|\\u00[46]c)"', re.IGNORECASE
+)
+_VALUE = re.compile(rb'\s*+:\s*+("(?:[^"\\]|\\.)*+")')
+_AFTER_KEY = re.compile(rb"\s*+:")
+# One step over JSON text: everything up to the next bracket, or up to the next string that may be a key.
+_STEP = re.compile(rb'[^"{}\[\]]*+(?:([{}\[\]])|("(?:[^"\\]|\\.)*+"))')
+
+MAX_MODEL_CHARS = 256
+
+
+def decode(body: bytes) -> Fields:
+    """Decode the needed fields. Raises BadBody for what is no JSON object."""
+    try:
+        return _DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        raise BadBody(
+            "The request body is not a JSON object.",
+            hint='Send an object such as {"model": "…", "messages": […]}.',
+            debug=str(error),
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadBody(
+            f"The request body is not valid JSON ({_public(error)}).",
+            hint="Send UTF-8 JSON with the Content-Type application/json.",
+            debug=str(error),
+        ) from None
+    except RecursionError:
+        raise BadBody(
+            "The request body is nested too deeply.", hint="Flatten it: no API takes a body nested this deep."
+        ) from None
+
+
+def model_name(value: object) -> str:
+    """Return the model's name. Raises BadBody when it is missing or no name."""
+    if value is None:
+        raise BadBody("The request names no model.", hint='Add "model" to the body; GET /v1/models lists the choices.')
+    if not isinstance(value, str) or not value or len(value) > MAX_MODEL_CHARS or not value.isprintable():
+        raise BadBody(
+            "The request's model is not a model name.",
+            hint=f'Set "model" to a string of 1 to {MAX_MODEL_CHARS} printable characters.',
+        )
+    return value
+
+
+def locate_model(body: bytes) -> tuple[int, int]:
+    """Return (start, end) of the value of the top-level `model`, quotes included; `body` has passed `decode`.
+
+    Raises BadBody when the key stands there twice or in two spellings.
+    """
+    first = _MODEL_KEY.search(body)
+    if first is None:
+        raise BadBody("The request names no model.", hint='Spell the key "model" without escapes.')
+    if _MODEL_KEY.search(body, first.end()) is not None:
+        return _value(body, _only_top_level_key(body))
+    # There is one candidate only, and the decoder has found the field: this is it.
+    return _value(body, first.end())
+
+
+def replace_model(body: bytes, span: tuple[int, int], model: str) -> bytes:
+    """Return `body` with the value at `span` replaced and every other byte as it was."""
+    return body[: span[0]] + msgspec.json.encode(model) + body[span[1] :]
+
+
+def _value(body: bytes, key_end: int) -> tuple[int, int]:
+    found = _VALUE.match(body, key_end)
+    if found is None:
+        raise BadBody("The request's model is not a string.", hint='Set "model" to the name of a model.')
+    return found.span(1)
+
+
+def _only_top_level_key(body: bytes) -> int:
+    """Return where the one top-level key that reads as "model" ends. Walks the text once, brackets and strings only."""
+    depth, at, found = 0, 0, -1
+    while step := _STEP.match(body, at):
+        at = step.end()
+        bracket = step.group(1)
+        if bracket is not None:
+            depth += 1 if bracket in b"{[" else -1
+        elif depth == 1 and _MODEL_KEY.fullmatch(step.group(2)) and _AFTER_KEY.match(body, at):
+            if found >= 0:
+                raise BadBody(
+                    "The request names its model twice.", hint='Leave one "model" at the top level of the body.'
+                )
+            found = at
+    return found
+
+
+def _public(error: Exception) -> str:
+    # The decoder's messages say where, never what.
+    text = str(error)
+    return text if len(text) < 120 and text.isprintable() else "malformed"

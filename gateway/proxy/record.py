@@ -1,0 +1,124 @@
+"""Collects what one request's usage row says, while the request goes on, and writes it exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+from uuid import UUID
+
+from auth.principal import Principal
+from gateway.balancing.outcome import TokenUsage
+from gateway.metering.event import UsageEvent
+from gateway.metering.pricing import PriceTable
+from gateway.proxy.runtime import KeyTarget, PoolRuntime
+
+_NOTHING = TokenUsage(reported=False)
+_MAX_TEXT = 256
+
+
+class Recorder(Protocol):
+    """Takes finished rows; fulfilled by `UsageRecorder`, and by whatever counts for metrics."""
+
+    def record(self, row: UsageEvent) -> None:
+        """Take one row; must not block or raise."""
+
+
+class RequestRecord:
+    """What is known so far; `write` makes the row of it. Without `principal` there is nobody to charge, and no row.
+
+    `status` stays UNANSWERED, `outcome` ABANDONED, when the caller left first. `clock` is monotonic seconds.
+    """
+
+    UNANSWERED = 499
+    ABANDONED = "abandoned"
+
+    __slots__ = (
+        "_arrived",
+        "_clock",
+        "_written",
+        "attempts",
+        "first_byte_at",
+        "id",
+        "model",
+        "operation",
+        "outcome",
+        "pool",
+        "principal",
+        "request_id",
+        "served_model",
+        "status",
+        "streamed",
+        "target",
+        "unix",
+        "usage",
+    )
+
+    def __init__(self, identifier: UUID, *, clock: Callable[[], float], unix: float) -> None:
+        self.id = identifier
+        self.request_id = f"req_{identifier.hex}"
+        self.unix = unix
+        self._clock = clock
+        self._arrived = clock()
+        self._written = False
+        self.principal: Principal | None = None
+        self.operation = ""
+        self.model = ""
+        self.served_model: str | None = None
+        self.pool: PoolRuntime | None = None
+        self.target: KeyTarget | None = None
+        self.status = self.UNANSWERED
+        self.outcome = self.ABANDONED
+        self.attempts = 0
+        self.streamed = False
+        self.usage = _NOTHING
+        self.first_byte_at: float | None = None
+
+    def write(self, recorders: tuple[Recorder, ...], prices: PriceTable) -> None:
+        """Hand the row to `recorders`; only the first call does."""
+        principal = self.principal
+        if self._written or principal is None:
+            return
+        self._written = True
+        target, usage = self.target, self.usage
+        cost = None
+        if target is not None and (usage.input or usage.output):
+            cost = prices.cost_nanos(target.provider, self.served_model or self.model, usage)
+            if cost is None and self.served_model:
+                # Deployments and dated snapshots go by names that no price list has; the caller's name may be in it.
+                cost = prices.cost_nanos(target.provider, self.model, usage)
+        first = self.first_byte_at
+        row = UsageEvent(
+            id=self.id,
+            tenant_id=principal.tenant_id,
+            at=datetime.fromtimestamp(self.unix, UTC),
+            request_id=self.request_id,
+            client_id=principal.client_id,
+            token_id=principal.token_id,
+            pool_id=self.pool.pool_id if self.pool else None,
+            key_id=target.key_id if target else None,
+            key_version=target.version if target else None,
+            provider=target.provider if target else None,
+            region=target.region if target else None,
+            operation=self.operation,
+            model=_storable(self.model),
+            served_model=_storable(self.served_model) if self.served_model else None,
+            status=self.status,
+            outcome=self.outcome,
+            attempts=self.attempts,
+            streamed=self.streamed,
+            input_tokens=usage.input,
+            output_tokens=usage.output,
+            cached_input_tokens=usage.cached_input,
+            usage_reported=usage.reported,
+            cost_usd_nanos=cost,
+            first_byte_ms=None if first is None else (first - self._arrived) * 1000.0,
+            total_ms=(self._clock() - self._arrived) * 1000.0,
+        )
+        for recorder in recorders:
+            recorder.record(row)
+
+
+def _storable(text: str) -> str:
+    """Postgres takes no NUL, and a provider's answer is not trusted to be short."""
+    return text[:_MAX_TEXT].replace("\0", "") if "\0" in text or len(text) > _MAX_TEXT else text

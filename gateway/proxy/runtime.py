@@ -1,0 +1,310 @@
+"""A tenant in memory, ready to serve: its pools, each with a balancer, and for each key where and how to send.
+
+Built from a `TenantSnapshot` by `build_tenant`, which is pure but for logging; rebuilding keeps the state of balancers,
+queues and retry budgets of pools that still exist.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from uuid import UUID
+
+import msgspec
+
+from auth.errors import Invalid
+from gateway.balancing.balancer import Balancer
+from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.quota import Limits, Quota
+from gateway.balancing.retry import RetryBudget, RetryPolicy
+from gateway.balancing.strategies.registry import make_strategy
+from gateway.balancing.strategy import Strategy
+from gateway.proxy.channel import HeaderList
+from gateway.proxy.queue import PoolQueue
+from gateway.upstream.guard import EgressPolicy
+from gateway.upstream.message import Deadlines
+from gateway.upstream.providers import PROVIDERS, Target, resolve
+from tenants.snapshot import KeySnapshot, PoolSnapshot, QuotaSnapshot, TenantSnapshot
+
+logger = logging.getLogger(__name__)
+
+_SERVES_CACHE_BOUND = 2048
+
+
+class RetrySettings(msgspec.Struct, frozen=True):
+    """See `RetryPolicy` and `RetryBudget`."""
+
+    max_attempts: int = 4
+    budget_ratio: float = 0.2
+    max_pause_s: float = 30.0
+
+
+class DeadlineSettings(msgspec.Struct, frozen=True):
+    """See `Deadlines`."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 300.0
+    idle_s: float = 120.0
+    total_s: float = 900.0
+
+
+class PoolSettings(msgspec.Struct, frozen=True):
+    """What a pool's settings say; members left out have these defaults."""
+
+    failover: bool = True
+    retry: RetrySettings = RetrySettings()
+    deadlines: DeadlineSettings = DeadlineSettings()
+    model_aliases: dict[str, str] = {}
+    max_waiting: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One key as a dialect sees it: `fixed` holds its credential as header lines."""
+
+    target: Target
+    fixed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTarget:
+    """One version of one key: where its requests go, and what answers say about it."""
+
+    key_id: UUID
+    version: int
+    name: str
+    provider: str
+    region: str | None
+    model_map: Mapping[str, str]
+    faces: Mapping[str, Face]
+    answer_headers: HeaderList
+    """`x-llm-proxy-pool`, `-key`, `-provider`, `-region`: the same in every answer."""
+
+
+@dataclass(slots=True)
+class PoolRuntime:
+    """One pool. `endpoints` are keys of `targets` by the id that the balancer knows them by.
+
+    The object lives as long as the pool: a rebuild changes it in place, so that a request which was under way sees the
+    keys that the balancer hands out.
+    """
+
+    pool_id: UUID
+    name: str
+    is_default: bool
+    strategy_name: str
+    strategy: Strategy
+    settings: PoolSettings
+    endpoints: tuple[Endpoint, ...]
+    targets: Mapping[str, KeyTarget]
+    balancer: Balancer
+    budget: RetryBudget
+    policy: RetryPolicy
+    deadlines: Deadlines
+    queue: PoolQueue
+    regions: frozenset[str]
+    known_serves: dict[tuple[str, str], bool] = field(default_factory=dict)
+
+    def real_model(self, model: str) -> str:
+        """Return the model that `model` is an alias of, or itself."""
+        return self.settings.model_aliases.get(model, model)
+
+    def serves(self, model: str, dialect: str) -> bool:
+        """Tell whether some key serves `model` (an alias or a real name) in `dialect`."""
+        found = self.known_serves.get((model, dialect))
+        if found is None:
+            real = self.real_model(model)
+            found = any(endpoint.serves(real, dialect) for endpoint in self.endpoints)
+            if len(self.known_serves) < _SERVES_CACHE_BOUND:
+                self.known_serves[model, dialect] = found
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRuntime:
+    """One tenant at `revision`; `pools` by name, in the order of names. `default` is the pool for unnamed requests."""
+
+    tenant_id: UUID
+    slug: str
+    is_active: bool
+    revision: int
+    pools: Mapping[str, PoolRuntime]
+    default: PoolRuntime | None
+
+    @property
+    def targets(self) -> int:
+        """How many keys can be used."""
+        return sum(len(pool.targets) for pool in self.pools.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What building needs from outside; `clock` is the balancers' monotonic clock (Unix time = clock + offset)."""
+
+    egress: EgressPolicy
+    clock: Callable[[], float]
+    rng: Random
+    unix_offset_s: float = 0.0
+    resolved: dict[tuple[str, str, str | None, str | None], Target | None] = field(default_factory=dict)
+    """Many keys share an address: each is worked out once. Emptied when it grows."""
+
+
+def build_tenant(snapshot: TenantSnapshot, previous: TenantRuntime | None, workshop: Workshop) -> TenantRuntime:
+    """Make the runtime of `snapshot`, taking over the state of pools that `previous` has as well."""
+    known = {pool.pool_id: pool for pool in previous.pools.values()} if previous else {}
+    pools = {
+        pool.name: _build_pool(snapshot, pool, known.get(pool.pool_id), workshop)
+        for pool in sorted(snapshot.pools, key=lambda pool: pool.name)
+    }
+    default = next((pool for pool in pools.values() if pool.is_default), None)
+    return TenantRuntime(
+        tenant_id=snapshot.tenant_id,
+        slug=snapshot.slug,
+        is_active=snapshot.status == "active",
+        revision=snapshot.revision,
+        pools=pools,
+        default=default,
+    )
+
+
+def _build_pool(
+    tenant: TenantSnapshot, pool: PoolSnapshot, before: PoolRuntime | None, workshop: Workshop
+) -> PoolRuntime:
+    settings = _settings(tenant, pool)
+    targets: dict[str, KeyTarget] = {}
+    endpoints = []
+    for key in pool.keys:
+        target = _build_target(tenant, pool, key, workshop)
+        if target is None:
+            continue
+        # A new version of a key is a new endpoint: what was learned about the old secret does not hold for it.
+        endpoint_id = f"{key.key_id}/{key.version}"
+        targets[endpoint_id] = target
+        endpoints.append(
+            Endpoint(
+                id=endpoint_id,
+                quota_id=str(key.quota_id),
+                provider=key.provider,
+                dialects=frozenset(target.faces),
+                region=key.region,
+                tier=key.tier,
+                weight=key.weight,
+                models=key.models,
+                max_in_flight=key.max_in_flight,
+            )
+        )
+    quotas = [_quota(quota) for quota in pool.quotas]
+    policy = RetryPolicy(
+        max_attempts=settings.retry.max_attempts, failover=settings.failover, max_pause_s=settings.retry.max_pause_s
+    )
+    asked = settings.deadlines
+    deadlines = Deadlines(
+        connect_s=asked.connect_s, first_byte_s=asked.first_byte_s, idle_s=asked.idle_s, total_s=asked.total_s
+    )
+    regions = frozenset(endpoint.region for endpoint in endpoints if endpoint.region)
+    if before is None:
+        queue = PoolQueue(workshop.clock, max_waiting=settings.max_waiting)
+        strategy = _strategy(tenant, pool)
+        return PoolRuntime(
+            pool_id=pool.pool_id,
+            name=pool.name,
+            is_default=pool.is_default,
+            strategy_name=pool.strategy,
+            strategy=strategy,
+            settings=settings,
+            endpoints=tuple(endpoints),
+            targets=targets,
+            balancer=Balancer(
+                endpoints,
+                quotas,
+                strategy,
+                rng=workshop.rng,
+                now=workshop.clock(),
+                unix_offset_s=workshop.unix_offset_s,
+                on_freed=queue.released,
+            ),
+            budget=RetryBudget(settings.retry.budget_ratio),
+            policy=policy,
+            deadlines=deadlines,
+            queue=queue,
+            regions=regions,
+        )
+    if before.strategy_name != pool.strategy:
+        # An unchanged one keeps its object and with it its turns.
+        before.strategy_name, before.strategy = pool.strategy, _strategy(tenant, pool)
+    if before.settings.retry != settings.retry:
+        before.budget = RetryBudget(settings.retry.budget_ratio)
+    before.name, before.is_default = pool.name, pool.is_default
+    before.settings, before.policy, before.deadlines = settings, policy, deadlines
+    before.endpoints, before.targets, before.regions = tuple(endpoints), targets, regions
+    before.queue.max_waiting = settings.max_waiting
+    before.known_serves.clear()
+    before.balancer.reconfigure(endpoints, quotas, before.strategy)
+    return before
+
+
+def _build_target(tenant: TenantSnapshot, pool: PoolSnapshot, key: KeySnapshot, workshop: Workshop) -> KeyTarget | None:
+    faces: dict[str, Face] = {}
+    provider = PROVIDERS.get(key.provider)
+    for dialect in sorted(provider.dialects) if provider else ():
+        target = _resolve(key, dialect, workshop)
+        if target is None:
+            continue
+        try:
+            faces[dialect] = Face(target, target.credential_block(key.secret))
+        except ValueError as error:
+            logger.error("key left out: %s", error, extra=_names(tenant, pool, key))
+    if not faces:
+        logger.error("key left out: it has no usable address or secret", extra=_names(tenant, pool, key))
+        return None
+    headers: HeaderList = [
+        (b"x-llm-proxy-pool", pool.name.encode()),
+        (b"x-llm-proxy-key", key.name.encode()),
+        (b"x-llm-proxy-provider", key.provider.encode()),
+    ]
+    if key.region:
+        headers.append((b"x-llm-proxy-region", key.region.encode("latin-1", "replace")))
+    return KeyTarget(key.key_id, key.version, key.name, key.provider, key.region, dict(key.model_map), faces, headers)
+
+
+def _resolve(key: KeySnapshot, dialect: str, workshop: Workshop) -> Target | None:
+    place = (key.provider, dialect, key.base_url, key.region)
+    if place in workshop.resolved:
+        return workshop.resolved[place]
+    try:
+        target = resolve(key.provider, dialect, base_url=key.base_url, region=key.region, policy=workshop.egress)
+    except Invalid as error:
+        logger.warning("a key's address is refused: %s", error.public, extra={"key": key.name, "dialect": dialect})
+        target = None
+    if len(workshop.resolved) > 50_000:
+        workshop.resolved.clear()
+    workshop.resolved[place] = target
+    return target
+
+
+def _settings(tenant: TenantSnapshot, pool: PoolSnapshot) -> PoolSettings:
+    try:
+        return msgspec.convert(pool.settings, PoolSettings)
+    except msgspec.ValidationError as error:
+        # Written past the API, or by a later version: the pool serves on with what is known to be safe.
+        logger.error("pool settings ignored: %s", error, extra={"tenant": tenant.slug, "pool": pool.name})
+        return PoolSettings()
+
+
+def _strategy(tenant: TenantSnapshot, pool: PoolSnapshot) -> Strategy:
+    try:
+        return make_strategy(pool.strategy)
+    except ValueError as error:
+        logger.error("strategy replaced by weighted: %s", error, extra={"tenant": tenant.slug, "pool": pool.name})
+        return make_strategy("weighted")
+
+
+def _quota(quota: QuotaSnapshot) -> Quota:
+    known = {name: value for name, value in quota.limits.items() if name in Limits.__dataclass_fields__}
+    return Quota(str(quota.id), Limits(**known), quota.provider)
+
+
+def _names(tenant: TenantSnapshot, pool: PoolSnapshot, key: KeySnapshot) -> dict[str, str]:
+    return {"tenant": tenant.slug, "pool": pool.name, "key": key.name}

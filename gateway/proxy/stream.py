@@ -1,0 +1,92 @@
+"""Relays the provider's answer: each piece goes on as it comes, with backpressure, and is read for usage in passing."""
+
+from __future__ import annotations
+
+from gateway.balancing.outcome import OutcomeKind
+from gateway.metering.sse import AnswerTap
+from gateway.proxy.channel import Channel, HeaderList
+from gateway.proxy.dialects import Shape, error_event
+from gateway.proxy.faults import RequestFault, UpstreamFailed, UpstreamSlow
+from gateway.proxy.headers import returned
+from gateway.proxy.record import RequestRecord
+from gateway.upstream.classify import classify_error
+from gateway.upstream.dispatch import Answer
+from gateway.upstream.errors import UpstreamError, UpstreamTimeout
+
+_ATTEMPTS = tuple((b"x-llm-proxy-attempts", b"%d" % count) for count in range(32))
+
+
+_UPSTREAM_IDS = (b"x-request-id", b"request-id")
+
+
+def answer_headers(answer: Answer, record: RequestRecord) -> HeaderList:
+    """Return the headers that the caller gets with `answer`."""
+    headers = returned(answer.headers)
+    identifier = record.request_id.encode()
+    if not any(name in _UPSTREAM_IDS for name, _ in headers):
+        headers.append((b"x-request-id", identifier))
+    headers.append((b"x-llm-proxy-request-id", identifier))
+    if record.target is not None:
+        headers += record.target.answer_headers
+    headers.append(_ATTEMPTS[min(record.attempts, 31)])
+    return headers
+
+
+async def relay(
+    channel: Channel, answer: Answer, record: RequestRecord, *, shape: Shape, est_input_tokens: int
+) -> None:
+    """Send `answer` to the caller, to its end, and bring `answer` to its own.
+
+    When the provider breaks off, a stream ends in an error event of the dialect and any other body is cut, so that the
+    caller never takes a part for the whole. Cancellation (the caller is gone) passes through, with usage noted.
+    """
+    tap = AnswerTap(is_stream=answer.streaming)
+    record.status = answer.status
+    record.streamed = answer.streaming
+    record.outcome = answer.kind.value
+    failed: OutcomeKind | None = None
+    ended = False
+    try:
+        headers = answer_headers(answer, record)
+        await channel.send_head(answer.status, headers)
+        try:
+            left = _length(headers) if not answer.streaming else -1
+            while chunk := await answer.read():
+                tap.feed(chunk)
+                left -= len(chunk)
+                if left == 0:
+                    # The whole body is here: its last piece and the end leave in one write.
+                    ended = True
+                    await channel.finish(chunk)
+                    break
+                await channel.send(chunk)
+            else:
+                ended = True
+                await channel.finish()
+        except UpstreamError as error:
+            failed = classify_error(error)
+            record.outcome = failed.value
+            if answer.streaming and tap.at_event_boundary:
+                await channel.finish(error_event(shape, record.operation, _fault(error), record.request_id))
+            else:
+                channel.abort()
+    finally:
+        ok = answer.kind is OutcomeKind.OK
+        usage, record.served_model = tap.result(est_input_tokens=est_input_tokens if ok else 0)
+        record.usage = usage
+        if not ended and failed is None:
+            record.outcome = OutcomeKind.ABANDONED.value
+        answer.close(usage if ok else None, aborted=not ended and failed is None)
+
+
+def _fault(error: UpstreamError) -> RequestFault:
+    if isinstance(error, UpstreamTimeout):
+        return UpstreamSlow("The provider stopped sending.", hint="Send the request again.")
+    return UpstreamFailed("The provider broke off its answer.", hint="Send the request again.")
+
+
+def _length(headers: HeaderList) -> int:
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return -1
