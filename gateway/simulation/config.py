@@ -19,7 +19,7 @@ class KeyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     `organisation` is the quota it draws on: keys that name the same one share its limits (those of the first key that
     names it count); empty = the key has a quota of its own. `style` says whose limit semantics; "auto" takes those of
-    the API face that is called.
+    the API face that is called, with one limit for all models together.
     """
 
     secret: str

@@ -106,11 +106,13 @@ class Ledger:
 
     def quota(self, key: Key, dialect: Dialect) -> LimitModel:
         """Return the limits that a call draws on; each dialect of an "auto" key is a quota of its own."""
-        style = dialect.value if key.config.style == "auto" else key.config.style
+        auto = key.config.style == "auto"
+        style = dialect.value if auto else key.config.style
         name = key.config.quota
         model = self._quotas.get((name, style))
         if model is None:
-            model = self._quotas[name, style] = make_limit_model(style, self._limits[name], organisation=name)
+            model = make_limit_model(style, self._limits[name], organisation=name, models_share=auto)
+            self._quotas[name, style] = model
         return model
 
     def resize(self, quota: str, limits: Limits, now: float) -> bool:

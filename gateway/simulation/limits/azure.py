@@ -37,11 +37,12 @@ class AzureLimits(LimitModel):
         limits: Limits,
         *,
         organisation: str = "org-simulated",
+        models_share: bool = False,
         sub_window_s: float = 10.0,
         phase_s: float = 0.0,
         default_output_tokens: int = _DEFAULT_OUTPUT_TOKENS,
     ) -> None:
-        super().__init__(limits, organisation=organisation)
+        super().__init__(limits, organisation=organisation, models_share=models_share)
         self._sub_window_s = sub_window_s
         self._phase_s = phase_s
         self._default_output_tokens = default_output_tokens

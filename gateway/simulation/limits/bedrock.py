@@ -38,9 +38,10 @@ class BedrockLimits(LimitModel):
         limits: Limits,
         *,
         organisation: str = "org-simulated",
+        models_share: bool = False,
         model_maximum_tokens: int = _MODEL_MAXIMUM_TOKENS,
     ) -> None:
-        super().__init__(limits, organisation=organisation)
+        super().__init__(limits, organisation=organisation, models_share=models_share)
         self._model_maximum_tokens = model_maximum_tokens
 
     def meters(self) -> dict[str, Meter]:

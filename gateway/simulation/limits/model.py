@@ -91,16 +91,18 @@ class Shortage:
 class LimitModel(ABC):
     """One quota of a provider. Not thread-safe; `now` is Unix seconds and never goes back.
 
-    `organisation` names the quota in headers and messages.
+    `organisation` names the quota in headers and messages. With `models_share`, one set of meters serves all models,
+    whatever the provider does.
     """
 
     style: ClassVar[str] = ""
     charged_when_refused: ClassVar[tuple[str, ...]] = ()
     """Dimensions in which a refused request counts as one, all the same."""
 
-    def __init__(self, limits: Limits, *, organisation: str = "org-simulated") -> None:
+    def __init__(self, limits: Limits, *, organisation: str = "org-simulated", models_share: bool = False) -> None:
         self.limits = limits
         self.organisation = organisation
+        self._models_share = models_share
         self._families: dict[str, dict[str, Meter]] = {}
         self._in_flight = 0
 
@@ -182,7 +184,7 @@ class LimitModel(ABC):
         return max((meter.free_in(charges[name], now) for name, meter in meters.items()), default=0.0)
 
     def _meters_of(self, model: str) -> dict[str, Meter]:
-        family = self.family(model)
+        family = "" if self._models_share else self.family(model)
         meters = self._families.get(family)
         if meters is None:
             meters = self._families[family] = self.meters()

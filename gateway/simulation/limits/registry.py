@@ -33,9 +33,9 @@ LIMIT_MODELS: Mapping[str, type[LimitModel]] = MappingProxyType(
 )
 
 
-def make_limit_model(style: str, limits: Limits, *, organisation: str) -> LimitModel:
+def make_limit_model(style: str, limits: Limits, *, organisation: str, models_share: bool = False) -> LimitModel:
     """Make a fresh quota of the provider `style`; raises ValueError that lists the styles for an unknown one."""
     model = LIMIT_MODELS.get(style)
     if model is None:
         raise ValueError(f"unknown limit style {style!r}: use one of {', '.join(LIMIT_MODELS)}")
-    return model(limits, organisation=organisation)
+    return model(limits, organisation=organisation, models_share=models_share)
