@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from math import inf
+from math import inf, nan
 
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.limiter import Bucket, FixedWindow, Meter, SlidingWindow
@@ -66,6 +66,8 @@ class Ledger:
         "_limits",
         "_meters",
         "_semantics",
+        "_share",
+        "_share_at",
         "_told_as_of",
         "_unix_offset_s",
         "cooldown_until",
@@ -77,7 +79,9 @@ class Ledger:
 
     def __init__(self, limits: Limits, semantics: Semantics, now: float, *, unix_offset_s: float = 0.0) -> None:
         self._limits: dict[Dimension, int] = {}
-        self._meters: list[tuple[Dimension, Meter]] = []
+        self._meters: list[tuple[Dimension, int, Meter]] = []
+        self._share = 1.0
+        self._share_at = nan
         self._semantics = semantics
         self._unix_offset_s = unix_offset_s
         self._told_as_of = -inf
@@ -97,6 +101,7 @@ class Ledger:
             for dimension in Dimension
             if (value := getattr(limits, dimension.name.lower())) is not None
         }
+        self._share_at = nan
         for dimension in Dimension:
             self._fit(dimension, now)
 
@@ -134,55 +139,61 @@ class Ledger:
             made = FixedWindow(amount, window_s, now, phase=phase)
         else:
             made = SlidingWindow(amount, window_s, now)
-        self._meters.append((dimension, made))
+        self._meters.append((dimension, self._unit(dimension), made))
 
     def meter(self, dimension: Dimension) -> Meter | None:
         """Give the meter of a dimension, if it is limited."""
-        for known, meter in self._meters:
+        for known, _, meter in self._meters:
             if known is dimension:
                 return meter
         return None
 
-    def _amount(self, dimension: Dimension, meter: Meter, input_tokens: float, output_tokens: float) -> float:
-        if dimension is Dimension.RPM or dimension is Dimension.RPD:
-            return 1.0
+    def _unit(self, dimension: Dimension) -> int:
+        """Give which of (1, input, output, input + output) a dimension counts."""
+        if dimension in _REQUESTS:
+            return 0
         if dimension is Dimension.OTPM:
-            amount = output_tokens
-        elif dimension is not Dimension.ITPM and self._semantics.counts_output:
-            amount = input_tokens + output_tokens
-        else:
-            amount = input_tokens
-        # An estimate of output above the whole limit is only an estimate, unless the provider refuses on it.
-        if amount > meter.limit >= input_tokens and not self._semantics.strict_estimate:
-            return meter.limit
-        return amount
+            return 2
+        return 3 if dimension in _TOTALS and self._semantics.counts_output else 1
+
+    def _capped(self, amount: float, limit: float, input_tokens: float) -> float:
+        """An estimate of output above the whole limit is only an estimate, unless the provider refuses on it."""
+        return amount if input_tokens > limit or self._semantics.strict_estimate else limit
 
     def ready_at(self, input_tokens: float, output_tokens: float, now: float) -> float:
         """Give the moment from which one request of this size fits every limit; <= now: at once; inf: never."""
-        at = self.cooldown_until
-        for dimension, meter in self._meters:
-            amount = self._amount(dimension, meter, input_tokens, output_tokens)
-            if meter.available(now) < amount:
+        at, least = self.cooldown_until, 1.0
+        sizes = (1.0, input_tokens, output_tokens, input_tokens + output_tokens)
+        for _, unit, meter in self._meters:
+            amount, limit = sizes[unit], meter.limit
+            if amount > limit:
+                amount = self._capped(amount, limit, input_tokens)
+            available = meter.available(now)
+            if available < amount:
                 free_at = meter.earliest(amount, now)
                 at = max(at, free_at)
+            if available < least * limit:
+                least = available / limit
+        self._share, self._share_at = max(least, 0.0), now
         return at
 
     def headroom(self, now: float) -> float:
         """Give the smallest free share of any limit, 0..1; 1 when nothing is limited, 0 while cooling down."""
         if self.cooldown_until > now:
             return 0.0
-        least = 1.0
-        for _, meter in self._meters:
-            share = meter.available(now) / meter.limit if meter.limit > 0.0 else 0.0
-            least = min(least, share)
-        return least if least > 0.0 else 0.0
+        if self._share_at != now:
+            self.ready_at(0.0, 0.0, now)
+        return self._share
 
     def reserve(self, input_tokens: float, output_tokens: float, now: float) -> Reservation:
         """Take one request of this size from every meter."""
-        self.used_at = now
+        self.used_at, self._share_at = now, nan
         reservation = Reservation(now, input_tokens, output_tokens, {}, {})
-        for dimension, meter in self._meters:
-            amount = self._amount(dimension, meter, input_tokens, output_tokens)
+        sizes = (1.0, input_tokens, output_tokens, input_tokens + output_tokens)
+        for dimension, unit, meter in self._meters:
+            amount = sizes[unit]
+            if amount > meter.limit:
+                amount = self._capped(amount, meter.limit, input_tokens)
             meter.take(amount, now)
             reservation.amounts[dimension] = amount
             reservation.marks[dimension] = meter.taken
@@ -195,7 +206,8 @@ class Ledger:
             self._cool_down(outcome.hint, now)
         elif kind is OutcomeKind.OK:
             self.strikes = 0
-        for dimension, meter in self._meters:
+        self._share_at = nan
+        for dimension, _, meter in self._meters:
             reserved = reservation.amounts.get(dimension)
             if reserved is None:
                 continue
@@ -240,6 +252,7 @@ class Ledger:
 
     def learn(self, reservation: Reservation, hint: Hint, now: float) -> None:
         """Correct the meters by what the response head of this reservation told."""
+        self._share_at = nan
         newest = reservation.started_at >= self._told_as_of
         requests = Dimension.RPD if hint.requests_per_day else Dimension.RPM
         for dimension, window in (
@@ -278,7 +291,7 @@ class Ledger:
 
     def limits(self, now: float) -> dict[str, tuple[float, float]]:
         """Give (limit, available) by dimension name, for views."""
-        return {dimension.name.lower(): (meter.limit, meter.available(now)) for dimension, meter in self._meters}
+        return {dimension.name.lower(): (meter.limit, meter.available(now)) for dimension, _, meter in self._meters}
 
     def misconfigured(self) -> dict[str, tuple[int, int]]:
         """Give (configured, told) where the configured limit is above what the provider grants."""

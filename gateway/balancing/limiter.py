@@ -51,11 +51,12 @@ class Bucket:
     Stated burst: any window of `window_s` seconds admits at most 2 * limit (a full bucket plus its refill).
     """
 
-    __slots__ = ("_at", "_level", "limit", "taken", "window_s")
+    __slots__ = ("_at", "_level", "_per_s", "limit", "taken", "window_s")
 
     def __init__(self, limit: float, window_s: float, now: float) -> None:
         self.limit = float(limit)
         self.window_s = window_s
+        self._per_s = self.limit / window_s
         self.taken = 0.0
         self._level = self.limit
         self._at = now
@@ -63,7 +64,7 @@ class Bucket:
     def available(self, now: float) -> float:
         if now <= self._at:
             return self._level
-        level = self._level + (now - self._at) * self.limit / self.window_s
+        level = self._level + (now - self._at) * self._per_s
         return level if level < self.limit else self.limit
 
     def earliest(self, amount: float, now: float) -> float:
@@ -73,7 +74,7 @@ class Bucket:
         if amount > self.limit:
             return inf
         # The margin keeps "free at t" true at t itself in spite of rounding.
-        return max(now, self._at) + missing * self.window_s / self.limit + 1e-6
+        return max(now, self._at) + missing / self._per_s + 1e-6
 
     def take(self, amount: float, now: float) -> None:
         self._level = self.available(now) - amount
@@ -89,13 +90,14 @@ class Bucket:
 
     def resync(self, remaining: float, *, as_of: float, mark: float, reset_s: float | None, now: float) -> None:
         del reset_s  # refill is continuous: no window ends
-        refilled = max(0.0, now - as_of) * self.limit / self.window_s
+        refilled = max(0.0, now - as_of) * self._per_s
         self._level = min(self.limit, remaining + refilled) - (self.taken - mark)
         self._at = max(self._at, now)
 
     def resize(self, limit: float, now: float) -> None:
         used = self.limit - self.available(now)
         self.limit = float(limit)
+        self._per_s = self.limit / self.window_s
         self._level = self.limit - used
         self._at = max(self._at, now)
 

@@ -7,7 +7,7 @@ from a thousand keys does not check a thousand keys.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from enum import StrEnum
 from math import gcd, inf
 from random import Random
@@ -163,22 +163,18 @@ class Ready:
         if size <= FULL_SCAN:
             return [candidates[index] for index in range(size) if self.allows(index)]
         found: list[Candidate] = []
-        for index in self.walk(rng):
-            if self.allows(index):
-                found.append(candidates[index])
-                if len(found) >= count:
-                    break
-        return found
-
-    def walk(self, rng: Random) -> Iterator[int]:
-        """Give every position once, in an order that is random enough."""
-        size = len(self.candidates)
         index = int(rng.random() * size)
         strides = self.level.strides
         stride = strides[int(rng.random() * len(strides))]
         for _ in range(size):
-            yield index
-            index = (index + stride) % size
+            if self.allows(index):
+                found.append(candidates[index])
+                if len(found) >= count:
+                    break
+            index += stride
+            if index >= size:
+                index %= size
+        return found
 
     def explore(self) -> None:
         """Check everything that was not looked at, so that `blocked` tells of all."""

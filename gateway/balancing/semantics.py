@@ -66,12 +66,8 @@ _DATE_SUFFIX = re.compile(r"[-@](?:20[0-9]{2}-?[01][0-9]-?[0-3][0-9]|latest|prev
 
 
 def semantics_of(provider: str) -> Semantics:
-    """Give a provider's row; providers such as "azure_openai" share the row of the name they begin with."""
-    row = SEMANTICS.get(provider)
-    if row is not None:
-        return row
-    head = re.split(r"[-_:./]", provider, maxsplit=1)[0]
-    return SEMANTICS.get(head, GENERIC)
+    """Give the row of a provider; `GENERIC` for any that has none, such as servers that merely speak a dialect."""
+    return SEMANTICS.get(provider, GENERIC)
 
 
 def model_family(model: str, semantics: Semantics) -> str:

@@ -7,7 +7,7 @@ from random import Random
 from gateway.balancing.ready import Candidate, Ready
 from gateway.balancing.strategy import least
 
-SAMPLE = 4
+SAMPLE = 3
 """Of a large pool so many are compared: two already bound the worst load to log log n (Mitzenmacher 2001)."""
 
 
