@@ -94,6 +94,10 @@ class Peppers:
             return b""
         return hmac.digest(key, message, hashlib.sha256)
 
+    def derive(self, purpose: bytes) -> bytes:
+        """Return a 32-byte key for another purpose, the same in every process with the same current pepper."""
+        return hmac.digest(self._by_version[self.current], b"llm-proxy derived key v1\x00" + purpose, hashlib.sha256)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:

@@ -89,3 +89,32 @@ class TokenRevocation(SQLModel, table=True):
     tenant_id: UUID
     expires_at: datetime = _timestamp()
     revoked_at: datetime = _timestamp(default_now=True)
+
+
+class SeenProof(SQLModel, table=True):
+    """The use of a one-time JWT, by a digest of its kind, owner and jti, until it is too old anyway."""
+
+    __tablename__ = "seen_proof"
+
+    digest: bytes = Field(primary_key=True)
+    tenant_id: UUID
+    expires_at: datetime = _timestamp()
+
+
+class ApiToken(SQLModel, table=True):
+    """A long-lived, named access token: what it may do and when it was used, never the token itself."""
+
+    __tablename__ = "api_token"
+
+    id: UUID = Field(primary_key=True)
+    tenant_id: UUID
+    jti: str = Field(unique=True)
+    name: str
+    client_id: str
+    subject: str
+    scopes: list[str] = Field(default_factory=list, sa_type=JSONB)
+    authorization_details: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSONB)
+    created_at: datetime = _timestamp(default_now=True)
+    expires_at: datetime = _timestamp()
+    revoked_at: datetime | None = _timestamp(nullable=True)
+    last_used_at: datetime | None = _timestamp(nullable=True)

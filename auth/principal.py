@@ -16,7 +16,8 @@ class Principal:
     """The verified caller: `expires_at` is Unix seconds, `token_id` the token's `jti` (RFC 7519 section 4.1.7).
 
     `details` are the token's `authorization_details` (RFC 9396) of type `llm_proxy`, empty: not narrowed.
-    `actors` are the clients that exchanged it, latest first (RFC 8693 section 4.1). `jkt` and `x5t_s256` are set when
+    `actors` are the clients that exchanged it, latest first (RFC 8693 section 4.1); `lineage` names the tokens it came
+    from as `<client_id>:<jti>`, and is refused with each of them. `jkt` and `x5t_s256` are set when
     the token is bound to a DPoP key (RFC 9449) or a TLS certificate (RFC 8705); the verifier has then seen the proof.
     """
 
@@ -28,6 +29,8 @@ class Principal:
     subject: str = ""
     details: tuple[Mapping[str, Any], ...] = field(default=())
     actors: tuple[str, ...] = ()
+    lineage: tuple[str, ...] = ()
+    issued_at: float = 0.0
     jkt: str = ""
     x5t_s256: str = ""
 

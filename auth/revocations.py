@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
+from auth.principal import Principal
 from auth.storage import Connections
 
 MAX_TOKEN_LIFETIME_S = 366 * 86_400
@@ -60,20 +61,27 @@ class Revocations:
         for key in [key for key, (_, expires_at) in self._until.items() if expires_at <= now]:
             del self._until[key]
 
-    def refuses(self, token_id: str, client_id: str, tenant_id: UUID, issued_at: float) -> bool:
-        """Tell whether a token is revoked: by itself, or with all that its client or tenant had got by some instant.
+    def refuses(self, token: Principal) -> bool:
+        """Tell whether a token is revoked: itself, one it came from, or all that a client or its tenant had by then.
 
         `iat` has whole seconds: a token issued in the second of the revocation counts as issued before it.
         """
         until = self._until
         if not until:
             return False
-        if token_id in until:
+        if token.token_id in until or self._cut_off(tenant_key(token.tenant_id), token.issued_at):
             return True
-        for key in (client_key(client_id), tenant_key(tenant_id)):
-            if (found := until.get(key)) is not None and issued_at <= found[0]:
+        if self._cut_off(client_key(token.client_id), token.issued_at):
+            return True
+        for ancestor in token.lineage:
+            client_id, _, token_id = ancestor.partition(":")
+            if token_id in until or self._cut_off(client_key(client_id), token.issued_at):
                 return True
         return False
+
+    def _cut_off(self, key: str, issued_at: float) -> bool:
+        found = self._until.get(key)
+        return found is not None and issued_at <= found[0]
 
     async def refresh(self, connections: Connections, *, now: float) -> int:
         """Load what was revoked since the last refresh, everything at first; returns how many rows were read."""

@@ -92,6 +92,7 @@ class Grant:
     lifetime_s: int
     details: tuple[Mapping[str, Any], ...] = ()
     actors: tuple[str, ...] = ()
+    lineage: tuple[str, ...] = ()
     confirmation: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -118,6 +119,8 @@ def mint(signer: Signer, grant: Grant, *, now: float, token_id: str) -> str:
         claims["authorization_details"] = [dict(each) for each in grant.details]
     if grant.actors:
         claims["act"] = _nested_actors(grant.actors)
+    if grant.lineage:
+        claims["lineage"] = list(grant.lineage)
     if grant.confirmation:
         claims["cnf"] = dict(grant.confirmation)
     return signer.sign(claims, typ=TYP)
@@ -138,6 +141,7 @@ class Claims(msgspec.Struct, frozen=True):
     nbf: float = 0.0
     authorization_details: list[dict[str, Any]] = []
     act: dict[str, Any] | None = None
+    lineage: list[str] = []
     cnf: dict[str, str] = {}
 
 
@@ -178,7 +182,7 @@ class Verifier:
         self._revoked = revoked
         self._clock = clock
         self._cache_size = cache_size
-        self._cache: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self._cache: OrderedDict[bytes, Principal] = OrderedDict()
         self._generation = keys.generation
 
     def verify(self, token: str, *, jkt: str = "", x5t_s256: str = "") -> Principal:
@@ -195,16 +199,16 @@ class Verifier:
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         found = self._cache.get(digest)
         if found is None:
-            principal, issued_at = self._decode(token)
+            principal = self._decode(token)
         else:
             self._cache.move_to_end(digest)
-            principal, issued_at = found
+            principal = found
         if principal.expires_at <= self._clock():
             self._cache.pop(digest, None)
             raise TokenExpired(
                 "The access token has expired.", hint="Get a new one from the token endpoint before expires_in is over."
             )
-        if self._revoked.refuses(principal.token_id, principal.client_id, principal.tenant_id, issued_at):
+        if self._revoked.refuses(principal):
             raise TokenRevoked("The access token was revoked.", hint="Get a new one from the token endpoint.")
         if (principal.jkt and principal.jkt != jkt) or (principal.x5t_s256 and principal.x5t_s256 != x5t_s256):
             raise TokenUnbound(
@@ -212,12 +216,12 @@ class Verifier:
                 hint="Send it as 'Authorization: DPoP' with a proof of its key, or with its client certificate.",
             )
         if found is None:
-            self._cache[digest] = (principal, issued_at)
+            self._cache[digest] = principal
             if len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
         return principal
 
-    def _decode(self, token: str) -> tuple[Principal, float]:
+    def _decode(self, token: str) -> Principal:
         claims = self.read(token)
         now = self._clock()
         if max(claims.nbf, claims.iat) > now + CLOCK_SKEW_S:
@@ -230,7 +234,7 @@ class Verifier:
                 "The access token is for another audience.",
                 hint="Request it without 'resource', or with the base URL of this gateway as 'resource'.",
             )
-        principal = Principal(
+        return Principal(
             tenant_id=claims.tenant_id,
             client_id=claims.client_id,
             scopes=frozenset(claims.scope.split()),
@@ -239,10 +243,11 @@ class Verifier:
             subject=claims.sub,
             details=tuple(claims.authorization_details),
             actors=_actor_chain(claims.act),
+            lineage=tuple(claims.lineage),
+            issued_at=claims.iat,
             jkt=claims.cnf.get("jkt", ""),
             x5t_s256=claims.cnf.get("x5t#S256", ""),
         )
-        return principal, claims.iat
 
     def read(self, token: str) -> Claims:
         """Return the claims of a token whose type, signature and issuer are right, whatever its times and audience."""

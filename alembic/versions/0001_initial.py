@@ -176,6 +176,27 @@ create table token_revocation (
   expires_at timestamptz not null,
   revoked_at timestamptz not null default now()
 );
+create table seen_proof (
+  digest bytea primary key,
+  tenant_id uuid not null references tenant on delete cascade,
+  expires_at timestamptz not null
+);
+create index seen_proof_expiry on seen_proof (expires_at);
+create table api_token (
+  id uuid primary key,
+  tenant_id uuid not null references tenant on delete cascade,
+  jti text not null unique,
+  name text not null,
+  client_id text not null,
+  subject text not null,
+  scopes jsonb not null default '[]',
+  authorization_details jsonb not null default '[]',
+  created_at timestamptz not null default now(),
+  expires_at timestamptz not null,
+  revoked_at timestamptz,
+  last_used_at timestamptz
+);
+create index api_token_tenant on api_token (tenant_id, id);
 create table audit_event (
   id uuid primary key,
   tenant_id uuid not null references tenant on delete cascade,
@@ -253,6 +274,8 @@ FENCED = {
     "client_secret": "tenant_id",
     "signing_key": "tenant_id",
     "token_revocation": "tenant_id",
+    "seen_proof": "tenant_id",
+    "api_token": "tenant_id",
     "audit_event": "tenant_id",
     "usage_event": "tenant_id",
 }
