@@ -85,8 +85,13 @@ def choose_pool(
         raise NoUsableKey(
             "The tenant has no pool yet.", hint="Create one: POST /api/v1/pools/import, or 'llm-proxy pool import'."
         )
+    if not reachable:
+        raise Forbidden(
+            "The access token reaches none of the tenant's pools (authorization_details.pools).",
+            hint="Ask whoever issued the token for a wider one.",
+        )
     if not any(pool.endpoints for pool in reachable):
-        raise _no_key(reachable[0].name if reachable else None)
+        raise _no_key(reachable[0].name)
     if not model:
         raise BadBody(
             f"No pool of this tenant has a key for the {dialect} API.",
@@ -117,10 +122,9 @@ def _judged(pool: PoolRuntime, details: Sequence[Detail], model: str, now: float
     return Choice(pool, real, found)
 
 
-def _no_key(pool: str | None) -> NoUsableKey:
-    where = f"Pool {pool!r}" if pool else "The tenant"
+def _no_key(pool: str) -> NoUsableKey:
     return NoUsableKey(
-        f"{where} has no usable provider key.", hint="Add one (POST /api/v1/pools/{id}/keys) or enable one."
+        f"Pool {pool!r} has no usable provider key.", hint="Add one (POST /api/v1/pools/{id}/keys) or enable one."
     )
 
 

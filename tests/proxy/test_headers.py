@@ -1,0 +1,87 @@
+"""Headers that cross, and credentials: tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.proxy.credentials import BadCredentials, NoCredentials, find_token
+from gateway.proxy.headers import forwarded, returned
+
+IDENTITY = (b"accept-encoding", b"identity")
+
+
+def test_what_reaches_the_provider() -> None:
+    headers = [
+        (b"host", b"gateway"), (b"authorization", b"Bearer x"), (b"x-api-key", b"x"), (b"api-key", b"x"),
+        (b"x-goog-api-key", b"x"), (b"cookie", b"x"), (b"content-type", b"application/json"), (b"accept", b"*/*"),
+        (b"anthropic-beta", b"b"), (b"openai-organization", b"o"), (b"x-forwarded-for", b"1"), (b"forwarded", b"1"),
+        (b"accept-encoding", b"gzip"), (b"content-length", b"3"), (b"transfer-encoding", b"chunked"), (b"te", b"t"),
+        (b"traceparent", b"00"), (b"expect", b"100-continue"), (b"proxy-authorization", b"x"), (b"upgrade", b"h2c"),
+        (b"x-llm-proxy-pool", b"main"), (b"x-stainless-os", b"Linux"),
+    ]  # fmt: skip
+    assert forwarded(headers) == [
+        IDENTITY,
+        (b"content-type", b"application/json"),
+        (b"accept", b"*/*"),
+        (b"anthropic-beta", b"b"),
+    ]
+
+
+@pytest.mark.parametrize("value", [b"x-title", b"close, X-Title", b"keep-alive,x-title "])
+def test_what_connection_names_does_not_cross(value: bytes) -> None:
+    assert forwarded([(b"x-title", b"t"), (b"connection", value), (b"accept", b"a")]) == [IDENTITY, (b"accept", b"a")]
+
+
+def test_what_reaches_the_caller() -> None:
+    headers = [
+        (b"content-type", b"application/json"), (b"content-length", b"2"), (b"set-cookie", b"__cf_bm=1"),
+        (b"x-ratelimit-remaining-requests", b"9"), (b"anthropic-ratelimit-tokens-limit", b"9"), (b"x-request-id", b"r"),
+        (b"retry-after", b"3"), (b"retry-after-ms", b"3000"), (b"openai-organization", b"org-secret"),
+        (b"server", b"cloudflare"), (b"connection", b"close"), (b"transfer-encoding", b"chunked"), (b"alt-svc", b"h3"),
+        (b"x-llm-proxy-key", b"forged"), (b"request-id", b"r2"),
+    ]  # fmt: skip
+    names = [name for name, _ in returned(headers)]
+    assert names == [
+        b"content-type",
+        b"content-length",
+        b"x-request-id",
+        b"retry-after",
+        b"retry-after-ms",
+        b"request-id",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("headers", "token"),
+    [
+        ([(b"authorization", b"Bearer abc")], "abc"),
+        ([(b"authorization", b"bearer  abc ")], "abc"),
+        ([(b"x-api-key", b"abc")], "abc"),
+        ([(b"api-key", b"abc")], "abc"),
+        ([(b"x-goog-api-key", b"abc")], "abc"),
+        ([(b"api-key", b"Bearer abc")], "abc"),
+        ([(b"authorization", b"Bearer abc"), (b"x-api-key", b"abc")], "abc"),
+    ],
+)
+def test_tokens_are_found_where_sdks_put_them(headers: list[tuple[bytes, bytes]], token: str) -> None:
+    assert find_token(headers, b"") == token
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "error"),
+    [
+        ([], b"", NoCredentials),
+        ([(b"authorization", b"Bearer ")], b"", NoCredentials),
+        ([(b"authorization", b"Basic abc")], b"", BadCredentials),
+        ([(b"authorization", b"Bearer a"), (b"x-api-key", b"b")], b"", BadCredentials),
+        ([(b"authorization", b"Bearer a"), (b"authorization", b"Bearer b")], b"", BadCredentials),
+        ([], b"key=abc", BadCredentials),
+        ([(b"x-api-key", b"a")], b"alt=sse&Access_Token=abc", BadCredentials),
+        ([(b"x-api-key", b"a" * 9000)], b"", BadCredentials),
+        ([(b"x-api-key", b"\xff")], b"", BadCredentials),
+    ],
+)
+def test_bad_credentials(headers: list[tuple[bytes, bytes]], query: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        find_token(headers, query)
+    assert "abc" not in str(caught.value)

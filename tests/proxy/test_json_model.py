@@ -1,0 +1,102 @@
+"""The model in a JSON body: found, renamed byte-exactly, and refused where two parsers could read two models."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.proxy.faults import BadBody
+from gateway.proxy.json_model import decode, locate_model, model_name, replace_model
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model":"m"}',
+        '{"messages":[{"model":"inner"}],"model" : "m"}',
+        '{"a":"\\"model\\":\\"x\\"","model":"m"}',
+        '{"a":["model",{"model":{"model":1}}],\n\t"model"\n:\t"m","model_":"x"}',
+        '{"b":"model","model":"m"}',
+        '{"tools":[{"parameters":{"properties":{"model":{"type":"string"}}}}],"model":"m","z":"\\u00e9"}',
+        '{"mod\\u0065l":"m"}',
+    ],
+)
+def test_renaming_changes_the_value_alone(body: str) -> None:
+    raw = body.encode()
+    assert model_name(decode(raw).model) == "m" or "\\u0065" in body
+    start, end = locate_model(raw)
+    assert raw[start:end] == b'"m"'
+    renamed = replace_model(raw, (start, end), 'new"é')
+    assert json.loads(renamed) == {**json.loads(raw), "model": 'new"é'}
+    assert renamed.startswith(raw[:start])
+    assert renamed.endswith(raw[end:])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model":"a","model":"b"}',
+        '{"model":"a","mod\\u0065l":"b"}',
+        '{"model":"a","Model":"b"}',
+        '{"MODEL":"a","model":"b"}',
+        '{"model":"a","x":{"model":"c"},"\\u006dodel":"b"}',
+        '{"model":"a","\\u004dODEL":"b"}',
+    ],
+)
+def test_two_models_are_refused(body: str) -> None:
+    decode(body.encode())
+    with pytest.raises(BadBody, match="twice"):
+        locate_model(body.encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"model"',
+        b"null",
+        b'{"model":"a"} {"model":"b"}',
+        b"\xff\xfe{\x00}\x00",
+        b"\xef\xbb\xbf{}",
+        b'{"model":"\xff"}',
+        b'{"a":' * 100_000,
+        b'{"model":NaN}',
+        b"{'model':'a'}",
+    ],
+)
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(BadBody) as caught:
+        model_name(decode(body).model)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("value", [None, "", 7, [], {}, True, "a" * 257, "a\nb", "a\0"])
+def test_what_is_no_model_name_is_refused(value: object) -> None:
+    with pytest.raises(BadBody):
+        model_name(value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["model", "m", '"model"', "\\", "é"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "a", "b"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["a", "b", "c", 'q"', "x\\"]), JSON, max_size=4), st.integers(0, 4), st.booleans()
+)
+def test_any_body_is_renamed_as_a_parser_would(fields: dict[str, Any], at: int, escape: bool) -> None:
+    items = list(fields.items())
+    items.insert(min(at, len(items)), ("model", "old"))
+    body = json.dumps(dict(items), ensure_ascii=escape).encode()
+    renamed = replace_model(body, locate_model(body), "new")
+    assert json.loads(renamed) == {**dict(items), "model": "new"}
