@@ -108,16 +108,32 @@ def chain_hash(event: AuditEvent) -> bytes:
     return hashlib.sha256(length_prefixed(SCHEME, event.previous_hash, _encode(body))).digest()
 
 
+class ChainCheck:
+    """Checks a tenant's events one by one, in order of `seq` from the first, in constant memory."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last_hash = GENESIS
+        self.broken: ChainBreak | None = None
+
+    def add(self, event: AuditEvent) -> None:
+        """Check the next event; after a first break nothing more is looked at."""
+        if self.broken is not None:
+            return
+        expected = self.count + 1
+        if event.seq != expected:
+            self.broken = ChainBreak(expected, f"event {expected} is missing: the next one is {event.seq}")
+        elif event.previous_hash != self.last_hash:
+            self.broken = ChainBreak(event.seq, "it does not follow the event before it")
+        elif chain_hash(event) != event.hash:
+            self.broken = ChainBreak(event.seq, "its content does not match its hash")
+        else:
+            self.count, self.last_hash = expected, event.hash
+
+
 def verify_chain(events: Iterable[AuditEvent]) -> int | ChainBreak:
     """Check a tenant's events in order of `seq` from the first; the number of events, or the first break."""
-    previous, count = GENESIS, 0
+    check = ChainCheck()
     for event in events:
-        count += 1
-        if event.seq != count:
-            return ChainBreak(count, f"event {count} is missing: the next one is {event.seq}")
-        if event.previous_hash != previous:
-            return ChainBreak(event.seq, "it does not follow the event before it")
-        if chain_hash(event) != event.hash:
-            return ChainBreak(event.seq, "its content does not match its hash")
-        previous = event.hash
-    return count
+        check.add(event)
+    return check.count if check.broken is None else check.broken

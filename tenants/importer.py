@@ -19,6 +19,7 @@ import msgspec
 from auth.errors import Invalid
 from auth.secret import Secret
 from tenants.catalogue import Catalogue
+from tenants.checks import located
 from tenants.keyshape import key_problem, provider_by_key, provider_by_name
 from tenants.names import NAME_RULE, is_name
 from tenants.schemas import Limits, PositiveInt, Tier, Weight
@@ -80,7 +81,7 @@ def plan_import(document: object, catalogue: Catalogue) -> PoolPlan:
     try:
         file = msgspec.convert(document, _File, str_keys=True)
     except msgspec.ValidationError as error:
-        raise _refuse([_located(error, "")]) from None
+        raise _refuse([located(error, "")]) from None
     problems: list[tuple[str, str]] = []
     if not is_name(file.name):
         problems.append(("/name", NAME_RULE))
@@ -97,7 +98,7 @@ def plan_import(document: object, catalogue: Catalogue) -> PoolPlan:
         try:
             entry = msgspec.convert(raw, _Entry, str_keys=True)
         except msgspec.ValidationError as error:
-            problems.append(_located(error, pointer))
+            problems.append(located(error, pointer))
             continue
         found = _plan_key(entry, pointer, catalogue)
         if isinstance(found, KeyPlan):
@@ -179,13 +180,6 @@ def _repeated(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
                 if seen[value] > 1:
                     problems.append((f"/providers/{index}/{member}", sentence))
     return problems
-
-
-def _located(error: msgspec.ValidationError, pointer: str) -> tuple[str, str]:
-    """Split msgspec's "… - at `$.a.b[0]`" into a JSON pointer and a sentence."""
-    sentence, _, path = str(error).partition(" - at `")
-    steps = path.removesuffix("`").removeprefix("$").replace("[", ".").replace("]", "").split(".")
-    return pointer + "".join(f"/{step}" for step in steps if step), sentence
 
 
 def _refuse(problems: list[tuple[str, str]]) -> Invalid:

@@ -23,6 +23,10 @@ def _moment() -> Any:
     return Field(default=None, sa_column=Column(DateTime(timezone=True), nullable=False, server_default=func.now()))
 
 
+def _maybe_moment() -> Any:
+    return Field(default=None, sa_column=Column(DateTime(timezone=True), nullable=True))
+
+
 def _json(default: Any, sql: str) -> Any:
     return Field(default_factory=default, sa_column=Column(JSONB, nullable=False, server_default=text(sql)))
 
@@ -56,6 +60,8 @@ class DataKey(SQLModel, table=True):
     version: int
     kek_uri: str
     wrapped: bytes = Field(sa_type=LargeBinary)
+    spare_uri: str | None = None
+    spare_wrapped: bytes | None = Field(default=None, sa_type=LargeBinary)
     state: str = "active"
     created_at: datetime = _moment()
 
@@ -110,13 +116,20 @@ class ProviderKey(SQLModel, table=True):
     model_map: dict[str, str] = _json(dict, "'{}'")
     max_in_flight: int | None = None
     enabled: bool = True
+    source_id: UUID | None = None
+    rotation: dict[str, Any] = _json(dict, "'{}'")
+    due_at: datetime | None = _maybe_moment()
+    failures: int = 0
     version: int = 1
     created_at: datetime = _moment()
     updated_at: datetime = _moment()
 
 
 class KeyVersion(SQLModel, table=True):
-    """One secret of a key: sealed, or erased once it is revoked."""
+    """One secret of a key: sealed, or erased once it is revoked.
+
+    `step_at` is when the rotation engine looks at it next (None: never), and its claim while it is being looked at.
+    """
 
     __tablename__ = "key_version"
 
@@ -129,8 +142,30 @@ class KeyVersion(SQLModel, table=True):
     envelope: bytes | None = Field(default=None, sa_type=LargeBinary)
     prefix: str = ""
     fingerprint: str = ""
+    provider_ref: str | None = None
+    step_at: datetime | None = _maybe_moment()
+    attempts: int = 0
+    successes: int = 0
+    error: str | None = None
     created_at: datetime = _moment()
     state_changed_at: datetime = _moment()
+
+
+class KeySource(SQLModel, table=True):
+    """Where a tenant's new keys come from: a driver, its settings, and its sealed admin credential."""
+
+    __tablename__ = "key_source"
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    tenant_id: UUID
+    name: str
+    driver: str
+    config: dict[str, Any] = _json(dict, "'{}'")
+    data_key_id: UUID | None = None
+    sealed: bytes | None = Field(default=None, sa_type=LargeBinary)
+    version: int = 1
+    created_at: datetime = _moment()
+    updated_at: datetime = _moment()
 
 
 class IdempotencyKey(SQLModel, table=True):

@@ -281,3 +281,35 @@ class PoolImported(PoolOut, frozen=True):
     """An imported pool with its keys."""
 
     keys: list[KeyOut]
+
+
+class AuditEventOut(Struct, frozen=True):
+    """One event; hashes in hex."""
+
+    id: UUID
+    seq: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    address: str | None
+    request_id: str | None
+    detail: dict[str, Any]
+    previous_hash: str
+    hash: str
+
+
+class AuditPage(PageOut, frozen=True):
+    """A page of the audit trail."""
+
+    items: list[AuditEventOut]
+
+
+class AuditVerdict(Struct, frozen=True):
+    """Whether the chain is whole; `last_hash` is worth keeping elsewhere: it shows a chain whose end was cut off."""
+
+    intact: bool
+    events: int
+    last_hash: str | None = None
+    broken_at: int | None = None
+    reason: str | None = None

@@ -16,6 +16,7 @@ TABLES = (
     "quota",
     "provider_key",
     "key_version",
+    "key_source",
     "idempotency_key",
     "oauth_client",
     "client_secret",

@@ -15,6 +15,7 @@ MODELS: list[type[SQLModel]] = [
     models.Quota,
     models.ProviderKey,
     models.KeyVersion,
+    models.KeySource,
     models.IdempotencyKey,
     models.AuditEvent,
 ]

@@ -1,0 +1,118 @@
+"""What a request's types cannot say: every problem at once, by JSON pointer, with the mend. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from auth.errors import Invalid
+from tenants.catalogue import Catalogue
+from tenants.keyshape import key_problem
+from tenants.names import NAME_RULE, SLUG, is_name
+from tenants.schemas import KeyIn, KeyPatch, PoolIn, PoolPatch, QuotaIn, QuotaPatch, RotateIn, TenantIn
+
+Problem = tuple[str, str]
+S = TypeVar("S", bound=msgspec.Struct)
+
+_TEXT_RULE = "must be 1 to 200 printable characters"
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raise `Invalid` if there is any problem."""
+    found = tuple(problems)
+    if found:
+        pointer, sentence = found[0]
+        raise Invalid(
+            f"{pointer.lstrip('/').replace('/', '.') or 'The request'} {sentence}.",
+            hint="Mend what `errors` lists and send the request again; nothing was changed.",
+            errors=found,
+        )
+
+
+def tenant_problems(data: TenantIn) -> list[Problem]:
+    """Check a new tenant."""
+    problems = []
+    if not re.fullmatch(SLUG, data.slug):
+        rule = "must be 1 to 63 lower-case letters, digits or hyphens, and start with a letter or digit"
+        problems.append(("/slug", rule))
+    if data.name is not None and not _is_text(data.name):
+        problems.append(("/name", _TEXT_RULE))
+    if not _is_text(data.client_name):
+        problems.append(("/client_name", _TEXT_RULE))
+    return problems
+
+
+def pool_problems(data: PoolIn | PoolPatch, catalogue: Catalogue) -> list[Problem]:
+    """Check a new or changed pool."""
+    problems = _name_problems(data.name)
+    if isinstance(data.strategy, str) and (problem := catalogue.strategy_problem(data.strategy)):
+        problems.append(("/strategy", problem))
+    return problems
+
+
+def quota_problems(data: QuotaIn | QuotaPatch, catalogue: Catalogue) -> list[Problem]:
+    """Check a new or changed quota."""
+    problems = _name_problems(data.name)
+    if isinstance(data, QuotaIn) and data.provider not in catalogue.providers:
+        known = ", ".join(sorted(catalogue.providers))
+        problems.append(("/provider", f"{data.provider[:63]!r} is not known; use one of {known}"))
+    return problems
+
+
+def key_problems(data: KeyIn | KeyPatch, catalogue: Catalogue) -> list[Problem]:
+    """Check a new or changed key."""
+    problems = _name_problems(data.name)
+    if isinstance(data, KeyIn):
+        if (problem := key_problem(data.api_key)) is not None:
+            problems.append(("/api_key", problem))
+        if (trouble := catalogue.provider_problem(data.provider, data.base_url)) is not None:
+            problems.append((f"/{trouble[0]}", trouble[1]))
+        if data.quota_id is not None and data.limits is not None:
+            problems.append(("/limits", "cannot stand beside quota_id; change the quota's own limits instead"))
+    if isinstance(data.region, str) and not is_name(data.region):
+        problems.append(("/region", NAME_RULE))
+    if not isinstance(data.models, UnsetType):
+        problems += [(f"/models/{index}", _TEXT_RULE) for index, glob in enumerate(data.models) if not _is_text(glob)]
+    if not isinstance(data.model_map, UnsetType) and not all(
+        _is_text(name) and _is_text(target) for name, target in data.model_map.items()
+    ):
+        problems.append(("/model_map", f"names and targets {_TEXT_RULE}"))
+    return problems
+
+
+def rotate_problems(data: RotateIn, provider: str, base_url: str | None, catalogue: Catalogue) -> list[Problem]:
+    """Check a new secret; `base_url` is the one that the key will have."""
+    problems = []
+    if (problem := key_problem(data.api_key)) is not None:
+        problems.append(("/api_key", problem))
+    if data.base_url is not UNSET and (trouble := catalogue.provider_problem(provider, base_url)) is not None:
+        problems.append((f"/{trouble[0]}", trouble[1]))
+    return problems
+
+
+def convert_checked(value: Mapping[str, Any], shape: type[S], pointer: str) -> S:
+    """Convert merged JSON into `shape`; `Invalid` points below `pointer`."""
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        refuse([located(error, pointer)])
+        raise
+
+
+def located(error: msgspec.ValidationError, pointer: str = "") -> Problem:
+    """Split msgspec's "… - at `$.a.b[0]`" into a JSON pointer and a sentence."""
+    sentence, _, path = str(error).partition(" - at `")
+    steps = path.removesuffix("`").removeprefix("$").replace("[", ".").replace("]", "").split(".")
+    return pointer + "".join(f"/{step}" for step in steps if step), sentence
+
+
+def _name_problems(name: str | UnsetType) -> list[Problem]:
+    return [("/name", NAME_RULE)] if isinstance(name, str) and not is_name(name) else []
+
+
+def _is_text(value: str) -> bool:
+    return 1 <= len(value) <= 200 and value.isprintable() and value.strip() == value

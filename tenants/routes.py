@@ -1,0 +1,29 @@
+"""The management API of tenants, pools, keys, quotas and audit, to be mounted by the gateway."""
+
+from __future__ import annotations
+
+from litestar import Router
+from litestar.di import Provide
+
+from tenants.api import audit_trail, imports, keys, pools, quotas, tenants
+from tenants.api.call import provide_call
+from tenants.api.services import TenantServices
+
+
+def make_router(services: TenantServices, *, path: str = "/api/v1") -> Router:
+    """Return the router; requests arrive with a verified `Principal` in their scope (`auth.middleware`)."""
+    return Router(
+        path=path,
+        route_handlers=[
+            tenants.router(),
+            pools.router(),
+            imports.router(),
+            keys.router(),
+            quotas.router(),
+            audit_trail.router(),
+        ],
+        dependencies={
+            "call": Provide(provide_call),
+            "services": Provide(lambda: services, sync_to_thread=False),
+        },
+    )

@@ -1,0 +1,398 @@
+"""The management API over a real database: what it stores, shows, refuses and never shows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+import pytest
+from litestar import Litestar
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+from uuid_utils.compat import uuid7
+
+from auth.client_secrets import Peppers
+from auth.principal import PLATFORM_TENANT_ID, Principal
+from auth.scopes import TENANT_SCOPES
+from auth.secret import Secret
+from auth.storage import Connections
+from gateway.control.orm import OrmSessions
+from gateway.problems import handle
+from tenants.api.services import TenantServices
+from tenants.datakeys import DataKeys
+from tenants.routes import make_router
+from tenants.snapshot import SnapshotLoader
+from tests.tenants.catalogue import CATALOGUE
+from tests.tenants.conftest import Plant, Planted
+
+KEY = "sk-proj-0123456789abcdefghij"
+NEW_KEY = "sk-proj-zyxwvutsrqponmlkjihg"
+
+
+def caller(app: ASGIApp) -> ASGIApp:
+    """Take the verified caller from test headers, where `auth.middleware` would put it."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP:
+            headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+            if "x-tenant" in headers:
+                scopes = frozenset(headers.get("x-scopes", " ".join(TENANT_SCOPES)).split())
+                scope["auth"] = Principal(UUID(headers["x-tenant"]), "client-1", scopes, "jti", 2e9)
+        await app(scope, receive, send)
+
+    return wrapped
+
+
+class Api:
+    """One caller of the API."""
+
+    def __init__(self, client: httpx.AsyncClient, tenant_id: UUID, scopes: str | None = None) -> None:
+        self.client = client
+        self.headers = {"x-tenant": str(tenant_id)} | ({} if scopes is None else {"x-scopes": scopes})
+
+    async def __call__(
+        self, method: str, path: str, body: Any = None, *, expect: int | None = None, **headers: str
+    ) -> Any:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        response = await self.client.request(method, f"/api/v1{path}", json=body, headers=self.headers | sent)
+        if expect is not None:
+            assert response.status_code == expect, response.text
+        return response
+
+
+@pytest.fixture
+async def client(sessions: OrmSessions, data_keys: DataKeys) -> AsyncIterator[httpx.AsyncClient]:
+    services = TenantServices(
+        sessions=sessions,
+        sealer=data_keys,
+        catalogue=CATALOGUE,
+        peppers=Peppers({1: b"p" * 32}),
+        now=lambda: datetime.now(UTC),
+        forget=data_keys.forget,
+    )
+    app = Litestar([make_router(services)], middleware=[caller], exception_handlers={Exception: handle})
+    transport = httpx.ASGITransport(cast(Any, app))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def acme(plant: Plant) -> Planted:
+    return await plant("acme")
+
+
+@pytest.fixture
+def api(client: httpx.AsyncClient, acme: Planted) -> Api:
+    return Api(client, acme.tenant_id)
+
+
+@pytest.fixture
+def operator(client: httpx.AsyncClient) -> Api:
+    return Api(client, PLATFORM_TENANT_ID, "platform")
+
+
+def key_body(**more: Any) -> dict[str, Any]:
+    return {"name": "k2", "provider": "openai", "api_key": KEY, **more}
+
+
+async def test_a_tenant_with_its_first_client(operator: Api, database: Connections) -> None:
+    created = await operator("POST", "/tenants", {"slug": "initech"}, expect=201)
+    body = created.json()
+    assert created.headers["location"] == f"/api/v1/tenants/{body['id']}"
+    secret = body["client"]["client_secret"]
+    assert len(secret) > 40
+    assert set(body["client"]["scopes"]) == TENANT_SCOPES
+    read = await operator("GET", f"/tenants/{body['id']}", expect=200)
+    assert "client" not in read.json()
+    assert secret not in read.text
+    clash = await operator("POST", "/tenants", {"slug": "initech"}, expect=409)
+    assert clash.json()["hint"] == "Choose another slug."
+    async with database.platform() as connection:
+        dump = str(await connection.fetch("select * from client_secret")) + str(
+            await connection.fetch("select * from idempotency_key")
+        )
+    assert secret not in dump
+
+
+async def test_a_repeated_creation_shows_the_secret_only_once(operator: Api, database: Connections) -> None:
+    first = await operator("POST", "/tenants", {"slug": "initech"}, expect=201, idempotency_key="abc")
+    again = await operator("POST", "/tenants", {"slug": "initech"}, expect=201, idempotency_key="abc")
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json()["client"]["client_secret"] is None
+    assert again.json()["id"] == first.json()["id"]
+    other = await operator("POST", "/tenants", {"slug": "other"}, expect=409, idempotency_key="abc")
+    assert "different request" in other.json()["detail"]
+    async with database.platform() as connection:
+        stored = await connection.fetchval("select response::text from idempotency_key")
+    assert first.json()["client"]["client_secret"] not in stored
+
+
+async def test_suspend_and_delete_a_tenant(operator: Api, acme: Planted, database: Connections) -> None:
+    path = f"/tenants/{acme.tenant_id}"
+    tag = (await operator("GET", path, expect=200)).headers["etag"]
+    changed = await operator("PATCH", path, {"status": "suspended"}, expect=200, if_match=tag)
+    assert changed.json()["status"] == "suspended"
+    await operator("PATCH", path, {"status": "active"}, expect=412, if_match=tag)
+    await operator("PATCH", path, {"status": "gone"}, expect=422)
+    await operator("DELETE", path, expect=204)
+    await operator("GET", path, expect=404)
+    async with database.platform() as connection:
+        for table in ("data_key", "provider_key", "key_version", "pool"):
+            assert await connection.fetchval(f"select count(*) from {table}") == 0, table
+        assert await connection.fetchval("select action from audit_event order by at desc limit 1") == "tenant.delete"
+    await operator("DELETE", f"/tenants/{PLATFORM_TENANT_ID}", expect=409)
+
+
+async def test_only_operators_reach_tenants(client: httpx.AsyncClient, acme: Planted) -> None:
+    for scopes in ("pools:read", "platform", " ".join(TENANT_SCOPES)):
+        intruder = Api(client, acme.tenant_id, scopes)
+        await intruder("GET", "/tenants", expect=403)
+        await intruder("POST", "/tenants", {"slug": "x"}, expect=403)
+        await intruder("DELETE", f"/tenants/{acme.tenant_id}", expect=403)
+
+
+async def test_pools_live(api: Api) -> None:
+    made = await api("POST", "/pools", {"name": "eu", "strategy": "weighted_round_robin"}, expect=201)
+    pool = made.json()
+    assert (pool["strategy"], pool["is_default"], pool["settings"]) == ("weighted", False, {})
+    path = f"/pools/{pool['id']}"
+    changes = {"is_default": True, "settings": {"failover": False, "retry": {"max_attempts": 4, "budget_ratio": 0.5}}}
+    changed = await api("PATCH", path, changes, expect=200, if_match=made.headers["etag"])
+    assert changed.json()["is_default"] is True
+    merged = await api("PATCH", path, {"settings": {"retry": {"max_attempts": None}, "failover": None}}, expect=200)
+    assert merged.json()["settings"] == {"retry": {"budget_ratio": 0.5}}
+    pools = (await api("GET", "/pools", expect=200)).json()["items"]
+    assert [(each["name"], each["is_default"]) for each in pools] == [("main", False), ("eu", True)]
+    await api("PATCH", path, {"is_default": False}, expect=409)
+    await api("PATCH", path, {"name": "main"}, expect=409)
+    await api("DELETE", path, expect=412, if_match='"1"')
+    await api("DELETE", path, expect=204)
+    await api("GET", path, expect=404)
+
+
+async def test_pages(api: Api) -> None:
+    for number in range(5):
+        await api("POST", "/pools", {"name": f"p{number}"}, expect=201)
+    names, cursor = [], ""
+    while True:
+        page = (await api("GET", f"/pools?limit=2{cursor}", expect=200)).json()
+        assert len(page["items"]) <= 2
+        names += [item["name"] for item in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert names == ["main", "p0", "p1", "p2", "p3", "p4"]
+    await api("GET", "/pools?limit=0", expect=422)
+    await api("GET", "/pools?cursor=zzz", expect=422)
+
+
+async def test_a_key_goes_in_and_never_comes_out(
+    api: Api, acme: Planted, database: Connections, data_keys: DataKeys
+) -> None:
+    path = f"/pools/{acme.pool_id}/keys"
+    made = await api("POST", path, key_body(limits={"rpm": 3000}, models=["gpt-*"], weight=50), expect=201)
+    key = made.json()
+    assert key["current"]["prefix"] == "sk-proj"
+    assert len(key["current"]["fingerprint"]) == 16
+    shown = [made, await api("GET", path), await api("GET", f"/keys/{key['id']}"), await api("GET", "/audit")]
+    shown.append(await api("GET", f"/keys/{key['id']}/versions"))
+    shown.append(await api("POST", path, key_body(), expect=409))
+    shown.append(await api("POST", path, key_body(name="!"), expect=422))
+    for response in shown:
+        assert KEY not in response.text
+        assert KEY[8:] not in response.text
+    async with database.platform() as connection:
+        for table in ("key_version", "provider_key", "audit_event", "idempotency_key"):
+            assert KEY not in str(await connection.fetch(f"select * from {table}"))
+    loaded = await SnapshotLoader(database, data_keys).load(acme.tenant_id)
+    assert loaded is not None
+    found = {each.name: each for each in loaded.pools[0].keys}["k2"]
+    assert found.secret == Secret(KEY)
+    quotas = (await api("GET", "/quotas")).json()["items"]
+    assert [quota["limits"] for quota in quotas if quota["name"] == "main/k2"] == [{"rpm": 3000}]
+    await api("DELETE", f"/keys/{key['id']}", expect=204)
+    assert [quota["name"] for quota in (await api("GET", "/quotas")).json()["items"]] == ["org"]
+
+
+async def test_changing_a_key(api: Api, acme: Planted) -> None:
+    path = f"/keys/{acme.key_id}"
+    changed = await api("PATCH", path, {"weight": 0, "region": "eu", "max_in_flight": 3, "enabled": False}, expect=200)
+    assert (changed.json()["weight"], changed.json()["enabled"]) == (0, False)
+    assert changed.headers["etag"] == '"2"'
+    cleared = await api("PATCH", path, {"region": None, "max_in_flight": None}, expect=200)
+    assert (cleared.json()["region"], cleared.json()["max_in_flight"]) == (None, None)
+    quota = (await api("POST", "/quotas", {"name": "q", "provider": "groq"}, expect=201)).json()
+    refused = await api("PATCH", path, {"quota_id": quota["id"]}, expect=422)
+    assert refused.json()["errors"] == [{"pointer": "/quota_id", "detail": "is a quota of groq"}]
+
+
+async def test_a_key_is_never_pointed_elsewhere_by_a_patch(api: Api, acme: Planted) -> None:
+    """Whoever may edit keys must not be able to have a stored one sent to a host of theirs."""
+    for member in ("base_url", "api_key", "provider", "pool_id"):
+        await api("PATCH", f"/keys/{acme.key_id}", {member: "https://evil.example"}, expect=422)
+
+
+async def test_rotation_with_a_supplied_secret(
+    api: Api, acme: Planted, database: Connections, data_keys: DataKeys
+) -> None:
+    path = f"/keys/{acme.key_id}"
+    rotated = await api("POST", f"{path}/rotate", {"api_key": NEW_KEY}, expect=200, idempotency_key="r1")
+    assert (rotated.json()["current"]["number"], rotated.json()["current"]["state"]) == (2, "current")
+    again = await api("POST", f"{path}/rotate", {"api_key": NEW_KEY}, expect=200, idempotency_key="r1")
+    assert again.json() == rotated.json()
+    versions = (await api("GET", f"{path}/versions")).json()["items"]
+    assert [(each["number"], each["state"]) for each in versions] == [(2, "current"), (1, "draining")]
+    loaded = await SnapshotLoader(database, data_keys).load(acme.tenant_id)
+    assert loaded is not None
+    assert (loaded.pools[0].keys[0].secret, loaded.pools[0].keys[0].version) == (Secret(NEW_KEY), 2)
+
+
+async def test_rotations_at_once_leave_one_current(api: Api, acme: Planted) -> None:
+    path = f"/keys/{acme.key_id}"
+    answers = await asyncio.gather(*(api("POST", f"{path}/rotate", {"api_key": f"{NEW_KEY}{n}"}) for n in range(4)))
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    versions = (await api("GET", f"{path}/versions")).json()["items"]
+    assert [each["state"] for each in versions].count("current") == 1
+    assert len(versions) == 1 + sum(answer.status_code == 200 for answer in answers)
+
+
+async def test_import_the_familiar_shape(api: Api, database: Connections, data_keys: DataKeys, acme: Planted) -> None:
+    document = {
+        "name": "imported",
+        "providers": [
+            {"name": "openai-primary", "api_key": KEY, "weight": 50, "rate_limit": 3000},
+            {
+                "name": "azure-eu",
+                "api_key": "a" * 32,
+                "weight": 30,
+                "rate_limit": 2000,
+                "base_url": "https://x.example",
+            },
+            {"name": "anthropic-backup", "api_key": "sk-ant-0123456789", "weight": 20, "rate_limit": 1000},
+        ],
+        "strategy": "weighted_round_robin",
+        "failover": True,
+    }
+    made = await api("POST", "/pools/import", document, expect=201)
+    assert made.json()["strategy"] == "weighted"
+    assert [(key["name"], key["provider"], key["weight"]) for key in made.json()["keys"]] == [
+        ("openai-primary", "openai", 50),
+        ("azure-eu", "azure", 30),
+        ("anthropic-backup", "anthropic", 20),
+    ]
+    assert KEY not in made.text
+    loaded = await SnapshotLoader(database, data_keys).load(acme.tenant_id)
+    assert loaded is not None
+    pool = {each.name: each for each in loaded.pools}["imported"]
+    assert [quota.limits for quota in pool.quotas] == [{"rpm": 3000}, {"rpm": 2000}, {"rpm": 1000}]
+    document["providers"] = [{"name": "x", "api_key": KEY}, {"name": "openai", "api_key": "$KEY"}]
+    refused = await api("POST", "/pools/import", document | {"name": "second"}, expect=422)
+    assert {each["pointer"] for each in refused.json()["errors"]} == {"/providers/1/api_key"}
+    assert "second" not in (await api("GET", "/pools")).text
+
+
+async def test_another_tenants_things_do_not_exist(client: httpx.AsyncClient, acme: Planted, plant: Plant) -> None:
+    other = Api(client, (await plant("other")).tenant_id)
+    for method, path, body in (
+        ("GET", f"/pools/{acme.pool_id}", None),
+        ("PATCH", f"/pools/{acme.pool_id}", {"strategy": "round_robin"}),
+        ("DELETE", f"/pools/{acme.pool_id}", None),
+        ("GET", f"/pools/{acme.pool_id}/keys", None),
+        ("POST", f"/pools/{acme.pool_id}/keys", key_body()),
+        ("GET", f"/keys/{acme.key_id}", None),
+        ("PATCH", f"/keys/{acme.key_id}", {"weight": 2}),
+        ("DELETE", f"/keys/{acme.key_id}", None),
+        ("GET", f"/keys/{acme.key_id}/versions", None),
+        ("POST", f"/keys/{acme.key_id}/rotate", {"api_key": NEW_KEY}),
+        ("GET", f"/quotas/{acme.quota_id}", None),
+        ("PATCH", f"/quotas/{acme.quota_id}", {"limits": {"rpm": 1}}),
+        ("DELETE", f"/quotas/{acme.quota_id}", None),
+    ):
+        foreign = await other(method, path, body, expect=404)
+        unknown = await other(
+            method,
+            path.replace(str(acme.pool_id), str(uuid7()))
+            .replace(str(acme.key_id), str(uuid7()))
+            .replace(str(acme.quota_id), str(uuid7())),
+            body,
+        )
+        assert foreign.json() | {"request_id": ""} == unknown.json() | {"request_id": ""}, (method, path)
+    quota_of_another = key_body(quota_id=str(acme.quota_id))
+    pool = (await other("GET", "/pools")).json()["items"][0]
+    await other("POST", f"/pools/{pool['id']}/keys", quota_of_another, expect=404)
+
+
+SCOPES = (
+    ("pools:read", "POST", "/pools", 403),
+    ("pools:read", "GET", "/pools", 200),
+    ("keys:read", "POST", "/keys/{key}/rotate", 403),
+    ("keys:write", "POST", "/keys/{key}/rotate", 403),
+    ("keys:rotate", "DELETE", "/keys/{key}", 403),
+    ("pools:write", "POST", "/pools/import", 403),
+    ("inference", "GET", "/audit", 403),
+)
+
+
+async def test_scopes(client: httpx.AsyncClient, acme: Planted) -> None:
+    for scopes, method, path, status in SCOPES:
+        caller_ = Api(client, acme.tenant_id, scopes)
+        await caller_(method, path.format(key=acme.key_id), {} if method == "POST" else None, expect=status)
+
+
+WRONG: tuple[tuple[str, str, Any, str], ...] = (
+    ("POST", "/pools", {"name": "has space"}, "/name"),
+    ("POST", "/pools", {"name": "x", "strategy": "best"}, "/strategy"),
+    ("POST", "/quotas", {"name": "x", "provider": "acme-llm"}, "/provider"),
+    ("POST", "/pools/{pool}/keys", key_body(api_key="sk-..."), "/api_key"),
+    ("POST", "/pools/{pool}/keys", key_body(provider="azure"), "/base_url"),
+    ("POST", "/pools/{pool}/keys", key_body(base_url="http://169.254.169.254/"), "/base_url"),
+    ("POST", "/pools/{pool}/keys", key_body(models=["ok", ""]), "/models/1"),
+    ("POST", "/keys/{key}/rotate", {"api_key": "Bearer x"}, "/api_key"),
+    ("PATCH", "/pools/{pool}", {"settings": {"retry": {"max_attempts": 99}}}, "/settings/retry/max_attempts"),
+    ("PATCH", "/pools/{pool}", {"settings": {"failovr": True}}, "/settings"),
+    ("PATCH", "/quotas/{quota}", {"limits": {"rpm": -1}}, "/limits/rpm"),
+)
+
+
+async def test_what_is_wrong_is_said(api: Api, acme: Planted) -> None:
+    for method, path, body, pointer in WRONG:
+        where = path.format(pool=acme.pool_id, key=acme.key_id, quota=acme.quota_id)
+        problem = (await api(method, where, body, expect=422)).json()
+        assert pointer in {each["pointer"] for each in problem["errors"]}, (where, problem)
+        assert problem["hint"]
+
+
+async def test_every_change_is_in_the_audit_trail(api: Api, acme: Planted, database: Connections) -> None:
+    pool = (await api("POST", "/pools", {"name": "p"}, expect=201)).json()
+    await api("PATCH", f"/pools/{pool['id']}", {"strategy": "round_robin"}, expect=200)
+    key = (await api("POST", f"/pools/{pool['id']}/keys", key_body(), expect=201)).json()
+    await api("POST", f"/keys/{key['id']}/rotate", {"api_key": NEW_KEY}, expect=200)
+    await api("DELETE", f"/keys/{key['id']}", expect=204)
+    await api("DELETE", f"/pools/{pool['id']}", expect=204)
+    events = (await api("GET", "/audit", expect=200)).json()["items"]
+    assert [event["action"] for event in events] == [
+        "pool.create",
+        "pool.change",
+        "key.create",
+        "key.rotate",
+        "key.delete",
+        "pool.delete",
+    ]
+    assert {event["actor"] for event in events} == {"client-1"}
+    verdict = (await api("GET", "/audit/verify", expect=200)).json()
+    assert (verdict["intact"], verdict["events"]) == (True, 6)
+    assert verdict["last_hash"] == events[-1]["hash"]
+
+
+async def test_a_repeated_post_does_its_work_once_also_at_once(api: Api) -> None:
+    answers = await asyncio.gather(
+        *(api("POST", "/pools", {"name": "once"}, expect=201, idempotency_key="k") for _ in range(3))
+    )
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert json.dumps(answers[0].json()) == json.dumps(answers[1].json())
+    await api("POST", "/pools", {"name": "x"}, expect=422, idempotency_key="k" * 300)
