@@ -55,3 +55,31 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.run
 	@echo "installing the locked development dependencies"
 	@$(PIP) install --require-hashes -r requirements/dev.lock
 	@touch $@
+
+# The chart, the image and the cluster: their tools live in an environment of their own.
+CHART       := .venv-chart
+IMAGE       ?= localhost/llm-proxy:dev
+BASE_IMAGE  ?= docker.io/library/python:3.13-slim-bookworm
+.PHONY: chart-docs test-chart image test-image test-cluster
+
+chart-docs: $(VENV)/.dev ## Make the chart's README from its values
+	$(BIN)/python helm/readme.py
+
+test-chart: $(CHART)/.ready ## Lint, render and validate the chart on Helm 3.17 and 4 (wants promtool: Debian's prometheus)
+	$(CHART)/bin/python -m pytest helm/tests $(PYTEST_ARGS)
+
+image: ## Build the container image with buildah (BASE_IMAGE=…, IMAGE=…)
+	buildah bud --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) -t $(IMAGE) .
+
+test-image: ## Build the image on a base made by debootstrap and run it read-only (root on Debian; needs buildah, podman)
+	tests/cluster/image.sh
+
+test-cluster: $(CHART)/.ready ## Install, upgrade and roll back the chart under load on a real one-node Kubernetes (root on Debian)
+	tests/cluster/run.sh
+
+$(CHART)/.ready: requirements/chart.lock requirements/helm.lock helm/tools.py
+	@$(PYTHON) -m venv $(CHART)
+	@echo "installing the chart's test tools"
+	@$(CHART)/bin/python -m pip --disable-pip-version-check --no-input -q install --require-hashes -r requirements/chart.lock
+	@$(CHART)/bin/python helm/tools.py $(CHART)/tools
+	@touch $@
