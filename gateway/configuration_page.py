@@ -34,7 +34,7 @@ def configuration_page() -> str:
     for group, variables in groupby(VARIABLES, key=lambda variable: variable.group):
         rows = [f"\n## {group}\n", "| Variable | Default | Meaning |", "|---|---|---|"]
         for variable in variables:
-            default = f"`{variable.default}`" if variable.default is not None else "not set"
+            default = f"`{variable.default}`" if variable.default else "not set"
             mark = " *(secret)*" if variable.secret else ""
             rows.append(f"| `{variable.name}`{mark} | {default} | {variable.meaning} |")
         parts.append("\n".join(rows) + "\n")

@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 LEADER_LOCK: Final = 0x6C6C6D6A6F627301
 _RETRY_S: Final = 2.0
 _PARTITION_DAYS_AHEAD: Final = 8
-_REVOCATIONS_KEPT_HOURS: Final = 1
 _IDEMPOTENCY_KEPT_HOURS: Final = 24
 
 
@@ -92,7 +91,7 @@ class Jobs:
 
 
 def maintenance_jobs(postgres: Postgres) -> list[Job]:
-    """Return the jobs that keep the tables in shape: partitions ahead, expired rows out."""
+    """Return the jobs that keep the tables in shape: usage partitions ahead, old idempotency keys out."""
 
     async def partitions() -> None:
         async with postgres.platform() as connection:
@@ -102,15 +101,11 @@ def maintenance_jobs(postgres: Postgres) -> list[Job]:
         if made:
             log.info("jobs: usage partitions made", extra={"days": made})
 
-    async def expired() -> None:
+    async def answered() -> None:
         async with postgres.platform() as connection:
-            await connection.execute(
-                "delete from token_revocation where expires_at < now() - make_interval(hours => $1)",
-                _REVOCATIONS_KEPT_HOURS,
-            )
             await connection.execute(
                 "delete from idempotency_key where created_at < now() - make_interval(hours => $1)",
                 _IDEMPOTENCY_KEPT_HOURS,
             )
 
-    return [Job("usage-partitions", 3600.0, partitions), Job("expired-rows", 600.0, expired)]
+    return [Job("usage-partitions", 3600.0, partitions), Job("idempotency-keys", 600.0, answered)]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +102,10 @@ async def check_role(url: str) -> RoleCheck:
 
 
 async def ensure_login(owner_url: str, name: str, password: Secret) -> None:
-    """Create or update the LOGIN role `name` in the gateway's group role; `owner_url` may create roles."""
+    """Create or update the LOGIN role `name` in the gateway's group role; `owner_url` may create roles.
+
+    The server is sent the SCRAM verifier alone: a password in a statement would end up in its log.
+    """
     connection = await asyncpg.connect(owner_url, timeout=10)
     try:
         # Utility statements take no parameters: the server quotes both words itself.
@@ -107,15 +114,26 @@ async def ensure_login(owner_url: str, name: str, password: Secret) -> None:
             "'alter role %I login nosuperuser nobypassrls password %L' else "
             "'create role %I login nosuperuser nobypassrls password %L' end, $1::text, $2::text)",
             name,
-            password.reveal(),
+            scram_verifier(password, os.urandom(16)),
         )
-        await connection.execute("set log_statement = 'none'")
         await connection.execute(make)
         await connection.execute(
             await connection.fetchval("select format('grant %I to %I', $1::text, $2::text)", APP_ROLE, name)
         )
     finally:
         await connection.close()
+
+
+def scram_verifier(password: Secret, salt: bytes, iterations: int = 4096) -> str:
+    """Return what PostgreSQL stores of an ASCII password (RFC 5803); `Invalid` for other characters."""
+    word = password.reveal()
+    if not word.isascii() or not word.isprintable():
+        raise Invalid("The password has characters beyond ASCII.", hint="Use openssl rand -base64 24.")
+    salted = hashlib.pbkdf2_hmac("sha256", word.encode(), salt, iterations)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    texts = [base64.b64encode(part).decode() for part in (salt, stored, server)]
+    return f"SCRAM-SHA-256${iterations}:{texts[0]}${texts[1]}:{texts[2]}"
 
 
 def _upgrade(url: str, revision: str) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import signal
+import socket
 from collections.abc import Callable, Generator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -14,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from auth.errors import Fault
 from gateway.telemetry import new_request_id
 
 if TYPE_CHECKING:
-    import socket
-
     from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -135,12 +135,6 @@ class GatewayServer(uvicorn.Server):
         self._body_timeout_s = body_timeout_s
         self._interrupted = False
 
-    @property
-    def port(self) -> int:
-        """The port that is listened on, after start-up."""
-        port: int = self.servers[0].sockets[0].getsockname()[1]
-        return port
-
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle SIGINT and SIGTERM while serving, and hand them back without raising them again."""
@@ -186,20 +180,39 @@ class GatewayServer(uvicorn.Server):
                     connection.check_deadlines(now, self._head_timeout_s, self._body_timeout_s)
 
 
+class AddressTaken(Fault):
+    """The address to listen on is in use, or not ours."""
+
+    code = "address_taken"
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Bind the address to listen on, before anything slow is done; raises `AddressTaken` with the mend."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise AddressTaken(
+            f"{host}:{port} cannot be listened on: {error.strerror}.",
+            hint="Stop what uses it, or choose another port: PORT=8081.",
+        ) from None
+    made.set_inheritable(False)
+    return made
+
+
 def make_server(
     app: Callable[..., Any],
     settings: Settings,
     *,
     on_drain: Callable[[], None],
-    host: str | None = None,
-    port: int | None = None,
 ) -> GatewayServer:
-    """Make the server of one process for an ASGI app; `host` and `port` override the settings'."""
+    """Make the server of one process for an ASGI app; `run(sockets=[open_socket(…)])` serves until a signal."""
     protocol = type("Protocol", (DeadlineProtocol,), {"max_connections": settings.max_connections})
     config = uvicorn.Config(
         app,
-        host=host or settings.host,
-        port=settings.port if port is None else port,
         loop="auto",
         http=protocol,
         ws="none",

@@ -84,6 +84,14 @@ def http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def proxy_url(value: str) -> Secret:
+    """Accept an http proxy URL; it may carry a password."""
+    parts = urlsplit(value)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError("must be a URL such as http://proxy.internal:3128")
+    return Secret(value)
+
+
 def kek(value: str) -> str:
     """Accept the place of the key-encryption keys."""
     if value != "env" and not re.fullmatch(r"file:.+|[a-z][a-z0-9+-]*://.+", value):

@@ -16,7 +16,19 @@ from urllib.parse import urlsplit
 
 from auth.errors import Invalid
 from auth.secret import Secret
-from gateway.setting_values import flag, http_url, kek, one_of, postgres_url, seconds, secret, size, text, whole
+from gateway.setting_values import (
+    flag,
+    http_url,
+    kek,
+    one_of,
+    postgres_url,
+    proxy_url,
+    seconds,
+    secret,
+    size,
+    text,
+    whole,
+)
 
 
 class ConfigurationInvalid(Invalid):
@@ -56,6 +68,7 @@ class Settings:
     kek_keys: Secret | None
     peppers: Secret | None
     max_body_bytes: int
+    max_upload_bytes: int
     max_connections: int
     header_timeout_s: float
     keep_alive_s: float
@@ -64,7 +77,8 @@ class Settings:
     drain_lead_s: float
     snapshot_poll_s: float
     allow_private_upstreams: bool
-    egress_proxy: str | None
+    egress_proxy: Secret | None
+    no_proxy: str
     max_upstream_connections: int
     log_level: str
     log_format: str
@@ -236,8 +250,25 @@ VARIABLES: Final = (
         "egress_proxy",
         TRAFFIC,
         None,
-        "An HTTP proxy (`http://host:port`) through which providers are reached with CONNECT.",
-        http_url,
+        "An HTTP proxy, `http://[user:password@]host:port`, through which providers are reached (CONNECT).",
+        proxy_url,
+        secret=True,
+    ),
+    Variable(
+        "LLM_PROXY_NO_PROXY",
+        "no_proxy",
+        TRAFFIC,
+        "",
+        "Host names, comma-separated, that are reached without the proxy; their sub-domains too.",
+        text,
+    ),
+    Variable(
+        "LLM_PROXY_MAX_UPLOAD",
+        "max_upload_bytes",
+        TRAFFIC,
+        "512MiB",
+        "Largest multipart upload; it is relayed as it arrives.",
+        size,
     ),
     Variable(
         "LLM_PROXY_MAX_UPSTREAM_CONNECTIONS",

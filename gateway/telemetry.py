@@ -131,14 +131,13 @@ class Metrics:
         )
         self.attempts = Counter(
             "llm_proxy_attempts",
-            "Attempts at providers, by provider and outcome.",
-            ("provider", "outcome"),
+            "Attempts at providers, by the provider that answered last.",
+            ("provider",),
             registry=self.registry,
         )
         self.tokens = Counter(
             "llm_proxy_tokens", "Tokens metered, by direction.", ("direction",), registry=self.registry
         )
-        self.in_flight = Gauge("llm_proxy_in_flight", "Inference requests in progress.", registry=self.registry)
         self.control_requests = Counter(
             "llm_proxy_control_requests",
             "Control plane requests, by method and status.",

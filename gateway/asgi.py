@@ -1,0 +1,215 @@
+"""The composition root: builds a process's parts, starts and stops them, and hands each request to the right one.
+
+Inference paths go to the data path, `/livez`, `/readyz` and `/metrics` to `Health`, the rest to the control plane.
+A process without a control plane never imports Litestar, SQLAlchemy or Authlib.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+from auth.errors import Invalid
+from auth.keyset import KeySet
+from auth.revocations import Revocations
+from auth.signing_keys import SigningKeys
+from auth.tokens import Verifier
+from gateway.database import Change, Postgres
+from gateway.health import PATHS as HEALTH_PATHS
+from gateway.health import Health
+from gateway.preflight import make_keyring
+from gateway.proxy.routes import is_inference
+from gateway.settings import Settings
+from gateway.telemetry import Metrics, new_request_id
+from gateway.trust import Trust
+from tenants.datakeys import DataKeys
+
+if TYPE_CHECKING:
+    from gateway.data_path import DataPathParts
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Any
+"""An ASGI application; each framework has types of its own for the same three arguments."""
+
+_KEK_CHECK_S = 60.0
+
+
+class Gateway:
+    """One process as an ASGI application; `data_path` and `control` say which halves it has.
+
+    Parts are built at start-up, on the running loop. `health` may be given further conditions before that.
+    """
+
+    def __init__(self, settings: Settings, *, data_path: bool = True, control: bool = True) -> None:
+        self._settings = settings
+        self._has_data_path = data_path
+        self._has_control = control
+        self.metrics = Metrics()
+        self.health = Health(self.metrics)
+        self._inference: App | None = None
+        self._control: App | None = None
+        self._data_path: DataPathParts | None = None
+        self._stack = AsyncExitStack()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        path: str = scope["path"]
+        if self._inference is not None and is_inference(scope["raw_path"]):
+            await self._inference(scope, receive, send)
+        elif path in HEALTH_PATHS:
+            await self.health(scope, receive, send)
+        elif self._control is not None:
+            await self._serve_control(self._control, scope, receive, send)
+        else:
+            await _not_here(send)
+
+    async def _serve_control(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_request_id()
+        scope.setdefault("state", {})["request_id"] = request_id
+        started: list[int] = []
+
+        async def named(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                started.append(message["status"])
+                message["headers"] = [*message.get("headers", ()), (b"x-llm-proxy-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await app(scope, receive, named)
+        finally:
+            status = str(started[0]) if started else "none"
+            self.metrics.control_requests.labels(scope["method"], status).inc()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            log.error("start-up failed", exc_info=error)
+            await self.close()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.health.drain()
+        await self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def start(self) -> None:
+        """Build the parts and start them. Postgres may be away: the process becomes ready when it is back."""
+        settings = self._settings
+        if settings.database_url is None or settings.issuer is None or settings.token_audience is None:
+            raise Invalid("DATABASE_URL and LLM_PROXY_ISSUER are needed.", hint="Run `llm-proxy config check`.")
+        direct = settings.database_direct_url
+        postgres = Postgres(
+            settings.database_url.reveal(),
+            direct_url=direct.reveal() if direct else None,
+            max_size=settings.database_pool_size,
+            statement_cache_size=settings.statement_cache_size,
+        )
+        self._stack.push_async_callback(postgres.close)
+        data_keys = DataKeys(postgres, make_keyring(settings))
+        keys, revocations = KeySet(), Revocations()
+        verifier = Verifier(settings.issuer, settings.token_audience, keys, revocations, time.time)
+        signing = SigningKeys(postgres, data_keys, keys) if self._has_control else None
+        trust = Trust(postgres, keys, revocations, clock=time.time, signing=signing, poll_s=settings.snapshot_poll_s)
+        self.health.require("signing keys", lambda: None if trust.is_ready else "No signing key is loaded yet.")
+        first = asyncio.Event()
+        self._run(trust.run(first), "trust")
+        await first.wait()
+        if self._has_data_path:
+            from gateway.data_path import DataPathParts
+
+            self._data_path = DataPathParts(
+                settings,
+                postgres=postgres,
+                sealer=data_keys,
+                verifier=verifier,
+                metrics=self.metrics,
+                health=self.health,
+            )
+            self._stack.push_async_callback(self._data_path.close)
+            await self._data_path.start()
+            self._inference = self._data_path.app
+        if signing is not None:
+            from gateway.control.parts import ControlParts
+
+            parts = ControlParts(
+                settings,
+                postgres=postgres,
+                data_keys=data_keys,
+                signing=signing,
+                verifier=verifier,
+                metrics=self.metrics,
+            )
+            self._stack.push_async_callback(parts.close)
+            await self._stack.enter_async_context(parts.app.lifespan())
+            self._control = parts.app
+            self._run(parts.jobs.run(), "jobs")
+
+        def heard(change: Change) -> None:
+            trust.changed(change)
+            if change.table == "data_key" and change.tenant_id is not None:
+                data_keys.forget(change.tenant_id)
+            if self._data_path is not None:
+                self._data_path.changed(change)
+
+        self._run(postgres.listen(heard), "notifications")
+        self._run(self._watch_keks(data_keys), "key-encryption keys")
+
+    async def close(self) -> None:
+        """Stop everything, in the reverse order of its start."""
+        await self._stack.aclose()
+
+    def _run(self, work: Any, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
+
+        async def stop() -> None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(stop)
+
+    async def _watch_keks(self, data_keys: DataKeys) -> None:
+        while True:
+            await asyncio.sleep(_KEK_CHECK_S)
+            for tenant_id in await data_keys.drop_disabled():
+                if self._data_path is not None:
+                    self._data_path.changed(Change("data_key", tenant_id))
+
+
+async def _not_here(send: Send) -> None:
+    request_id = new_request_id()
+    body = json.dumps(
+        {
+            "type": "urn:llm-proxy:problem:not_found",
+            "title": "Not Found",
+            "status": 404,
+            "detail": "This process serves inference paths only.",
+            "hint": "Ask the control plane for tokens and the management API.",
+            "code": "not_found",
+            "request_id": request_id,
+        }
+    ).encode()
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-llm-proxy-request-id", request_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 404, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,93 @@
+"""`llm-proxy dev`, `serve`, `gateway`, `control` and `simulated-provider`: what keeps running."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from gateway.cli.output import errors
+from gateway.settings import settings_from_environment
+from gateway.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+
+@click.command()
+def dev() -> None:
+    """Run everything on this machine: an embedded Postgres, a demo tenant on a simulated provider, the gateway.
+
+    Data and secrets live in LLM_PROXY_HOME (./.llm-proxy); PORT moves the port. Ctrl-C stops it all.
+    """
+    from gateway.dev.command import run_dev
+
+    settings = settings_from_environment()
+    configure_logging("warning" if settings.log_level == "info" else settings.log_level, settings.log_format)
+    run_dev(settings)
+
+
+@click.command()
+def serve() -> None:
+    """Run gateway and control plane behind one port: the usual production form.
+
+    Everything comes from the environment (docs/configuration.md); it refuses to start on what is missing or unsafe.
+    """
+    _run(data_path=True, control=True)
+
+
+@click.command()
+def gateway() -> None:
+    """Run the data path alone: inference requests only, no management API."""
+    _run(data_path=True, control=False)
+
+
+@click.command()
+def control() -> None:
+    """Run the control plane alone: tokens, the management API, jobs."""
+    _run(data_path=False, control=True)
+
+
+def _run(*, data_path: bool, control: bool) -> None:
+    from gateway.preflight import preflight
+
+    settings = settings_from_environment()
+    configure_logging(settings.log_level, settings.log_format)
+    asyncio.run(preflight(settings, control=control))
+    serve_forever(settings, data_path=data_path, control=control)
+
+
+def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    from gateway.asgi import Gateway
+    from gateway.server import make_server, open_socket
+
+    listening = open_socket(settings.host, settings.port)
+    app = Gateway(settings, data_path=data_path, control=control)
+    make_server(app, settings, on_drain=app.health.drain).run(sockets=[listening])
+
+
+@click.command("simulated-provider")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=9000, show_default=True, help="Port to listen on.")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Its keys, limits, faults and speed as JSON; without it three keys of 3000, 2000 and 1000 requests a minute.",
+)
+def simulated_provider(host: str, port: int, file: Path | None) -> None:
+    """Run a provider that speaks OpenAI, Anthropic and Gemini with real limits, and makes its answers up."""
+    from auth.errors import Invalid
+    from gateway.simulation.config import development_config, load_config
+    from gateway.simulation.server import run_simulated_provider
+
+    configure_logging("info", settings_from_environment().log_format)
+    try:
+        config = load_config(file.read_bytes()) if file else development_config()
+    except ValueError as error:
+        raise Invalid(str(error), hint="docs/simulated-provider.md describes the file.") from None
+    errors.print(f"simulated provider on http://{host}:{port} (OpenAI under /v1, Anthropic under /v1/messages)")
+    run_simulated_provider(host, port, config)

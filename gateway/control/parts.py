@@ -1,0 +1,153 @@
+"""Builds the control plane of one process: the services of auth and tenants, their application, and the jobs."""
+
+from __future__ import annotations
+
+import random
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from litestar import Litestar
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from auth.audit import Event
+from auth.bearer import RequestAuthenticator
+from auth.client_secrets import Peppers
+from auth.deps import AuthServices
+from auth.errors import Invalid
+from auth.middleware import authentication
+from auth.replay import purge_seen
+from auth.revocation_store import purge_revocations
+from auth.routes import make_routers as make_auth_routers
+from auth.server import OAuthServer, ServerConfig
+from auth.signing_keys import SigningKeys
+from auth.tokens import Verifier
+from gateway.balancing.strategies.registry import ALIASES, STRATEGY_NAMES
+from gateway.control.app import make_control
+from gateway.control.orm import OrmSessions
+from gateway.jobs import Job, Jobs, maintenance_jobs
+from gateway.preflight import parse_peppers
+from gateway.upstream.guard import EgressPolicy, UnsafeUrl, check_base_url
+from gateway.upstream.providers import PROVIDERS
+from tenants import audit
+from tenants.api.services import TenantServices
+from tenants.catalogue import Catalogue, ProviderRule
+from tenants.routes import make_router as make_tenants_router
+
+if TYPE_CHECKING:
+    from gateway.database import Postgres
+    from gateway.settings import Settings
+    from gateway.telemetry import Metrics
+    from tenants.datakeys import DataKeys
+
+_PURGE_EVERY_S = 600.0
+
+
+class TenantTrail:
+    """auth's audit trail, kept in the tenants' hash chains."""
+
+    async def append(self, session: AsyncSession, event: Event) -> None:
+        """Append one event in the session's transaction."""
+        actor = audit.Actor(event.actor, event.address, event.request_id)
+        await audit.record(
+            session, event.tenant_id, actor, event.action, event.subject, at=event.at, detail=event.detail
+        )
+
+
+class GuardedBaseUrls:
+    """The data path's own guard, so that what is accepted here is what will be connected to."""
+
+    def __init__(self, policy: EgressPolicy) -> None:
+        self._policy = policy
+
+    def check(self, url: str) -> str | None:
+        """Return None for a URL that may be used, or a sentence that says what is wrong with it."""
+        try:
+            check_base_url(url, self._policy)
+        except UnsafeUrl as error:
+            return f"{error.public.removeprefix('base_url ')} {error.hint}".strip()
+        return None
+
+
+def make_catalogue(*, allow_private: bool) -> Catalogue:
+    """Say what tenants may choose from: the tables of providers and strategies, and the URL guard."""
+    return Catalogue(
+        providers={name: ProviderRule(needs_base_url=row.needs_base_url) for name, row in PROVIDERS.items()},
+        strategies={**{name: name for name in STRATEGY_NAMES}, **ALIASES},
+        base_urls=GuardedBaseUrls(EgressPolicy(allow_private=allow_private)),
+    )
+
+
+class ControlParts:
+    """The running parts: `app` serves, `jobs.run()` is to be run as a task, `close` ends the database pool."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        postgres: Postgres,
+        data_keys: DataKeys,
+        signing: SigningKeys,
+        verifier: Verifier,
+        metrics: Metrics,
+    ) -> None:
+        if settings.database_url is None or settings.issuer is None or settings.token_audience is None:
+            raise Invalid("DATABASE_URL and LLM_PROXY_ISSUER are needed.", hint="Run `llm-proxy config check`.")
+        self._sessions = OrmSessions(
+            settings.database_url.reveal(),
+            pool_size=settings.database_pool_size,
+            max_overflow=0,
+            statement_cache_size=settings.statement_cache_size,
+        )
+        peppers = Peppers(parse_peppers(settings.peppers))
+        trail = TenantTrail()
+        config = ServerConfig(issuer=settings.issuer, audience=settings.token_audience)
+        server = OAuthServer(
+            config,
+            sessions=self._sessions,
+            keys=signing,
+            verifier=verifier,
+            peppers=peppers,
+            trail=trail,
+            clock=time.time,
+        )
+        auth = AuthServices(
+            config=config,
+            server=server,
+            sessions=self._sessions,
+            keys=signing,
+            peppers=peppers,
+            trail=trail,
+            clock=time.time,
+        )
+        tenants = TenantServices(
+            sessions=self._sessions,
+            sealer=data_keys,
+            catalogue=make_catalogue(allow_private=settings.allow_private_upstreams),
+            peppers=peppers,
+            now=_now,
+            forget=data_keys.forget,
+        )
+        self.app: Litestar = make_control(
+            [*make_auth_routers(auth), make_tenants_router(tenants)],
+            middleware=[authentication(RequestAuthenticator(verifier, settings.issuer, time.time))],
+        )
+        self.jobs = Jobs(
+            postgres,
+            [*maintenance_jobs(postgres), Job("expired-tokens", _PURGE_EVERY_S, self._purge)],
+            metrics,
+            rng=random.Random(),  # noqa: S311 - spreads the runs; nothing secret is drawn from it
+        )
+
+    async def close(self) -> None:
+        """Close the ORM's connections."""
+        await self._sessions.aclose()
+
+    async def _purge(self) -> None:
+        async with self._sessions.platform() as session:
+            await purge_revocations(session, now=_now())
+            await purge_seen(session, now=_now())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

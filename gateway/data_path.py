@@ -1,0 +1,124 @@
+"""Builds the data path of one process out of its parts, and starts and stops them in the right order."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from auth.sealing import Sealer
+from gateway.database import Change, Postgres
+from gateway.health import Health
+from gateway.metering.event import UsageEvent
+from gateway.metering.pricing import load_prices
+from gateway.metering.recorder import UsageRecorder
+from gateway.metering.store import PostgresUsageStore
+from gateway.proxy.app import DataPath, Verifier
+from gateway.proxy.directory import Directory
+from gateway.proxy.intake import IntakeLimits
+from gateway.proxy.runtime import Workshop
+from gateway.settings import Settings
+from gateway.telemetry import Metrics
+from gateway.upstream.connect import DirectConnector, EgressProxy
+from gateway.upstream.guard import EgressPolicy
+from gateway.upstream.pool import ConnectionPool, PoolLimits
+from tenants.snapshot import SnapshotLoader
+
+
+class TrafficMetrics:
+    """Counts finished requests from their usage rows: a `Recorder` beside the one that stores them."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def record(self, row: UsageEvent) -> None:
+        """Count one row."""
+        metrics = self._metrics
+        metrics.requests.labels(row.operation, str(row.status), row.outcome).inc()
+        metrics.request_seconds.labels(row.operation).observe(row.total_ms / 1000.0)
+        if row.first_byte_ms is not None:
+            metrics.first_byte_seconds.labels(row.operation).observe(row.first_byte_ms / 1000.0)
+        if row.provider is not None:
+            metrics.attempts.labels(row.provider).inc(row.attempts)
+        if row.input_tokens:
+            metrics.tokens.labels("input").inc(row.input_tokens)
+        if row.output_tokens:
+            metrics.tokens.labels("output").inc(row.output_tokens)
+
+
+class DataPathParts:
+    """The running parts: `app` serves, `changed` takes notices, `start` and `close` belong to the process's life."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        postgres: Postgres,
+        sealer: Sealer,
+        verifier: Verifier,
+        metrics: Metrics,
+        health: Health,
+        clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
+    ) -> None:
+        rng = random.Random()  # noqa: S311 - spreads load; nothing secret is drawn from it
+        egress = EgressPolicy(allow_private=settings.allow_private_upstreams)
+        proxy = None
+        if settings.egress_proxy is not None:
+            proxy = EgressProxy.parse(settings.egress_proxy.reveal(), settings.no_proxy)
+        self._drain_s = settings.drain_s
+        self._loader = SnapshotLoader(postgres, sealer)
+        self._directory = Directory(
+            self._loader,
+            Workshop(egress, clock, rng, unix_offset_s=unix_clock() - clock()),
+            poll_s=settings.snapshot_poll_s,
+        )
+        self._pool = ConnectionPool(
+            DirectConnector(egress, proxy=proxy), PoolLimits(total=settings.max_upstream_connections)
+        )
+        self._usage = UsageRecorder(PostgresUsageStore(postgres))
+        self.app = DataPath(
+            verifier=verifier,
+            directory=self._directory,
+            upstream=self._pool,
+            recorders=(self._usage, TrafficMetrics(metrics)),
+            prices=load_prices(),
+            rng=rng,
+            limits=IntakeLimits(
+                max_body_bytes=settings.max_body_bytes,
+                max_upload_bytes=settings.max_upload_bytes,
+                body_s=settings.body_timeout_s,
+            ),
+            clock=clock,
+            unix_clock=unix_clock,
+        )
+        health.require("tenants", lambda: None if self._directory.is_ready else "Tenants are not loaded yet.")
+        self._publish(metrics)
+
+    def changed(self, change: Change) -> None:
+        """Take one notice of a committed change."""
+        self._directory.changed(change.table, change.tenant_id)
+
+    async def start(self) -> None:
+        """Load the tenants and start writing usage; returns also when the database is away, and keeps trying."""
+        self._usage.start()
+        await self._directory.start()
+
+    async def close(self) -> None:
+        """Stop refreshing, close the provider connections, write the last usage rows."""
+        await self._directory.close()
+        await self._pool.close()
+        await self._usage.close()
+
+    def _publish(self, metrics: Metrics) -> None:
+        app, usage, pool, loader = self.app, self._usage, self._pool, self._loader
+        gauge, counter = metrics.watch_gauge, metrics.watch_counter
+        gauge("llm_proxy_in_flight", "Inference requests in progress.", lambda: app.in_flight)
+        gauge("llm_proxy_tenants", "Tenants in memory.", lambda: sum(1 for _ in self._directory))
+        gauge("llm_proxy_usage_buffered", "Usage rows that wait to be written.", lambda: usage.buffered)
+        counter("llm_proxy_usage_written", "Usage rows written.", lambda: usage.written)
+        counter("llm_proxy_usage_dropped", "Usage rows dropped, the buffer being full.", lambda: usage.dropped)
+        counter("llm_proxy_keys_unopened", "Provider keys that did not open.", lambda: loader.unopened_total)
+        gauge("llm_proxy_upstream_connections", "Provider connections.", lambda: pool.view().open)
+        opened = "Provider connections opened."
+        counter("llm_proxy_upstream_connections_opened", opened, lambda: pool.view().opened_total)

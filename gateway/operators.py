@@ -1,0 +1,54 @@
+"""Creates OAuth clients straight in the database: the way in, before there is anyone to ask through the API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from auth.client_secrets import Peppers
+from auth.clients import ClientSpec, create_client
+from auth.errors import Invalid
+from auth.principal import PLATFORM_TENANT_ID
+from auth.scopes import PLATFORM, TENANT_SCOPES
+from auth.secret import Secret
+from gateway.control.orm import OrmSessions
+from gateway.preflight import parse_peppers
+from gateway.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A new client's credentials; the secret is stored nowhere."""
+
+    client_id: str
+    client_secret: Secret
+
+
+async def create_operator(settings: Settings, name: str, *, now: datetime) -> Made:
+    """Create a client of the platform tenant with the scope `platform`."""
+    return await _create(settings, PLATFORM_TENANT_ID, ClientSpec(name=name, scopes=(PLATFORM,)), now=now)
+
+
+async def create_tenant_client(settings: Settings, tenant_id: UUID, name: str, *, now: datetime) -> Made:
+    """Create a client of a tenant with every scope that a tenant may hold."""
+    return await _create(settings, tenant_id, ClientSpec(name=name, scopes=tuple(sorted(TENANT_SCOPES))), now=now)
+
+
+async def _create(settings: Settings, tenant_id: UUID, spec: ClientSpec, *, now: datetime) -> Made:
+    if settings.database_url is None:
+        raise Invalid("DATABASE_URL is not set.", hint="Name the PostgreSQL of the installation.")
+    try:
+        peppers = Peppers(parse_peppers(settings.peppers))
+    except ValueError as error:
+        raise Invalid(f"LLM_PROXY_PEPPERS {error}") from None
+    sessions = OrmSessions(settings.database_url.reveal(), pool_size=1)
+    try:
+        async with sessions.platform() as session:
+            registered = await create_client(session, tenant_id, spec, peppers=peppers, now=now)
+            client_id = registered.client.client_id
+    finally:
+        await sessions.aclose()
+    if registered.secret is None:
+        raise Invalid("The new client has no secret.", hint="Create it with the method client_secret_basic.")
+    return Made(client_id, registered.secret)
