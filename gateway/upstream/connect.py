@@ -114,6 +114,7 @@ class DirectConnector:
             else:
                 sock = await race(await self._addresses(origin), origin.port)
         except (OSError, UnicodeError) as exc:
+            self._resolved.pop((origin.host, origin.port), None)
             raise ConnectFailed(f"{origin} cannot be reached: {type(exc).__name__}") from exc
         return await self._speak(origin, sock, factory)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -42,13 +42,17 @@ from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
 from gateway.upstream.preview import PREVIEW_S, judge
 from gateway.upstream.response import UpstreamResponse
 
+MIN_TOTAL_S = 0.001
 PEEK_S = 2.0
 """How long the body of an error may take before the status alone decides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A lease turned into a request: where to, what, and how to read the limits in the answer's headers."""
+    """A lease turned into a request: where to, what, and how to read the limits in the answer's headers.
+
+    `deadlines.total_s` bounds all attempts and pauses together: a later attempt gets what is left of it.
+    """
 
     origin: Origin
     request: UpstreamRequest
@@ -191,7 +195,7 @@ class _Driver:
 
     __slots__ = (
         "attempted_at", "buffer", "clock", "exchange", "first_byte_s", "kind", "park", "pool", "prepare", "response",
-        "unix_clock",
+        "started_at", "unix_clock",
     )  # fmt: skip
 
     def __init__(
@@ -214,6 +218,7 @@ class _Driver:
         self.buffer = b""
         self.kind = OutcomeKind.OK
         self.first_byte_s = self.attempted_at = 0.0
+        self.started_at = clock()
 
     def drop(self) -> None:
         """Close the response that is not going to be relayed."""
@@ -246,8 +251,12 @@ class _Driver:
     async def _send(self, lease: Lease) -> Step:
         prepared = self.prepare(lease)
         started_at = self.attempted_at = self.clock()
+        deadlines = prepared.deadlines
+        if len(self.exchange.attempts) > 1 or self.exchange.paused_s:
+            left_s = deadlines.total_s - (started_at - self.started_at)
+            deadlines = replace(deadlines, total_s=max(left_s, MIN_TOTAL_S))
         try:
-            response = self.response = await self.pool.send(prepared.origin, prepared.request, prepared.deadlines)
+            response = self.response = await self.pool.send(prepared.origin, prepared.request, deadlines)
         except UpstreamError as exc:
             return self.exchange.step(Broke(classify_error(exc)), self.clock())
         self.buffer = b""

@@ -12,6 +12,7 @@ from gateway.upstream.connect import DirectConnector
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
 from gateway.upstream.pool import ConnectionPool, PoolLimits
+from gateway.upstream.response import UpstreamResponse
 
 FAST = Deadlines(connect_s=5, write_s=5, first_byte_s=5, idle_s=5, total_s=10)
 DEV = EgressPolicy(allow_private=True)
@@ -126,3 +127,29 @@ def ok(body: bytes = b"hello", extra: bytes = b"") -> bytes:
 
 def post(body: bytes = b'{"model":"m"}') -> UpstreamRequest:
     return UpstreamRequest(b"POST", b"/v1/chat/completions", [(b"content-type", b"application/json")], body)
+
+
+async def drain(response: UpstreamResponse) -> bytes:
+    parts = []
+    while data := await response.read():
+        parts.append(data)
+    return b"".join(parts)
+
+
+class Chunks:
+    """A body source that yields what a test says."""
+
+    def __init__(self, chunks: list[bytes], length: int | None = None, stop: asyncio.Event | None = None) -> None:
+        self.length = length
+        self.chunks = chunks
+        self.stop = stop
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            for chunk in self.chunks:
+                yield chunk
+            if self.stop is not None:
+                await self.stop.wait()
+        finally:
+            self.closed = True

@@ -18,8 +18,7 @@ from gateway.upstream.connect import DirectConnector, EgressProxy, interleave, r
 from gateway.upstream.errors import AddressRefused, ConnectFailed
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines, Origin
-from tests.upstream.servers import DEV, FAST, Wire, ok, pooling, post, replying, serving
-from tests.upstream.test_http1 import drain
+from tests.upstream.servers import DEV, FAST, Wire, drain, ok, pooling, post, replying, serving
 
 
 class Names:
@@ -163,6 +162,15 @@ async def test_the_next_address_is_tried_when_one_fails() -> None:
 def test_families_alternate() -> None:
     assert interleave(["::1", "::2", "::3", "1.1.1.1"]) == ["::1", "1.1.1.1", "::2", "::3"]
     assert interleave(["1.1.1.1", "::1", "2.2.2.2", "::2"]) == ["1.1.1.1", "::1", "2.2.2.2", "::2"]
+
+
+async def test_addresses_that_failed_are_looked_up_again() -> None:
+    names = Names(["127.0.0.9"], ["127.0.0.1"])
+    async with serving(replying(ok())) as server, pooling(connector=DirectConnector(DEV, resolver=names)) as pool:
+        origin = Origin("http", "moved.test", server.origin.port)
+        with pytest.raises(ConnectFailed):
+            await pool.send(origin, post(), FAST)
+        assert await drain(await pool.send(origin, post(), FAST)) == b"hello"
 
 
 async def test_a_name_that_does_not_resolve() -> None:

@@ -112,7 +112,7 @@ def read_h11(data: bytes) -> Message | None:
         return None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(STATUS_LINES, HEADERS, BODIES, st.lists(st.integers(1, 120), max_size=4))
 def test_both_readers_agree(status_line: bytes, headers: list[bytes], body: bytes, cuts: list[int]) -> None:
     data = status_line + b"".join(headers) + b"\r\n" + body
@@ -124,7 +124,7 @@ def test_both_readers_agree(status_line: bytes, headers: list[bytes], body: byte
         assert ours == theirs
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.binary(max_size=120))
 def test_noise_is_refused_cleanly(noise: bytes) -> None:
     read_ours([noise])

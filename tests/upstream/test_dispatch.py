@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
-from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.decision import Ask, Refusal
 from gateway.balancing.exchange import Exchange
-from gateway.balancing.hints import Hint
-from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
+from gateway.balancing.outcome import OutcomeKind, TokenUsage
 from gateway.balancing.retry import RetryBudget, RetryPolicy
-from gateway.balancing.steps import Failure, Pause
-from gateway.upstream.dispatch import Answer, Prepared, dispatch
+from gateway.balancing.steps import Failure
+from gateway.upstream.dispatch import Answer, dispatch
 from gateway.upstream.errors import UpstreamBroken
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
-from gateway.upstream.pool import ConnectionPool
-from tests.upstream.servers import FAST, Script, Wire, ok, pooling, post, replying, serving
-from tests.upstream.test_http1 import Chunks
+from gateway.upstream.response import UpstreamResponse
+from tests.upstream.servers import Chunks, Script, Wire, ok, replying, serving
+from tests.upstream.world import world
 
 SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 PACE = b'{"error":{"code":"rate_limit_exceeded"}}'
@@ -33,88 +30,6 @@ LIMITED = (
 
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-class Leases:
-    """Hands out the endpoints in order and keeps the books: `Leasing` without any balancing."""
-
-    def __init__(self, names: list[str], *, waits: int = 0) -> None:
-        self.names = names
-        self.waits = waits
-        self.open: dict[int, Lease] = {}
-        self.observed: list[tuple[str, Outcome]] = []
-        self.learned: list[Hint] = []
-        self.count = 0
-
-    def acquire(self, ask: Ask, *, now: float) -> Decision:
-        if self.waits:
-            self.waits -= 1
-            return Wait(now + 1.0)
-        for name in self.names:
-            if name not in ask.excluded:
-                self.count += 1
-                lease = self.open[self.count] = Lease(self.count, Endpoint(name, "q", "simulated"), 0, 0, now)
-                return Picked(lease)
-        return Refused(Refusal.EXHAUSTED)
-
-    def observe(self, lease: Lease, outcome: Outcome, *, now: float) -> None:
-        del self.open[lease.id]
-        self.observed.append((lease.endpoint.id, outcome))
-
-    def learn(self, lease: Lease, hint: Hint, *, now: float) -> None:
-        assert lease.id in self.open
-        self.learned.append(hint)
-
-    @property
-    def kinds(self) -> list[tuple[str, OutcomeKind]]:
-        assert not self.open, "a lease was not given back"
-        return [(name, outcome.kind) for name, outcome in self.observed]
-
-
-class World:
-    """Scripted providers a, b, c … behind one pool."""
-
-    def __init__(self, pool: ConnectionPool, origins: dict[str, Origin]) -> None:
-        self.pool = pool
-        self.origins = origins
-        self.request: UpstreamRequest = post()
-        self.deadlines: Deadlines = FAST
-        self.parked: list[Pause] = []
-        self.room = True
-        self.leases = Leases(sorted(origins))
-
-    async def park(self, pause: Pause) -> bool:
-        self.parked.append(pause)
-        return self.room
-
-    def prepare(self, lease: Lease) -> Prepared:
-        return Prepared(self.origins[lease.endpoint.id], self.request, "openai", self.deadlines)
-
-    async def call(self, max_attempts: int = 4) -> Answer | Failure:
-        exchange = Exchange(
-            self.leases,
-            Ask("m"),
-            RetryPolicy(max_attempts),
-            RetryBudget(),
-            rng=random.Random(1),
-            replayable=self.request.replayable,
-        )
-        clock = asyncio.get_running_loop().time
-        return await dispatch(exchange, self.prepare, self.pool, clock=clock, park=self.park, unix_clock=lambda: 0.0)
-
-    async def answer(self) -> Answer:
-        answer = await self.call()
-        assert isinstance(answer, Answer), answer
-        return answer
-
-
-@contextlib.asynccontextmanager
-async def world(**scripts: Script) -> AsyncIterator[World]:
-    async with contextlib.AsyncExitStack() as stack:
-        origins = {}
-        for name, script in scripts.items():
-            origins[name] = (await stack.enter_async_context(serving(script))).origin
-        yield World(await stack.enter_async_context(pooling()), origins)
 
 
 async def text(answer: Answer) -> bytes:
@@ -377,6 +292,27 @@ async def test_a_broken_promise_still_gives_the_lease_back() -> None:
         with pytest.raises(ValueError, match="origin form"):
             await w.call()
         assert w.leases.kinds == [("a", OutcomeKind.ABANDONED)]
+
+
+async def test_later_attempts_share_the_time_of_the_first() -> None:
+    now = 100.0
+    given: list[float] = []
+
+    class Breaking:
+        async def send(self, origin: Origin, request: UpstreamRequest, deadlines: Deadlines) -> UpstreamResponse:
+            nonlocal now
+            given.append(deadlines.total_s)
+            now += 4.0
+            raise UpstreamBroken("cut")
+
+    async with world() as w:
+        w.origins = {name: Origin("http", "127.0.0.1", 1) for name in "abc"}
+        w.leases.names, w.deadlines = ["a", "b", "c"], Deadlines(total_s=10.0)
+        exchange = Exchange(w.leases, Ask("m"), RetryPolicy(3), RetryBudget(), rng=random.Random(1))
+        failure = await dispatch(exchange, w.prepare, Breaking(), clock=lambda: now, park=w.park)
+        assert isinstance(failure, Failure)
+        assert given == [10.0, 6.0, 2.0]
+        assert w.leases.kinds == [(name, OutcomeKind.SERVER_ERROR) for name in "abc"]
 
 
 async def test_a_thousand_requests_over_a_limited_a_dead_and_a_good_key() -> None:

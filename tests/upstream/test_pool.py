@@ -9,8 +9,7 @@ import pytest
 from gateway.upstream.errors import ConnectFailed, PoolExhausted, UpstreamBroken
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
 from gateway.upstream.pool import ConnectionPool, PoolLimits
-from tests.upstream.servers import FAST, Server, Wire, ok, pooling, post, replying, serving
-from tests.upstream.test_http1 import Chunks, drain
+from tests.upstream.servers import FAST, Chunks, Server, Wire, drain, ok, pooling, post, replying, serving
 
 
 async def fetch(pool: ConnectionPool, server: Server, request: UpstreamRequest | None = None) -> bytes:
