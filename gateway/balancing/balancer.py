@@ -120,13 +120,15 @@ class Balancer:
         if isinstance(slate, Refusal):
             return Refused(slate)
         tokens = ask.est_input_tokens + ask.est_output_tokens
-        if slate.full is not None and not ask.excluded:
-            version, size, wait = slate.full
+        critical = ask.priority <= 0
+        full = slate.full.get(critical)
+        if full is not None and not ask.excluded:
+            version, size, wait = full
             if version == self._version and tokens >= size and now < wait.until:
                 return wait
         looked: list[Ready] = []
-        for level in slate.levels:
-            ready = Ready(level, ask, now)
+        for level, floor in slate.levels(critical=critical):
+            ready = Ready(level, ask, now, floor)
             chosen = self._strategy.choose(ready, self._rng)
             if chosen is not None:
                 return Picked(self._lease(chosen, ask, now), self._strategy.name)
@@ -195,7 +197,7 @@ class Balancer:
         if until < inf:
             wait = Wait(until, str(why))
             if not ask.excluded:
-                slate.full = (self._version, ask.est_input_tokens + ask.est_output_tokens, wait)
+                slate.full[ask.priority <= 0] = (self._version, ask.est_input_tokens + ask.est_output_tokens, wait)
             return wait
         return Refused(Refusal.TOO_LARGE if seen == {Exclusion.TOO_LARGE} else Refusal.EXHAUSTED)
 

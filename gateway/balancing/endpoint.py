@@ -13,6 +13,7 @@ class Endpoint:
     `weight` is relative (0 = standby: only when nothing else is ready). `models` are globs over the model name that the
     upstream is asked for; empty means every model. `dialects` name the API faces the provider speaks ("openai",
     "anthropic", "gemini"). `tier` 0 is premium, larger is lower. `max_in_flight` is a concurrency cap, None = no cap.
+    Prices are in one currency per million tokens, None = not known.
     """
 
     id: str
@@ -24,6 +25,8 @@ class Endpoint:
     weight: int = 1
     models: tuple[str, ...] = ()
     max_in_flight: int | None = None
+    input_price: float | None = None
+    output_price: float | None = None
 
     def serves(self, model: str, dialect: str) -> bool:
         """Tell whether this key may be asked for `model` in `dialect`."""

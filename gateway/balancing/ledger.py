@@ -289,6 +289,14 @@ class Ledger:
             meter.resync(remaining, as_of=reservation.started_at, mark=mark, reset_s=window.reset_s, now=now)
         reservation.told.add(dimension)
 
+    def requests_per_minute(self) -> float | None:
+        """Give the effective request rate, or failing that the token rate, as a figure of capacity; None: not known."""
+        for dimension, per_request in ((Dimension.RPM, 1.0), (Dimension.TPM, 1000.0), (Dimension.ITPM, 1000.0)):
+            limit = self._effective(dimension)
+            if limit is not None:
+                return limit / per_request
+        return None
+
     def limits(self, now: float) -> dict[str, tuple[float, float]]:
         """Give (limit, available) by dimension name, for views."""
         return {dimension.name.lower(): (meter.limit, meter.available(now)) for dimension, _, meter in self._meters}

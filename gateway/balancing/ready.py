@@ -72,7 +72,8 @@ class Candidate:
 class Level:
     """Candidates of equal rank; the next level is looked at when none of this one is ready.
 
-    `cache` holds what a strategy derived from the members; it is dropped with the level when anything is reconfigured.
+    `cache` holds what strategies derived from the members, by strategy; it is dropped with the level when anything is
+    reconfigured.
     """
 
     __slots__ = ("cache", "candidates", "key", "name", "strides")
@@ -81,7 +82,7 @@ class Level:
         self.key = key
         self.name = name
         self.candidates = tuple(candidates)
-        self.cache: Any = None
+        self.cache: dict[str, Any] = {}
         size = len(self.candidates)
         self.strides = tuple(step for step in (1, 3, 7, 13, 29, 53, 101, 211) if gcd(step, size) == 1) or (1,)
 
@@ -123,7 +124,7 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
         if at == inf:
             return Exclusion.TOO_LARGE, inf
         return (Exclusion.COOLING if ledger.cooldown_until >= at else Exclusion.LIMITED), at
-    if floor > 0.0 and ledger.headroom(now) < floor:
+    if floor > 0.0 and ledger.headroom(now) <= floor:
         return Exclusion.RESERVED, inf
     return None
 
@@ -174,6 +175,20 @@ class Ready:
             index += stride
             if index >= size:
                 index %= size
+        return found
+
+    def first_of(self, indexes: Sequence[int], count: int, rng: Random) -> list[Candidate]:
+        """Give up to `count` ready candidates of a part of the level, from a random start; all of a small part."""
+        size = len(indexes)
+        wanted = size if size <= FULL_SCAN else count
+        start = int(rng.random() * size) if wanted < size else 0
+        found: list[Candidate] = []
+        for step in range(size):
+            index = indexes[(start + step) % size]
+            if self.allows(index):
+                found.append(self.candidates[index])
+                if len(found) >= wanted:
+                    break
         return found
 
     def explore(self) -> None:

@@ -13,18 +13,31 @@ SlateKey = tuple[str, str, frozenset[str]]
 LedgerOf = Callable[[EndpointState, str], Ledger]
 
 
-class Slate:
-    """The candidates of one (model, dialect, residency), in levels: those with weight, then standbys.
+RESERVED_SHARE = 0.1
+"""Of the premium tier's headroom so much is kept for critical requests, where a pool has more than one tier."""
 
-    `full` remembers that nothing was ready: (version of the balancer, tokens asked for, answer). While that stands,
-    a request of at least that size need not look again before its `until`.
+
+class Slate:
+    """The candidates of one (model, dialect, residency), in levels of equal rank.
+
+    Keys with weight come before standbys. Where they have tiers, critical requests (priority 0) start at the premium
+    tier, all others at the lowest; the latter leave `RESERVED_SHARE` of the premium tier's headroom untouched.
+    `full` remembers, by critical or not, that nothing was ready: (version of the balancer, tokens asked for, answer).
+    While that stands, a request of at least that size need not look again before its `until`.
     """
 
-    __slots__ = ("full", "levels")
+    __slots__ = ("_critical", "_others", "full")
 
-    def __init__(self, levels: Sequence[Level]) -> None:
-        self.levels = tuple(levels)
-        self.full: tuple[int, int, Wait] | None = None
+    def __init__(self, tiers: Sequence[Level], standby: Sequence[Level]) -> None:
+        floors = [RESERVED_SHARE if len(tiers) > 1 and rank == 0 else 0.0 for rank in range(len(tiers))]
+        spare = [(level, 0.0) for level in standby]
+        self._critical = [(level, 0.0) for level in tiers] + spare
+        self._others = [*reversed(list(zip(tiers, floors, strict=True))), *spare]
+        self.full: dict[bool, tuple[int, int, Wait]] = {}
+
+    def levels(self, *, critical: bool) -> Sequence[tuple[Level, float]]:
+        """Give (level, headroom to be left) in the order in which they are looked at."""
+        return self._critical if critical else self._others
 
 
 def build_slate(states: Iterable[EndpointState], ask: Ask, ledger_of: LedgerOf, rng: Random) -> Slate | Refusal:
@@ -39,11 +52,17 @@ def build_slate(states: Iterable[EndpointState], ask: Ask, ledger_of: LedgerOf, 
     candidates = [Candidate(state, ledger_of(state, ask.model)) for state in serving]
     rng.shuffle(candidates)
     key = slate_key(ask)
-    ranks = (
-        ("active", [candidate for candidate in candidates if candidate.endpoint.weight > 0]),
-        ("standby", [candidate for candidate in candidates if candidate.endpoint.weight <= 0]),
+    tiers: dict[int, list[Candidate]] = {}
+    standby: list[Candidate] = []
+    for candidate in candidates:
+        if candidate.endpoint.weight > 0:
+            tiers.setdefault(candidate.endpoint.tier, []).append(candidate)
+        else:
+            standby.append(candidate)
+    return Slate(
+        [Level((*key, tier), f"tier {tier}", tiers[tier]) for tier in sorted(tiers)],
+        [Level((*key, "standby"), "standby", standby)] if standby else [],
     )
-    return Slate([Level((*key, name), name, members) for name, members in ranks if members])
 
 
 def slate_key(ask: Ask) -> SlateKey:

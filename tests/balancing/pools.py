@@ -10,7 +10,7 @@ from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.hints import Hint
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Limits, Quota
-from gateway.balancing.strategies.registry import make_strategy
+from gateway.balancing.strategies.registry import StrategyOptions, make_strategy
 
 ASK = Ask("gpt-4o", est_input_tokens=100, est_output_tokens=50)
 
@@ -26,10 +26,11 @@ def pool(
     limits: dict[str, Limits] | None = None,
     provider: str = "simulated",
     seed: int = 1,
+    options: StrategyOptions | None = None,
 ) -> Balancer:
     """Make a balancer; `limits` by quota id."""
     quotas = [Quota(name, each, provider) for name, each in (limits or {}).items()]
-    return Balancer(endpoints, quotas, make_strategy(strategy), rng=Random(seed))
+    return Balancer(endpoints, quotas, make_strategy(strategy, options), rng=Random(seed))
 
 
 def picked(decision: Decision) -> Lease:

@@ -6,7 +6,7 @@ from math import inf
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.balancing.breaker import (
@@ -135,6 +135,7 @@ def test_a_probe_revives_at_once() -> None:
     assert breaker.ready_at(0.0) <= 0.0
 
 
+@settings(max_examples=60, deadline=None)
 @given(steps=st.lists(st.tuples(st.sampled_from(list(OutcomeKind)), st.floats(0.0, 100.0)), max_size=60))
 def test_every_history_comes_back_by_itself(steps: list[tuple[OutcomeKind, float]]) -> None:
     breaker, now, rng = Breaker(), 0.0, Random(3)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.balancing.balancer import Balancer
@@ -422,6 +422,7 @@ BREAKS: list[Event] = [UNREACHABLE, SLOW, Broke(K.SERVER_ERROR), ErrorInStream(K
 EVENTS = st.sampled_from([*ANSWERS, *BREAKS, Committed(), END, Woke(), NotParked()])
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     size=st.integers(0, 4),
     events=st.lists(st.tuples(EVENTS, st.floats(0.0, 10.0)), max_size=25),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.balancing.hints import (
@@ -175,6 +175,7 @@ def test_durations(value: str, seconds: float | None) -> None:
 NAMES = sorted({name for _, _, headers, _ in TABLE for name in headers} | {"ratelimit-reset", "ratelimit-limit"})
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     headers=st.dictionaries(st.sampled_from(NAMES), st.one_of(st.text(max_size=80), st.from_regex(r"-?[0-9.smhe]+"))),
     style=st.sampled_from([*HINT_STYLES, "other"]),

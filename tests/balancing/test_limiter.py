@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.balancing.limiter import Bucket, FixedWindow, Meter, SlidingWindow
@@ -49,6 +49,7 @@ def test_reading_changes_nothing(make: Make) -> None:
 
 
 @EVERY
+@settings(max_examples=60, deadline=None)
 @given(
     moves=st.lists(st.tuples(st.floats(0.0, 20.0), st.integers(1, 10)), max_size=40),
     amount=st.integers(1, 10),
@@ -66,6 +67,7 @@ def test_earliest_is_true_and_not_before_time(make: Make, moves: list[tuple[floa
 
 
 @EVERY
+@settings(max_examples=60, deadline=None)
 @given(moves=st.lists(st.tuples(st.floats(0.0, 15.0), st.integers(1, 4)), max_size=80))
 def test_never_above_limit_plus_stated_burst(make: Make, moves: list[tuple[float, int]]) -> None:
     limit, window_s = 10.0, 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.balancing.retry import RetryBudget, RetryPolicy
@@ -23,6 +23,7 @@ def test_attempts_allowed(policy: RetryPolicy, allowed: int) -> None:
     assert policy.attempts_allowed == allowed
 
 
+@settings(max_examples=60, deadline=None)
 @given(failures=st.integers(0, 10_000), seed=st.integers())
 def test_backoff_is_full_jitter_under_its_ceiling(failures: int, seed: int) -> None:
     policy = RetryPolicy(backoff_base_s=0.1, backoff_cap_s=2.0)
@@ -48,6 +49,7 @@ def test_a_quiet_pool_may_retry_again_after_a_while() -> None:
     assert budget.withdraw(2.0)
 
 
+@settings(max_examples=60, deadline=None)
 @given(moves=st.lists(st.tuples(st.booleans(), st.floats(0.0, 5.0)), max_size=60))
 def test_the_balance_stays_within_its_bounds(moves: list[tuple[bool, float]]) -> None:
     budget, now = RetryBudget(0.3, burst=5.0), 0.0

@@ -8,33 +8,40 @@ from itertools import groupby, pairwise
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.balancing.decision import Picked
-from gateway.balancing.outcome import OutcomeKind
+from gateway.balancing.balancer import Balancer
+from gateway.balancing.decision import Ask, Picked, Wait
+from gateway.balancing.hints import Hint, WindowHint
+from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Limits
 from gateway.balancing.strategies.registry import (
     ALIASES,
     STRATEGY_NAMES,
+    StrategyOptions,
     UnknownStrategy,
     canonical_name,
     make_strategy,
 )
-from gateway.balancing.strategies.weighted import MAX_CYCLE, smooth_cycle
+from gateway.balancing.strategies.weighted import MAX_CYCLE, REWEIGH_S, smooth_cycle
 from tests.balancing.pools import ASK, end, endpoint, pick, pool, serve
 
-EVERY = pytest.mark.parametrize("strategy", STRATEGY_NAMES)
+AFFINE = "least_connections+cache_affinity"
+EVERY = pytest.mark.parametrize("strategy", [*STRATEGY_NAMES, AFFINE])
 
 
-@pytest.mark.parametrize("name", [*STRATEGY_NAMES, *ALIASES, "Weighted-Round-Robin", " ROUND ROBIN "])
+@pytest.mark.parametrize(
+    "name", [*STRATEGY_NAMES, *ALIASES, "Weighted-Round-Robin", " ROUND ROBIN ", "geo + cache-affinity"]
+)
 def test_names_and_aliases_are_known(name: str) -> None:
     assert make_strategy(name).name == canonical_name(name)
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+@pytest.mark.parametrize("name", ["random", "", "weighted+round_robin", "weighted+fast"])
+def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(UnknownStrategy, match="round_robin, weighted"):
-        make_strategy("random")
+        make_strategy(name)
 
 
 # --- weighted -------------------------------------------------------------------------------------------------------
@@ -62,6 +69,7 @@ def test_nginx_own_example() -> None:
     assert smooth_cycle([5, 1, 1]) == [0, 0, 1, 0, 2, 0, 0]
 
 
+@settings(max_examples=60, deadline=None)
 @given(weights=st.lists(st.integers(1, 60), min_size=1, max_size=8))
 def test_the_cycle_is_exact_and_smooth(weights: list[int]) -> None:
     cycle = smooth_cycle(weights)
@@ -158,6 +166,178 @@ def test_rate_limit_aware_looks_at_the_tightest_dimension() -> None:
     assert Counter(serve(balancer) for _ in range(5))["b"] >= 4
 
 
+# --- weighted by what is known ---------------------------------------------------------------------------------------
+
+
+def test_weights_may_follow_the_limit_and_what_remains_of_it() -> None:
+    limits = {"q-a": Limits(rpm=3000), "q-b": Limits(rpm=1000)}
+    endpoints = [endpoint("a"), endpoint("b")]
+    by_limit = pool(*endpoints, options=StrategyOptions(weight_by="limit"), limits=limits)
+    shares = Counter(serve(by_limit) for _ in range(133))
+    assert shares["a"] == pytest.approx(100, abs=2)
+    remaining = pool(*endpoints, options=StrategyOptions(weight_by="remaining"), limits=limits)
+    lease = pick(remaining, replace(ASK, excluded=frozenset({"b"})))
+    remaining.learn(lease, Hint(requests=WindowHint(3000, 100)), now=0.0)
+    later = [serve(remaining, now=REWEIGH_S) for _ in range(50)]
+    assert Counter(later)["b"] > 30
+
+
+def test_weights_by_price_prefer_the_cheaper_in_proportion() -> None:
+    cheap, dear = (
+        endpoint("cheap", input_price=1.0, output_price=1.0),
+        endpoint("dear", input_price=3.0, output_price=3.0),
+    )
+    balancer = pool(cheap, dear, options=StrategyOptions(weight_by="price"))
+    assert Counter(serve(balancer) for _ in range(133))["cheap"] == pytest.approx(100, abs=1)
+
+
+# --- lowest latency, lowest cost, adaptive ---------------------------------------------------------------------------
+
+
+def answer(balancer: Balancer, seconds: dict[str, float], now: float, ask: Ask = ASK) -> str:
+    lease = pick(balancer, ask, now)
+    took = seconds[lease.endpoint.id]
+    balancer.observe(lease, Outcome(OutcomeKind.OK, 200, first_byte_s=took, total_s=took), now=now)
+    return lease.endpoint.id
+
+
+def test_lowest_latency_tries_each_once_then_stays_with_the_fastest() -> None:
+    balancer = pool(endpoint("slow"), endpoint("fast"), endpoint("mid"), strategy="lowest_latency")
+    seconds = {"slow": 2.0, "fast": 0.1, "mid": 0.5}
+    served = [answer(balancer, seconds, float(n)) for n in range(20)]
+    assert set(served[:3]) == {"slow", "fast", "mid"}
+    assert set(served[3:]) == {"fast"}
+
+
+def test_lowest_latency_leaves_a_key_that_turned_slow() -> None:
+    balancer = pool(endpoint("a"), endpoint("b"), strategy="lowest_latency")
+    seconds = {"a": 0.1, "b": 0.3}
+    for n in range(10):
+        answer(balancer, seconds, float(n))
+    seconds["a"] = 5.0
+    assert [answer(balancer, seconds, 10.0 + n) for n in range(5)] == ["a", "b", "b", "b", "b"]
+
+
+def test_lowest_cost_weighs_the_prices_by_the_expected_tokens() -> None:
+    reader = endpoint("reader", input_price=1.0, output_price=20.0)
+    writer = endpoint("writer", input_price=5.0, output_price=10.0)
+    balancer = pool(reader, writer, endpoint("unpriced"), strategy="lowest_cost")
+    assert serve(balancer, replace(ASK, est_input_tokens=10_000, est_output_tokens=100)) == "reader"
+    assert serve(balancer, replace(ASK, est_input_tokens=100, est_output_tokens=10_000)) == "writer"
+    assert serve(balancer, replace(ASK, excluded=frozenset({"reader", "writer"}))) == "unpriced"
+
+
+def test_lowest_cost_spreads_over_keys_of_one_price() -> None:
+    keys = [endpoint(f"k{n}", input_price=1.0, output_price=1.0) for n in range(4)]
+    balancer = pool(*keys, endpoint("dear", input_price=2.0, output_price=2.0), strategy="lowest_cost")
+    assert {pick(balancer).endpoint.id for _ in range(4)} == {"k0", "k1", "k2", "k3"}
+
+
+def test_adaptive_prefers_fast_roomy_sound_and_cheap_keys() -> None:
+    limits = {"q-tight": Limits(rpm=20), "q-wide": Limits(rpm=2000)}
+    roomy = pool(endpoint("tight"), endpoint("wide"), strategy="adaptive", limits=limits)
+    shares = Counter(answer(roomy, {"tight": 0.2, "wide": 0.2}, n * 0.1) for n in range(100))
+    assert shares["wide"] > 2 * shares["tight"]
+    fast = pool(endpoint("fast"), endpoint("slow"), strategy="adaptive")
+    assert Counter(answer(fast, {"fast": 0.1, "slow": 1.0}, float(n)) for n in range(50))["fast"] > 45
+    cheap = pool(
+        endpoint("cheap", input_price=1.0, output_price=1.0),
+        endpoint("dear", input_price=9.0, output_price=9.0),
+        strategy="adaptive",
+    )
+    assert Counter(answer(cheap, {"cheap": 0.2, "dear": 0.2}, float(n)) for n in range(50))["cheap"] > 45
+
+
+# --- geographic -------------------------------------------------------------------------------------------------------
+
+WORLD = (endpoint("us", region="us-east-1"), endpoint("eu", region="westeurope"), endpoint("jp", region="japaneast"))
+
+
+@pytest.mark.parametrize(
+    ("caller", "nearest"),
+    [("eu-central-1", "eu"), ("us-west-2", "us"), ("asia-northeast3", "jp"), ("uksouth", "eu"), ("sa-east-1", "us")],
+)
+def test_geographic_serves_from_the_nearest_by_the_table(caller: str, nearest: str) -> None:
+    balancer = pool(*WORLD, strategy="geographic", options=StrategyOptions(home_region="eastus"))
+    assert {serve(balancer, replace(ASK, region=caller)) for _ in range(5)} == {nearest}
+
+
+def test_geographic_spills_to_the_next_region_and_residency_forbids_it() -> None:
+    limits = {"q-eu": Limits(rpm=2)}
+    balancer = pool(*WORLD, strategy="geographic", limits=limits)
+    ask = replace(ASK, region="eu")
+    assert [serve(balancer, ask) for _ in range(4)] == ["eu", "eu", "us", "us"]
+    decision = balancer.acquire(replace(ask, residency=frozenset({"westeurope"})), now=0.0)
+    assert isinstance(decision, Wait)
+
+
+def test_geographic_believes_what_it_measured_from_here() -> None:
+    balancer = pool(*WORLD, strategy="geographic", options=StrategyOptions(home_region="eu-west-1"))
+    seconds = {"eu": 3.0, "us": 0.3, "jp": 0.4}
+    served = [answer(balancer, seconds, float(n)) for n in range(30)]
+    assert served[0] == "eu"
+    assert Counter(served)["us"] > 20
+
+
+# --- cache affinity ---------------------------------------------------------------------------------------------------
+
+
+def talk(number: int) -> Ask:
+    return replace(ASK, affinity=f"conversation {number}")
+
+
+@pytest.mark.parametrize("size", [4, 200])
+def test_a_conversation_stays_and_conversations_spread(size: int) -> None:
+    balancer = pool(*(endpoint(f"k{n}") for n in range(size)), strategy=AFFINE)
+    homes = {number: serve(balancer, talk(number)) for number in range(400)}
+    assert all(serve(balancer, talk(number)) == home for number, home in homes.items())
+    spread = Counter(homes.values())
+    assert len(spread) > size * 0.7
+    assert max(spread.values()) < 5 * 400 / size + 10
+
+
+def test_only_the_conversations_of_a_lost_quota_move_and_they_come_back() -> None:
+    endpoints = [endpoint(f"k{n}") for n in range(5)]
+    balancer = pool(*endpoints, strategy=AFFINE)
+    before = {number: serve(balancer, talk(number)) for number in range(100)}
+    balancer.reconfigure(endpoints[:4], [], balancer.strategy)
+    moved = {number for number, home in before.items() if serve(balancer, talk(number)) != home}
+    assert moved == {number for number, home in before.items() if home == "k4"}
+    balancer.reconfigure(endpoints, [], balancer.strategy)
+    assert all(serve(balancer, talk(number)) == home for number, home in before.items())
+
+
+def test_a_hot_prefix_does_not_drown_its_quota() -> None:
+    balancer = pool(*(endpoint(f"k{n}") for n in range(4)), strategy=AFFINE)
+    held = Counter(pick(balancer, talk(1)).endpoint.id for _ in range(80))
+    assert max(held.values()) <= 1.25 * 80 / 4 + 3
+    assert len(held) == 4
+
+
+# --- tiers ------------------------------------------------------------------------------------------------------------
+
+TIERED = (endpoint("premium", tier=0), endpoint("basic", tier=2), endpoint("middle", tier=1))
+
+
+def test_critical_requests_start_at_the_top_and_others_at_the_bottom() -> None:
+    balancer = pool(*TIERED)
+    assert serve(balancer, replace(ASK, priority=0)) == "premium"
+    assert serve(balancer, replace(ASK, priority=2)) == "basic"
+    assert serve(balancer, replace(ASK, priority=0, excluded=frozenset({"premium"}))) == "middle"
+
+
+def test_a_share_of_premium_headroom_is_kept_for_the_critical() -> None:
+    limits = {f"q-{name}": Limits(rpm=10) for name in ("premium", "basic", "middle")}
+    balancer = pool(*TIERED, limits=limits)
+    served = 0
+    while isinstance(decision := balancer.acquire(replace(ASK, priority=2), now=0.0), Picked):
+        end(balancer, decision.lease)
+        served += 1
+    assert served == 29
+    assert isinstance(decision, Wait)
+    assert serve(balancer, replace(ASK, priority=0)) == "premium"
+
+
 # --- all of them ----------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +370,7 @@ def test_the_one_ready_key_of_many_is_found(strategy: str) -> None:
 
 
 @EVERY
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_only_eligible_keys_and_never_above_a_limit(strategy: str, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 12))

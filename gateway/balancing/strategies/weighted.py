@@ -8,21 +8,30 @@ follow, in their own proportions, and no debt builds up that would come back as 
 
 Where weights are many and have no common divisor the sequence would be long; then weights are scaled to at most
 `MAX_CYCLE` turns and each key's turns are spread evenly at (k + 1/2) / weight.
+
+Weights are the configured ones, or follow what is known of the keys: their limit, what remains of it, or the price
+(cheaper is heavier). Those are looked at again every `REWEIGH_S`, so they move with the headers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
-from math import gcd
+from math import gcd, inf
 from random import Random
+from typing import Literal
 
 from gateway.balancing.ready import Candidate, Ready
 from gateway.balancing.strategy import Cursors
 
+WeightBy = Literal["fixed", "limit", "remaining", "price"]
+WEIGHT_BY: tuple[WeightBy, ...] = ("fixed", "limit", "remaining", "price")
 MAX_CYCLE = 8192
 MAX_EXACT_COST = 200_000
 """Bound on turns * keys of an exact sequence: a few dozen milliseconds, once per configuration."""
+REWEIGH_S = 5.0
+_DERIVED_SCALE = 100
 _MAX_STEPS = 128
 
 
@@ -54,26 +63,69 @@ def _nginx(turns: Sequence[int], total: int) -> list[int]:
     return cycle
 
 
+def derived_weights(candidates: Sequence[Candidate], by: WeightBy, now: float) -> list[int]:
+    """Give each candidate's weight; where the figure is not known, the mean of those that are stands in."""
+    if by == "fixed":
+        return [candidate.weight for candidate in candidates]
+    figures = [_figure(candidate, by, now) for candidate in candidates]
+    known = [figure for figure in figures if figure is not None]
+    if not known or max(known) <= 0.0:
+        return [1] * len(candidates)
+    mean, largest = sum(known) / len(known), max(known)
+    return [max(1, round(_DERIVED_SCALE * (mean if figure is None else figure) / largest)) for figure in figures]
+
+
+def _figure(candidate: Candidate, by: WeightBy, now: float) -> float | None:
+    if by == "price":
+        prices = [
+            each for each in (candidate.endpoint.input_price, candidate.endpoint.output_price) if each is not None
+        ]
+        return None if not prices else 1.0 / max(sum(prices), 1e-9)
+    capacity = candidate.ledger.requests_per_minute()
+    if capacity is None or by == "limit":
+        return capacity
+    return capacity * candidate.ledger.headroom(now)
+
+
+@dataclass(slots=True)
+class _Cycle:
+    weights: list[int]
+    order: list[int]
+    until: float
+
+
 class Weighted:
     """Walks the smooth cycle of the level's weights."""
 
     name = "weighted"
 
-    def __init__(self) -> None:
+    def __init__(self, by: WeightBy = "fixed") -> None:
+        self._by = by
         self._cursors = Cursors()
 
+    def _cycle(self, ready: Ready) -> list[int]:
+        cache = ready.level.cache
+        known: _Cycle | None = cache.get(self.name)
+        if known is not None and ready.now < known.until:
+            return known.order
+        weights = derived_weights(ready.candidates, self._by, ready.now)
+        until = inf if self._by == "fixed" else ready.now + REWEIGH_S
+        if known is not None and known.weights == weights:
+            known.until = until
+            return known.order
+        made = cache[self.name] = _Cycle(weights, smooth_cycle(weights), until)
+        return made.order
+
     def choose(self, ready: Ready, rng: Random) -> Candidate | None:
-        level = ready.level
-        if level.cache is None:
-            level.cache = smooth_cycle([candidate.weight for candidate in level.candidates])
-        cycle: list[int] = level.cache
+        cycle = self._cycle(ready)
         size = len(cycle)
-        position = self._cursors.get(level.key, size, rng)
+        key = ready.level.key
+        position = self._cursors.get(key, size, rng)
         for _ in range(min(size, _MAX_STEPS)):
             index = cycle[position]
             position = position + 1 if position + 1 < size else 0
             if ready.allows(index):
-                self._cursors.set(level.key, position)
+                self._cursors.set(key, position)
                 return ready.candidates[index]
         # Nearly everything is out: the few that are left share by weighted draw instead of a long walk.
         left = ready.sample(len(ready.candidates), rng) if size > _MAX_STEPS else []
