@@ -13,6 +13,7 @@ from random import Random
 
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.explain import Explanation, explain
 from gateway.balancing.hints import Hint
 from gateway.balancing.ledger import Ledger, Reservation
 from gateway.balancing.outcome import Outcome, OutcomeKind
@@ -252,6 +253,12 @@ class Balancer:
     def out_of_service(self) -> list[str]:
         """Give the ids of keys whose breaker is not closed, for an active health check to probe."""
         return [endpoint_id for endpoint_id, state in self._states.items() if state.breaker.tripped]
+
+    def explain(self, ask: Ask, now: float) -> Explanation:
+        """Say what `acquire` would find for `ask`, without taking anything."""
+        if not self._states:
+            return Explanation(self._strategy.name, Refusal.NO_ENDPOINTS, ())
+        return explain(self._slate(ask), self._strategy, ask, now)
 
     @property
     def strategy(self) -> Strategy:

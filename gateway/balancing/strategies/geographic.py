@@ -15,6 +15,8 @@ from gateway.balancing.regions import round_trip_s
 from gateway.balancing.strategy import least
 
 SAMPLE = 3
+REORDER_S = 0.25
+_MAX_ORIGINS = 256
 _MEASURED_KEYS = 4
 """So many keys of a region are looked at for its latency."""
 
@@ -29,12 +31,26 @@ class Geographic:
 
     def choose(self, ready: Ready, rng: Random) -> Candidate | None:
         regions = self._regions(ready)
-        nearness = self._nearness(ready, regions)
-        for region in sorted(regions, key=nearness.__getitem__):
+        for region in self._order(ready, regions):
             found = ready.first_of(regions[region], SAMPLE, rng)
             if found:
                 return least([(each.load, each) for each in found], rng)
         return None
+
+    def _order(self, ready: Ready, regions: dict[str | None, list[int]]) -> list[str | None]:
+        """Give the regions from the nearest, reckoned anew at most every `REORDER_S` a caller's region."""
+        orders: dict[str | None, tuple[float, list[str | None]]]
+        orders = ready.level.cache.setdefault("geographic order", {})
+        here = ready.ask.region
+        known = orders.get(here)
+        if known is not None and known[0] <= ready.now < known[0] + REORDER_S:
+            return known[1]
+        nearness = self._nearness(ready, regions)
+        order = sorted(regions, key=nearness.__getitem__)
+        if len(orders) >= _MAX_ORIGINS:
+            orders.clear()
+        orders[here] = (ready.now, order)
+        return order
 
     def _regions(self, ready: Ready) -> dict[str | None, list[int]]:
         regions: dict[str | None, list[int]] | None = ready.level.cache.get(self.name)
