@@ -17,9 +17,10 @@ _EPSILON = 1e-9
 
 
 class Meter(Protocol):
-    """One limited dimension of one quota."""
+    """One limited dimension of one quota: `capacity` per `period_s` seconds."""
 
     capacity: float
+    period_s: float
 
     def available(self, now: float) -> float:
         """Return what may be charged right now."""
@@ -43,18 +44,18 @@ class Meter(Protocol):
 class RefillBucket:
     """Continuous refill: `capacity` per `period_s`, at most `capacity` saved up (OpenAI, Anthropic)."""
 
-    __slots__ = ("_at", "_level", "_period_s", "capacity")
+    __slots__ = ("_at", "_level", "capacity", "period_s")
 
     def __init__(self, capacity: float, period_s: float = MINUTE_S) -> None:
         self.capacity = float(capacity)
-        self._period_s = period_s
+        self.period_s = period_s
         self._level = self.capacity
         self._at = -math.inf
 
     def available(self, now: float) -> float:
         if now > self._at:
             # The first look finds a full bucket: `_at` is -inf until something was charged.
-            gained = (now - self._at) * self.capacity / self._period_s
+            gained = (now - self._at) * self.capacity / self.period_s
             self._level = min(self.capacity, self._level + gained)
             self._at = now
         return self._level
@@ -69,7 +70,7 @@ class RefillBucket:
         if amount > self.capacity:
             return NEVER
         missing = amount - self.available(now)
-        return missing * self._period_s / self.capacity if missing > _EPSILON else 0.0
+        return missing * self.period_s / self.capacity if missing > _EPSILON else 0.0
 
     def full_in(self, now: float) -> float:
         return self.free_in(self.capacity, now)
@@ -83,17 +84,17 @@ class RefillBucket:
 class FixedWindow:
     """A counter that starts anew at each multiple of `period_s` from `phase_s` (Azure, Gemini, Bedrock)."""
 
-    __slots__ = ("_period_s", "_phase_s", "_used", "_window", "capacity")
+    __slots__ = ("_phase_s", "_used", "_window", "capacity", "period_s")
 
     def __init__(self, capacity: float, period_s: float = MINUTE_S, phase_s: float = 0.0) -> None:
         self.capacity = float(capacity)
-        self._period_s = period_s
+        self.period_s = period_s
         self._phase_s = phase_s
         self._window = -math.inf
         self._used = 0.0
 
     def _window_of(self, moment: float) -> float:
-        return math.floor((moment - self._phase_s) / self._period_s)
+        return math.floor((moment - self._phase_s) / self.period_s)
 
     def available(self, now: float) -> float:
         window = self._window_of(now)
@@ -111,7 +112,7 @@ class FixedWindow:
             self._used -= amount
 
     def full_in(self, now: float) -> float:
-        return (self._window_of(now) + 1) * self._period_s + self._phase_s - now
+        return (self._window_of(now) + 1) * self.period_s + self._phase_s - now
 
     def free_in(self, amount: float, now: float) -> float:
         if amount > self.capacity:
@@ -143,16 +144,16 @@ class PacificDay(FixedWindow):
 class SlidingWindow:
     """A log of charges in the last `period_s` seconds (providers that say nothing are modelled so)."""
 
-    __slots__ = ("_log", "_period_s", "_used", "capacity")
+    __slots__ = ("_log", "_used", "capacity", "period_s")
 
     def __init__(self, capacity: float, period_s: float = MINUTE_S) -> None:
         self.capacity = float(capacity)
-        self._period_s = period_s
+        self.period_s = period_s
         self._log: deque[tuple[float, float]] = deque()
         self._used = 0.0
 
     def available(self, now: float) -> float:
-        horizon = now - self._period_s
+        horizon = now - self.period_s
         log = self._log
         while log and log[0][0] <= horizon:
             self._used -= log.popleft()[1]
@@ -165,7 +166,7 @@ class SlidingWindow:
 
     def give(self, amount: float, now: float, taken_at: float) -> None:
         self.available(now)
-        if taken_at <= now - self._period_s:
+        if taken_at <= now - self.period_s:
             return
         # Dated like the charge it takes back, so that both leave the window together.
         place = next((i for i, (moment, _) in enumerate(self._log) if moment >= taken_at), len(self._log))
@@ -181,12 +182,12 @@ class SlidingWindow:
         for moment, charge in self._log:
             missing -= charge
             if missing <= _EPSILON:
-                return moment + self._period_s - now
-        return self._period_s
+                return moment + self.period_s - now
+        return self.period_s
 
     def full_in(self, now: float) -> float:
         self.available(now)
-        return self._log[-1][0] + self._period_s - now if self._log else 0.0
+        return self._log[-1][0] + self.period_s - now if self._log else 0.0
 
     def resize(self, capacity: float, now: float) -> None:
         self.available(now)

@@ -175,6 +175,10 @@ class LimitModel(ABC):
         """Return what is left of each dimension: the truth, which headers may round, delay or withhold."""
         return {dimension: meter.available(now) for dimension, meter in self._meters_of(model).items()}
 
+    def capacities(self, model: str) -> dict[str, float]:
+        """Return the limit of each dimension, per its own window."""
+        return {dimension: meter.capacity for dimension, meter in self._meters_of(model).items()}
+
     def would_fit_in(self, cost: Cost, now: float) -> float:
         """Return seconds until the request would be admitted if nothing else came (0: now; infinite: never)."""
         if self.limits.concurrency is not None and self._in_flight >= self.limits.concurrency:

@@ -1,0 +1,298 @@
+"""A trace in virtual time: the gateway's own balancer and exchange against the providers' limit models.
+
+Events sit in one heap; nothing sleeps. Requests that find every key full stand in one line a model, by priority and
+then order of arrival, like in the gateway: only the head tries, when its pause ends or when something came free.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from gateway.balancing.balancer import Balancer
+from gateway.balancing.decision import Ask
+from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.exchange import (
+    Answered,
+    Done,
+    Event,
+    Exchange,
+    Fail,
+    Finished,
+    Leasing,
+    NotParked,
+    Pause,
+    Relay,
+    Send,
+    Step,
+    Woke,
+)
+from gateway.balancing.outcome import Outcome, OutcomeKind
+from gateway.balancing.quota import Limits, Quota
+from gateway.balancing.retry import RetryBudget, RetryPolicy
+from gateway.balancing.strategies.registry import make_strategy
+from gateway.simulation.demand import Demand
+from gateway.simulation.oracle import Oracle
+from gateway.simulation.scenario import Scenario
+from gateway.simulation.tally import Result, Tally
+from gateway.simulation.world import START_UNIX, Refused, Taken, World
+
+ORACLE = "oracle"
+"""The bound: see `oracle.py`."""
+BLIND = "blind"
+"""The baseline: round robin that knows no limit and reads no header, as most clients with a list of keys do."""
+MAX_WAITING = 1_000
+_ANSWERED, _ENDED, _WAKE = range(3)
+_PROGRESS_EVERY = 2_000
+
+
+@dataclass(slots=True)
+class _Request:
+    """One request under way."""
+
+    demand: Demand
+    exchange: Exchange
+    key: str = ""
+    answer: Taken | Refused | None = None
+    started: bool = False
+
+
+@dataclass(slots=True)
+class _Line:
+    """Those who wait for one model: (priority, number, request) as a heap, and when the head is to be woken."""
+
+    places: list[tuple[int, int, _Request]] = field(default_factory=list)
+    wake_at: float = math.inf
+
+
+def replay(
+    demands: Sequence[Demand],
+    scenario: Scenario,
+    strategy: str,
+    *,
+    seed: int = 0,
+    max_waiting: int = MAX_WAITING,
+    progress: Callable[[int], None] | None = None,
+) -> Result:
+    """Run one strategy (or `ORACLE`, `BLIND`) over the whole demand and return what became of it.
+
+    The same arguments give the same result: the world's phases and every draw come from `seed`, the world's alike for
+    every strategy. `progress` gets the number of arrivals so far. Raises ValueError for an unknown strategy.
+    """
+    return _Replay(demands, scenario, strategy, seed, max_waiting).run(progress)
+
+
+class _Replay:
+    def __init__(
+        self, demands: Sequence[Demand], scenario: Scenario, strategy: str, seed: int, max_waiting: int
+    ) -> None:
+        self._demands = demands
+        self._world = World(scenario, Random(seed), tells=strategy != BLIND)  # noqa: S311 - a simulation
+        self._rng = Random(seed + 1)  # noqa: S311 - a simulation
+        self._rejected_s = scenario.rejected_s
+        self._policy = RetryPolicy(max_attempts=scenario.max_attempts, max_pause_s=math.inf)
+        self._budget = RetryBudget()
+        self._events: list[tuple[float, int, int, _Request | str]] = []
+        self._sequence = 0
+        self._lines: dict[str, _Line] = {}
+        self._waiting = 0
+        self._max_waiting = max_waiting
+        self._freed = False
+        self._tally = Tally(strategy, demands)
+        endpoints = [
+            Endpoint(
+                id=key.name,
+                quota_id=key.quota_id,
+                provider=key.style,
+                region=key.region,
+                weight=key.weight,
+                input_price=key.input_price,
+                output_price=key.output_price,
+            )
+            for key in scenario.keys
+        ]
+        self._oracle: Oracle | None = None
+        self._leasing: Leasing
+        if strategy == ORACLE:
+            self._leasing = self._oracle = Oracle(self._world, endpoints)
+        else:
+            self._leasing = Balancer(
+                endpoints,
+                [] if strategy == BLIND else _quotas(scenario),
+                make_strategy("round_robin" if strategy == BLIND else strategy),
+                rng=self._rng,
+                unix_offset_s=START_UNIX,
+                on_freed=self._note_freed,
+            )
+
+    def _note_freed(self) -> None:
+        self._freed = True
+
+    def run(self, progress: Callable[[int], None] | None) -> Result:
+        """Feed the arrivals in between the events, then let what is under way end."""
+        events = self._events
+        now = 0.0
+        for count, demand in enumerate(self._demands):
+            while events and events[0][0] <= demand.at:
+                now = self._next_event()
+            now = max(now, demand.at)
+            self._arrive(demand, now)
+            self._wake_heads(now)
+            if progress is not None and count % _PROGRESS_EVERY == 0:
+                progress(count)
+        while events:
+            now = self._next_event()
+        if progress is not None:
+            progress(len(self._demands))
+        return self._tally.result(now)
+
+    def _next_event(self) -> float:
+        now, _, kind, subject = heapq.heappop(self._events)
+        if isinstance(subject, str):
+            line = self._lines.get(subject)
+            if line is not None and line.wake_at == now:
+                line.wake_at = math.inf
+                self._try_head(subject, now)
+        elif kind == _ANSWERED:
+            self._on_answer(subject, now)
+        else:
+            self._on_end(subject, now)
+        self._wake_heads(now)
+        return now
+
+    def _push(self, at: float, kind: int, subject: _Request | str) -> None:
+        self._sequence += 1
+        heapq.heappush(self._events, (at, self._sequence, kind, subject))
+
+    def _arrive(self, demand: Demand, now: float) -> None:
+        ask = Ask(
+            model=demand.model,
+            est_input_tokens=demand.est_input_tokens,
+            est_output_tokens=demand.est_output_tokens,
+            priority=demand.priority,
+            deadline=demand.patience_until,
+        )
+        exchange = Exchange(self._leasing, ask, self._policy, self._budget, rng=self._rng)
+        request = _Request(demand, exchange)
+        if demand.model in self._lines:
+            # Others wait for this model: whoever comes now stands behind those of its priority.
+            if not self._stand(request):
+                self._tally.turned_away(demand)
+            return
+        self._try(request, now)
+
+    def _try(self, request: _Request, now: float) -> bool:
+        """Let a request ask for a key; False: it has to wait (again)."""
+        if self._oracle is not None:
+            self._oracle.demand = request.demand
+        if request.started:
+            step = request.exchange.step(Woke(), now)
+        else:
+            request.started = True
+            step = request.exchange.start(now)
+        return self._follow(request, step, now)
+
+    def _step(self, request: _Request, event: Event, now: float) -> None:
+        if self._oracle is not None:
+            self._oracle.demand = request.demand
+        self._follow(request, request.exchange.step(event, now), now)
+
+    def _follow(self, request: _Request, step: Step, now: float) -> bool:
+        match step:
+            case Send(lease):
+                self._send(request, lease.endpoint.id, now)
+            case Pause(until):
+                return self._park(request, until, now)
+            case Relay():
+                # A final 429 goes to the caller as it is; a good answer goes on until it ends.
+                if isinstance(request.answer, Refused):
+                    self._tally.failed(request.demand, "rate_limited")
+            case Fail(failure):
+                self._tally.failed(request.demand, str(failure.kind))
+            case Done():
+                pass
+        return True
+
+    def _send(self, request: _Request, key: str, now: float) -> None:
+        request.key = key
+        request.answer = answer = self._world.send(key, request.demand, now)
+        if isinstance(answer, Taken):
+            self._tally.admitted(request.demand, key, now)
+            self._push(now + answer.first_byte_s, _ANSWERED, request)
+        else:
+            self._tally.rejected(key, now)
+            self._push(now + self._rejected_s, _ANSWERED, request)
+
+    def _on_answer(self, request: _Request, now: float) -> None:
+        answer = request.answer
+        if isinstance(answer, Taken):
+            self._push(now + answer.total_s - answer.first_byte_s, _ENDED, request)
+            event = Answered(200, OutcomeKind.OK, answer.hint, answer.first_byte_s)
+        else:
+            hint = None if answer is None else answer.hint
+            event = Answered(429, OutcomeKind.RATE_LIMITED, hint, self._rejected_s)
+        self._step(request, event, now)
+
+    def _on_end(self, request: _Request, now: float) -> None:
+        demand, answer = request.demand, request.answer
+        if not isinstance(answer, Taken):
+            raise RuntimeError("only an admitted request ends")
+        usage = self._world.end(request.key, demand, answer.ticket, now)
+        self._tally.ended(demand, self._world.price(request.key, demand), now)
+        if self._oracle is not None:
+            # What a settlement gives back is room at once.
+            self._freed = True
+        self._step(request, Finished(Outcome(OutcomeKind.OK, 200, answer.first_byte_s, answer.total_s, usage)), now)
+
+    def _park(self, request: _Request, until: float, now: float) -> bool:
+        line = self._lines.get(request.demand.model)
+        standing = line is not None and bool(line.places) and line.places[0][2] is request
+        if not standing and not self._stand(request):
+            self._follow(request, request.exchange.step(NotParked(), now), now)
+            return True
+        line = self._lines[request.demand.model]
+        if line.places[0][2] is request:
+            at = max(now, min(until, request.demand.patience_until))
+            if at != line.wake_at:
+                line.wake_at = at
+                self._push(at, _WAKE, request.demand.model)
+        return False
+
+    def _stand(self, request: _Request) -> bool:
+        if self._waiting >= self._max_waiting:
+            return False
+        self._waiting += 1
+        self._tally.waiting(self._waiting)
+        self._sequence += 1
+        line = self._lines.setdefault(request.demand.model, _Line())
+        heapq.heappush(line.places, (request.demand.priority, self._sequence, request))
+        return True
+
+    def _wake_heads(self, now: float) -> None:
+        while self._freed:
+            self._freed = False
+            for model in list(self._lines):
+                self._try_head(model, now)
+
+    def _try_head(self, model: str, now: float) -> None:
+        """Let the head try, and as long as it gets its turn, the next."""
+        line = self._lines[model]
+        while line.places:
+            request = line.places[0][2]
+            if not self._try(request, now):
+                return
+            # It may have been overtaken in the heap while it tried: nobody joins in between, so it is still the head.
+            heapq.heappop(line.places)
+            self._waiting -= 1
+        del self._lines[model]
+
+
+def _quotas(scenario: Scenario) -> list[Quota]:
+    told: dict[str, Quota] = {}
+    for key in scenario.keys:
+        limits: Limits = key.limits if key.configured is None else key.configured
+        told.setdefault(key.quota_id, Quota(key.quota_id, limits, key.style))
+    return list(told.values())

@@ -1,0 +1,124 @@
+"""The providers' side of a replay: true limits that drift and are shared with others, and what they answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+
+from gateway.balancing.hints import Hint, parse_hint
+from gateway.balancing.outcome import TokenUsage
+from gateway.simulation.demand import Demand
+from gateway.simulation.limits.azure import AzureLimits
+from gateway.simulation.limits.model import Admitted, LimitModel, Ticket
+from gateway.simulation.limits.registry import make_limit_model
+from gateway.simulation.scenario import Scenario, SimulatedKey, cost_of, scaled
+
+START_UNIX = 1_767_225_600.0
+"""2026-01-01 00:00 UTC: the moment that second 0 of a replay stands for."""
+_OUTSIDE_STEP_S = 0.5
+_HINT_STYLES: Mapping[str, str] = {style: style for style in ("openai", "azure", "anthropic", "mistral", "groq")}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The provider answers: the head after `first_byte_s`, the end after `total_s`, both from now."""
+
+    hint: Hint | None
+    ticket: Ticket
+    first_byte_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A 429, with what its headers tell."""
+
+    hint: Hint | None
+
+
+class _Quota:
+    """One true quota with its drift and its other users."""
+
+    __slots__ = ("_drifts", "_key", "_outside_at", "_phase_s", "model")
+
+    def __init__(self, key: SimulatedKey, rng: Random) -> None:
+        self.model: LimitModel = (
+            AzureLimits(key.limits, organisation=key.quota_id, phase_s=rng.uniform(0.0, 60.0))
+            if key.style == "azure"
+            else make_limit_model(key.style, key.limits, organisation=key.quota_id)
+        )
+        self._key = key
+        self._drifts = sorted(key.drift, reverse=True)
+        self._outside_at = 0.0
+        self._phase_s = rng.uniform(0.0, 2 * key.outside_period_s)
+
+    def advance(self, name: str, now: float) -> None:
+        """Bring drift and outside load up to date."""
+        while self._drifts and self._drifts[-1][0] <= now:
+            self.model.resize(scaled(self._key.limits, self._drifts.pop()[1]), START_UNIX + now)
+        key = self._key
+        if not key.outside_share or now - self._outside_at < _OUTSIDE_STEP_S:
+            return
+        elapsed, self._outside_at = now - self._outside_at, now
+        if ((now + self._phase_s) // key.outside_period_s) % 2:
+            return
+        share = key.outside_share * min(elapsed, key.outside_period_s) / 60.0
+        limits = self.model.limits
+        tokens = limits.tpm or limits.itpm or limits.otpm or 0
+        self.model.drain(name, share * (limits.rpm or 0), share * tokens, START_UNIX + now)
+
+
+class World:
+    """All keys of a scenario; `now` is seconds from the start of the trace and never goes back.
+
+    `tells=False` keeps every header from the balancer, for the baseline that looks at nothing.
+    """
+
+    def __init__(self, scenario: Scenario, rng: Random, *, tells: bool = True) -> None:
+        self._tells = tells
+        self.keys = {key.name: key for key in scenario.keys}
+        self._quotas = {key.quota_id: _Quota(key, rng) for key in scenario.keys}
+        self._of_key = {key.name: self._quotas[key.quota_id] for key in scenario.keys}
+
+    def send(self, key_name: str, demand: Demand, now: float) -> Taken | Refused:
+        """Ask a provider."""
+        key, quota = self.keys[key_name], self._of_key[key_name]
+        quota.advance(demand.model, now)
+        unix = START_UNIX + now
+        answer = quota.model.admit(cost_of(demand), unix)
+        style = _HINT_STYLES.get(key.style)
+        hint = None
+        if answer.headers and style is not None and self._tells:
+            # Through the wire format and back: the balancer gets what a real one would, rounding included.
+            hint = parse_hint(dict(answer.headers), style, now_unix=unix)
+        if isinstance(answer, Admitted):
+            first_byte_s = key.first_byte_s
+            return Taken(hint, answer.ticket, first_byte_s, first_byte_s + key.token_s * demand.output_tokens)
+        return Refused(hint)
+
+    def end(self, key_name: str, demand: Demand, ticket: Ticket, now: float) -> TokenUsage:
+        """Settle an answered request."""
+        usage = TokenUsage(demand.input_tokens, demand.output_tokens, demand.cached_tokens)
+        self._of_key[key_name].model.settle(ticket, usage, START_UNIX + now)
+        return usage
+
+    def fits_in(self, key_name: str, demand: Demand, now: float) -> float:
+        """Return seconds until the key would take the request: the truth, for the oracle alone."""
+        quota = self._of_key[key_name]
+        quota.advance(demand.model, now)
+        return quota.model.would_fit_in(cost_of(demand), START_UNIX + now)
+
+    def room(self, key_name: str, demand: Demand, now: float) -> float:
+        """Return the smallest free share of a dimension that is left after the request (the oracle's measure)."""
+        model = self._of_key[key_name].model
+        charges = model.charges(cost_of(demand))
+        capacities = model.capacities(demand.model)
+        left = model.available(demand.model, START_UNIX + now)
+        return min(((left[name] - charges[name]) / capacities[name] for name in left), default=math.inf)
+
+    def price(self, key_name: str, demand: Demand) -> float:
+        """Return what the request costs on this key, in the price list's currency."""
+        key = self.keys[key_name]
+        return (demand.input_tokens * key.input_price + demand.output_tokens * key.output_price) / 1e6
