@@ -20,9 +20,10 @@ from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready
 from gateway.balancing.semantics import model_family, semantics_of
+from gateway.balancing.sharing import SharedQuotas
 from gateway.balancing.slate import Slate, SlateKey, build_slate, slate_key
 from gateway.balancing.strategy import Strategy
-from gateway.balancing.view import BalancerView, EndpointView, LedgerView, QuotaView
+from gateway.balancing.view import BalancerView, view_endpoint, view_quota
 
 MAX_SLATES = 256
 MAX_FAMILIES = 64
@@ -75,7 +76,7 @@ class Balancer:
         self._next_lease = 1
         self._version = 0
         self._strategy = strategy
-        self._known_as: dict[str, dict[str, None]] = {}
+        self._shared = SharedQuotas()
         self.reconfigure(endpoints, quotas, strategy)
 
     def reconfigure(self, endpoints: Sequence[Endpoint], quotas: Sequence[Quota], strategy: Strategy) -> None:
@@ -97,10 +98,11 @@ class Balancer:
                 for ledger in state.ledgers.values():
                     ledger.configure(quota.limits, self._now)
             kept_quotas[quota_id] = state
+        self._shared.keep(kept_quotas)
         kept: dict[str, EndpointState] = {}
         for endpoint in endpoints:
             known = self._states.get(endpoint.id)
-            quota_state = kept_quotas[endpoint.quota_id]
+            quota_state = kept_quotas[self._shared.stands_for(endpoint.quota_id)]
             if known is None:
                 known = EndpointState(endpoint, quota_state)
             else:
@@ -108,7 +110,6 @@ class Balancer:
                 known.quota = quota_state
             kept[endpoint.id] = known
         self._states, self._quotas, self._strategy = kept, kept_quotas, strategy
-        self._known_as = {key: names for key, names in self._known_as.items() if key in kept_quotas}
         self._slates.clear()
         self._freed()
 
@@ -213,10 +214,15 @@ class Balancer:
 
     def _take_hint(self, opened: _OpenLease, hint: Hint, now: float) -> None:
         opened.candidate.ledger.learn(opened.reservation, hint, now)
-        if hint.quota_name is not None:
-            names = self._known_as.setdefault(opened.quota.quota.id, {})
-            if len(names) < 8:
-                names[hint.quota_name] = None
+        endpoint = opened.candidate.endpoint
+        if hint.quota_name is not None and self._shared.note(endpoint.quota_id, endpoint.provider, hint.quota_name):
+            quota = self._quotas.get(self._shared.stands_for(endpoint.quota_id))
+            if quota is not None:
+                for state in self._states.values():
+                    if state.endpoint.quota_id == endpoint.quota_id:
+                        state.quota = quota
+                # Slates hold the ledgers of the quotas as they were.
+                self._slates.clear()
 
     def observe(self, lease: Lease, outcome: Outcome, *, now: float) -> None:
         """Give a lease back with what became of it; raises `UnknownLease` the second time."""
@@ -272,39 +278,9 @@ class Balancer:
 
     def view(self, now: float) -> BalancerView:
         """Give what is known, without changing it."""
-        endpoints = tuple(
-            EndpointView(
-                id=endpoint_id,
-                quota_id=state.endpoint.quota_id,
-                provider=state.endpoint.provider,
-                region=state.endpoint.region,
-                in_flight=state.in_flight,
-                picks=state.picks,
-                breaker=str(state.breaker.state(now)),
-                breaker_s=max(0.0, state.breaker.until - now) if state.breaker.tripped else 0.0,
-                failure_share=state.breaker.failure_share,
-                first_byte_s=state.latency.read(now),
-                outcomes={str(kind): count for kind, count in state.outcomes.items()},
-            )
-            for endpoint_id, state in self._states.items()
+        return BalancerView(
+            self._strategy.name,
+            len(self._open),
+            tuple(view_endpoint(state, now) for state in self._states.values()),
+            tuple(view_quota(quota_id, quota, self._shared, now) for quota_id, quota in self._quotas.items()),
         )
-        quotas = tuple(
-            QuotaView(
-                id=quota_id,
-                in_flight=quota.in_flight,
-                known_as=tuple(self._known_as.get(quota_id, ())),
-                ledgers=tuple(
-                    LedgerView(
-                        family=family,
-                        headroom=ledger.headroom(now),
-                        cooldown_s=max(0.0, ledger.cooldown_until - now),
-                        rate_limited=ledger.limited,
-                        limits=ledger.limits(now),
-                        misconfigured=ledger.misconfigured(),
-                    )
-                    for family, ledger in quota.ledgers.items()
-                ),
-            )
-            for quota_id, quota in self._quotas.items()
-        )
-        return BalancerView(self._strategy.name, len(self._open), endpoints, quotas)

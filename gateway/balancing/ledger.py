@@ -289,6 +289,11 @@ class Ledger:
             meter.resync(remaining, as_of=reservation.started_at, mark=mark, reset_s=window.reset_s, now=now)
         reservation.told.add(dimension)
 
+    @property
+    def is_daily(self) -> bool:
+        """Tell whether any limit is a day's."""
+        return any(dimension in (Dimension.RPD, Dimension.TPD) for dimension, _, _ in self._meters)
+
     def requests_per_minute(self) -> float | None:
         """Give the effective request rate, or failing that the token rate, as a figure of capacity; None: not known."""
         for dimension, per_request in ((Dimension.RPM, 1.0), (Dimension.TPM, 1000.0), (Dimension.ITPM, 1000.0)):

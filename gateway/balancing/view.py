@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gateway.balancing.ledger import Ledger
+from gateway.balancing.ready import EndpointState, QuotaState
+from gateway.balancing.sharing import SharedQuotas
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerView:
@@ -24,11 +28,15 @@ class LedgerView:
 
 @dataclass(frozen=True, slots=True)
 class QuotaView:
-    """A quota with the families used so far; `known_as` are the provider's own names for it, from headers."""
+    """A quota with the families used so far; `known_as` are the provider's own names for it, from headers.
+
+    `counted_as` is the quota that it turned out to be one with, None when it stands for itself.
+    """
 
     id: str
     in_flight: int
     known_as: tuple[str, ...]
+    counted_as: str | None
     ledgers: tuple[LedgerView, ...]
 
 
@@ -57,3 +65,45 @@ class BalancerView:
     in_flight: int
     endpoints: tuple[EndpointView, ...]
     quotas: tuple[QuotaView, ...]
+
+
+def view_endpoint(state: EndpointState, now: float) -> EndpointView:
+    """Give one key as it is known now."""
+    breaker, endpoint = state.breaker, state.endpoint
+    return EndpointView(
+        id=endpoint.id,
+        quota_id=endpoint.quota_id,
+        provider=endpoint.provider,
+        region=endpoint.region,
+        in_flight=state.in_flight,
+        picks=state.picks,
+        breaker=str(breaker.state(now)),
+        breaker_s=max(0.0, breaker.until - now) if breaker.tripped else 0.0,
+        failure_share=breaker.failure_share,
+        first_byte_s=state.latency.read(now),
+        outcomes={str(kind): count for kind, count in state.outcomes.items()},
+    )
+
+
+def view_ledger(family: str, ledger: Ledger, now: float) -> LedgerView:
+    """Give one family's account as it is now."""
+    return LedgerView(
+        family=family,
+        headroom=ledger.headroom(now),
+        cooldown_s=max(0.0, ledger.cooldown_until - now),
+        rate_limited=ledger.limited,
+        limits=ledger.limits(now),
+        misconfigured=ledger.misconfigured(),
+    )
+
+
+def view_quota(quota_id: str, quota: QuotaState, shared: SharedQuotas, now: float) -> QuotaView:
+    """Give one quota as it is known now."""
+    stands = shared.stands_for(quota_id)
+    return QuotaView(
+        id=quota_id,
+        in_flight=quota.in_flight,
+        known_as=shared.names(quota_id),
+        counted_as=stands if stands != quota_id else None,
+        ledgers=tuple(view_ledger(family, ledger, now) for family, ledger in quota.ledgers.items()),
+    )

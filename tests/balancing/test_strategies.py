@@ -166,6 +166,21 @@ def test_rate_limit_aware_looks_at_the_tightest_dimension() -> None:
     assert Counter(serve(balancer) for _ in range(5))["b"] >= 4
 
 
+def test_daily_limits_are_spent_on_overflow_when_asked_for() -> None:
+    limits = {"q-daily": Limits(rpd=1000), "q-minute": Limits(rpm=5)}
+    for option, daily_first in ((False, True), (True, False)):
+        balancer = pool(
+            endpoint("daily"),
+            endpoint("minute"),
+            strategy="rate_limit_aware",
+            limits=limits,
+            options=StrategyOptions(overflow_daily=option),
+        )
+        served = [serve(balancer) for _ in range(8)]
+        assert (served[:5] != ["minute"] * 5) is daily_first
+        assert served[6:] == ["daily"] * 2
+
+
 # --- weighted by what is known ---------------------------------------------------------------------------------------
 
 

@@ -15,13 +15,15 @@ class RateLimitAware:
     """Takes the largest free share of the tightest limit; equal shares go to the least loaded key.
 
     A key whose free share is below `threshold` (0..1) is left alone while another is above it: traffic moves before the
-    limit is hit, not after the 429.
+    limit is hit, not after the 429. With `overflow_daily`, keys under a daily limit serve only when no other is ready:
+    what a day grants is then spent on what nothing else could take.
     """
 
     name = "rate_limit_aware"
 
-    def __init__(self, threshold: float = 0.05) -> None:
+    def __init__(self, threshold: float = 0.05, *, overflow_daily: bool = False) -> None:
         self._threshold = threshold
+        self._overflow_daily = overflow_daily
 
     def choose(self, ready: Ready, rng: Random) -> Candidate | None:
         return least([(self._score(candidate, ready.now), candidate) for candidate in ready.sample(SAMPLE, rng)], rng)
@@ -30,7 +32,11 @@ class RateLimitAware:
         headroom = candidate.ledger.headroom(now)
         # The load only decides between equal shares: a thousand in flight weigh less than 0.1 % of a limit.
         score = -headroom + min(candidate.load, 1000.0) * 1e-6
-        return score + 1.0 if headroom < self._threshold else score
+        if headroom < self._threshold:
+            score += 1.0
+        if self._overflow_daily and candidate.ledger.is_daily:
+            score += 2.0
+        return score
 
     def score(self, candidate: Candidate, ready: Ready, /) -> float | None:
         return self._score(candidate, ready.now)

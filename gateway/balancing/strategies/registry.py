@@ -22,11 +22,13 @@ class StrategyOptions:
     """What a pool may say beyond the name; each strategy takes what concerns it.
 
     `weight_by`: what weights follow. `threshold`: free share (0..1) below which `rate_limit_aware` turns away.
-    `home_region`: where the gateway is. `cache_affinity`: keep conversations where the prompt cache is warm.
+    `overflow_daily`: it spends daily limits only on overflow. `home_region`: where the gateway is. `cache_affinity`:
+    keep conversations where the prompt cache is warm.
     """
 
     weight_by: WeightBy = "fixed"
     threshold: float = 0.05
+    overflow_daily: bool = False
     home_region: str | None = None
     cache_affinity: bool = False
 
@@ -35,7 +37,7 @@ _FACTORIES: Mapping[str, Callable[[StrategyOptions], Strategy]] = {
     "round_robin": lambda _: RoundRobin(),
     "weighted": lambda options: Weighted(options.weight_by),
     "least_connections": lambda _: LeastConnections(),
-    "rate_limit_aware": lambda options: RateLimitAware(options.threshold),
+    "rate_limit_aware": lambda options: RateLimitAware(options.threshold, overflow_daily=options.overflow_daily),
     "lowest_latency": lambda _: LowestLatency(),
     "lowest_cost": lambda _: LowestCost(),
     "geographic": lambda options: Geographic(options.home_region),
