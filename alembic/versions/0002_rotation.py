@@ -51,33 +51,45 @@ UP = (
     "alter table data_key add column spare_uri text, add column spare_wrapped bytea",
     "create index provider_key_due on provider_key (due_at) where due_at is not null",
     "create index key_version_step on key_version (step_at) where step_at is not null",
-    "create unique index key_version_one_in_flight on key_version (key_id) "
-    "where state in ('pending', 'created', 'probing')",
+    (
+        "create unique index key_version_one_in_flight on key_version (key_id) "
+        "where state in ('pending', 'created', 'probing')"
+    ),
     "alter table key_source enable row level security",
     "alter table key_source force row level security",
     "create policy tenant_fence on key_source using (app_sees(tenant_id)) with check (app_sees(tenant_id))",
     f"grant select, insert, update, delete on key_source to {APP_ROLE}",
     # The engine's bookkeeping changes often and means nothing to a data path: only what is served is announced.
     "drop trigger announce on key_version",
-    "create trigger announce after insert or delete or update of state, envelope, data_key_id, number on key_version "
-    "for each row execute function announce_change()",
+    (
+        "create trigger announce after insert or delete or update of state, envelope, data_key_id, number on key_version "
+        "for each row execute function announce_change()"
+    ),
     "drop trigger announce on provider_key",
-    "create trigger announce after insert or delete or update of pool_id, quota_id, name, provider, base_url, region, "
-    "tier, weight, models, model_map, max_in_flight, enabled on provider_key "
-    "for each row execute function announce_change()",
+    (
+        "create trigger announce after insert or delete or update of pool_id, quota_id, name, provider, base_url, region, "
+        "tier, weight, models, model_map, max_in_flight, enabled on provider_key "
+        "for each row execute function announce_change()"
+    ),
 )
 
 DOWN = (
     "drop trigger announce on provider_key",
-    "create trigger announce after insert or update or delete on provider_key "
-    "for each row execute function announce_change()",
+    (
+        "create trigger announce after insert or update or delete on provider_key "
+        "for each row execute function announce_change()"
+    ),
     "drop trigger announce on key_version",
-    "create trigger announce after insert or update or delete on key_version "
-    "for each row execute function announce_change()",
+    (
+        "create trigger announce after insert or update or delete on key_version "
+        "for each row execute function announce_change()"
+    ),
     "drop index key_version_one_in_flight, key_version_step, provider_key_due",
     "alter table data_key drop column spare_uri, drop column spare_wrapped",
-    "alter table key_version drop column provider_ref, drop column step_at, drop column attempts, "
-    "drop column successes, drop column error",
+    (
+        "alter table key_version drop column provider_ref, drop column step_at, drop column attempts, "
+        "drop column successes, drop column error"
+    ),
     "alter table provider_key drop column source_id, drop column rotation, drop column due_at, drop column failures",
     "drop table key_source",
 )

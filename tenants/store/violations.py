@@ -28,6 +28,15 @@ SENTENCES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         ),
         "key_version_key_id_number_key": ("The key is being rotated by someone else.", "Read the key and try again."),
         "key_version_one_current": ("The key is being rotated by someone else.", "Read the key and try again."),
+        "key_version_one_in_flight": (
+            "A version of the key is being made.",
+            "Wait until it is current or failed, or revoke that version to give it up.",
+        ),
+        "key_source_tenant_id_name_key": ("A source with this name exists.", "Choose another name, or change it."),
+        "provider_key_source": (
+            "Keys take their versions from this source, or it does not exist any more.",
+            "Give the keys another source first.",
+        ),
         "key_version_tenant_id_key_id_fkey": ("The key does not exist any more.", "List the keys and try again."),
         "key_version_tenant_id_data_key_id_fkey": ("The data key was replaced just now.", "Send the request again."),
     }

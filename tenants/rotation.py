@@ -1,0 +1,386 @@
+"""Rotates keys: claims what is due, asks the provider, and moves versions through `tenants.lifecycle`.
+
+Each step is claim → read → call the provider → settle. No transaction is open while the provider is called. The intent
+to create is stored before the call and the envelope right after it; whatever dies in between is found again by its tag.
+A new key serves only after it was probed, and the old one is drained before it is disabled, and disabled before it is
+revoked, so a process may be killed anywhere and a key always has a version that works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypeVar
+
+from auth.errors import Unavailable
+from auth.sealing import Sealer
+from auth.secret import Secret
+from auth.storage import Sessions
+from tenants import audit
+from tenants.audit import Actor
+from tenants.custody import key_context, seal_key
+from tenants.errors import SealBroken
+from tenants.fingerprint import fingerprint_of, prefix_of
+from tenants.lifecycle import IN_FLIGHT, VersionState
+from tenants.models import KeySource, KeyVersion, ProviderKey
+from tenants.rotation_commands import intent, promote, source_context
+from tenants.rotation_plan import Do, Facts, RotationSettings, load_settings, next_do, step_retry_s, tag_of
+from tenants.schedule import Schedule, next_due, parse_schedule, retry_at
+from tenants.sources.protocol import Driver, Prober, ProviderKeyMade, SourceAway, SourceRefused, SourceUnknown
+from tenants.store import keys, rotations
+from tenants.store.rotations import Claim, ClaimLost
+
+LEASE_S: Final = 120.0
+CALL_TIMEOUT_S: Final = 30.0
+"""Two calls fit into a lease with room to settle."""
+BATCH: Final = 20
+ENGINE: Final = Actor("rotation")
+
+_SECOND: Final = timedelta(seconds=1)
+
+MakeDriver = Callable[[KeySource, Secret | None], Driver]
+"""Builds the driver of a source with its opened admin credential; `SourceRefused` when the settings do not fit."""
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    claim: Claim
+    version: KeyVersion
+    others: Sequence[KeyVersion]
+    key: ProviderKey
+    settings: RotationSettings
+    driver: Driver | None
+
+
+def no_alert(event: str, subject: str) -> None:
+    """Stand in where nobody is to be told; every alert is in the audit trail or the log as well."""
+    del event, subject
+
+
+class RotationEngine:
+    """Runs in every control process; claims keep two of them apart.
+
+    `now` gives the time with its zone; `alert` is told (event, key id) of what a person should look at.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        sealer: Sealer,
+        make_driver: MakeDriver,
+        prober: Prober,
+        *,
+        now: Callable[[], datetime],
+        rng: random.Random,
+        alert: Callable[[str, str], None] = no_alert,
+    ) -> None:
+        self._sessions = sessions
+        self._sealer = sealer
+        self._make_driver = make_driver
+        self._prober = prober
+        self._now = now
+        self._rng = rng
+        self._alert = alert
+
+    async def run_once(self) -> int:
+        """Start what is due by schedule, take one step of everything that has one, and return how many steps."""
+        await self._start_due()
+        async with self._sessions.platform() as session:
+            claims = await rotations.claim_steps(session, now=self._now(), lease_s=LEASE_S, limit=BATCH)
+        await asyncio.gather(*(self._step(claim) for claim in claims))
+        return len(claims)
+
+    async def _start_due(self) -> None:
+        now = self._now()
+        async with self._sessions.platform() as session:
+            for key in await rotations.claim_due_keys(session, now=now, limit=BATCH):
+                schedule = _schedule(load_settings(key.rotation))
+                key.due_at = None if schedule is None else next_due(schedule, after=now, rng=self._rng)
+                versions = await keys.versions(session, key.tenant_id, key.id)
+                if schedule is None or any(version.state in IN_FLIGHT for version in versions):
+                    continue
+                await keys.add_version(session, intent(key, versions, at=now))
+                detail = {"name": key.name, "by": "schedule"}
+                await audit.record(
+                    session, key.tenant_id, ENGINE, "rotation.start", f"key:{key.id}", at=now, detail=detail
+                )
+
+    async def _step(self, claim: Claim) -> None:
+        try:
+            job = await self._read(claim)
+            action = next_do(_facts(job.version), job.settings, now=self._now())
+            await self._act(job, action)
+        except ClaimLost:
+            _log.info("version %s was taken over by another process", claim.version_id)
+        except (SourceAway, TimeoutError, Unavailable) as error:
+            await self._postpone(claim, error)
+        except (SourceRefused, SealBroken) as error:
+            await self._refused(claim, error)
+        except Exception:  # noqa: BLE001 -- one key's defect must not stop the others; its claim runs out and it is retried
+            _log.exception("rotation step of version %s failed", claim.version_id)
+            self._alert("rotation.defect", str(claim.version_id))
+
+    async def _act(self, job: _Job, action: Do) -> None:
+        match action:
+            case Do.CREATE | Do.RECOVER:
+                await self._create(job, recover=action is Do.RECOVER)
+            case Do.PROBE:
+                await self._probe(job)
+            case Do.PROMOTE:
+                await self._promote(job)
+            case Do.DISABLE:
+                if job.driver is not None and job.driver.capabilities.disables and job.version.provider_ref:
+                    await _timed(job.driver.disable(job.version.provider_ref))
+                await self._settle(job, VersionState.DISABLED, after_s=job.settings.retain_s)
+            case Do.REVOKE:
+                await self._revoke_there(job)
+                await self._settle(job, VersionState.REVOKED, event="key.revoke")
+            case Do.CLEAN:
+                await self._clean(job)
+            case Do.GIVE_UP:
+                await self._give_up(job)
+            case Do.NOTHING:
+                await self._settle(job, None)
+
+    async def _read(self, claim: Claim) -> _Job:
+        async with self._sessions.tenant(claim.tenant_id) as session:
+            version = await rotations.held(session, claim)
+            key = await keys.get(session, claim.tenant_id, version.key_id)
+            others = [each for each in await keys.versions(session, claim.tenant_id, key.id) if each.id != version.id]
+            source = await rotations.source_of(session, claim.tenant_id, key.source_id)
+        driver = None
+        if source is not None:
+            credential = None
+            if source.sealed is not None and source.data_key_id is not None:
+                context = source_context(source)
+                plain = await self._sealer.open(claim.tenant_id, source.data_key_id, context, source.sealed)
+                credential = Secret(plain.decode())
+            driver = self._make_driver(source, credential)
+        return _Job(claim, version, others, key, load_settings(key.rotation), driver)
+
+    async def _create(self, job: _Job, *, recover: bool) -> None:
+        driver = job.driver
+        if driver is None or not driver.capabilities.mints:
+            raise SourceRefused("the key's source cannot make keys")
+        if driver.capabilities.slots is not None:
+            draining = [each for each in job.others if each.state == VersionState.DRAINING and each.step_at is not None]
+            if draining:
+                await self._settle(job, None, until=max(each.step_at for each in draining if each.step_at) + _SECOND)
+                return
+        tag = tag_of(job.version.id)
+        made: ProviderKeyMade | None = None
+        if recover and driver.capabilities.finds:
+            try:
+                made = await _timed(driver.find(tag))
+            except SourceRefused as error:
+                raise SourceUnknown(str(error)) from error
+            if made is not None and made.secret is None:
+                # It exists and nobody knows its secret: it goes before another is made, so there is never one too many.
+                await _timed(driver.revoke(made.ref))
+                made = None
+        elif recover and not driver.capabilities.repeatable:
+            raise SourceUnknown("whether the last attempt made a key is not known, and its source cannot tell")
+        if made is None:
+            await self._note_attempt(job)
+            serving = rotations.current(job.others)
+            made = await _timed(driver.create(tag, in_use=serving.provider_ref if serving else None))
+        if made.secret is None:
+            raise SourceUnknown("the source made a key and did not tell its secret")
+        await self._store(job, made.ref, made.secret)
+
+    async def _note_attempt(self, job: _Job) -> None:
+        async with self._sessions.tenant(job.claim.tenant_id) as session:
+            version = await rotations.held(session, job.claim)
+            version.attempts += 1
+            if job.driver is not None and job.driver.capabilities.slots is not None:
+                for each in await keys.versions(session, job.claim.tenant_id, version.key_id):
+                    if each.state == VersionState.DISABLED:  # its slot is about to be overwritten
+                        each.step_at = None
+                        await keys.move(session, each, VersionState.REVOKED, at=self._now())
+
+    async def _store(self, job: _Job, ref: str, secret: Secret) -> None:
+        sealed = await seal_key(
+            self._sealer,
+            job.claim.tenant_id,
+            secret,
+            pool_id=job.key.pool_id,
+            key_id=job.key.id,
+            number=job.version.number,
+            provider=job.key.provider,
+        )
+        async with self._sessions.tenant(job.claim.tenant_id) as session:
+            version = await rotations.held(session, job.claim)
+            version.provider_ref = ref
+            version.data_key_id, version.envelope = sealed.data_key_id, sealed.blob
+            version.prefix = prefix_of(secret)
+            version.fingerprint = fingerprint_of(job.claim.tenant_id, secret)
+            version.error = None
+            await keys.move(session, version, VersionState.CREATED, at=self._now())
+            version.step_at = self._now()
+
+    async def _probe(self, job: _Job) -> None:
+        secret = await self._open(job)
+        result = await _timed(self._prober.probe(job.key.provider, job.key.base_url, secret))
+        now = self._now()
+        async with self._sessions.tenant(job.claim.tenant_id) as session:
+            version = await rotations.held(session, job.claim)
+            if version.state == VersionState.CREATED:
+                await keys.move(session, version, VersionState.PROBING, at=now)
+            # One success is no proof: providers spread a new key over their machines, so failures start the count anew.
+            version.successes = version.successes + 1 if result == "works" else 0
+            version.error = None if result == "works" else f"the provider's answer to a probe was: {result}"
+            done = version.successes >= job.settings.probes
+            version.step_at = now if done else now + timedelta(seconds=job.settings.probe_interval_s)
+
+    async def _promote(self, job: _Job) -> None:
+        now = self._now()
+        async with self._sessions.tenant(job.claim.tenant_id) as session:
+            version = await rotations.held(session, job.claim)
+            versions = await keys.versions(session, version.tenant_id, version.key_id)
+            await promote(session, version, versions, job.settings, at=now)
+            key = await keys.get(session, job.claim.tenant_id, version.key_id)
+            key.failures = 0
+            detail = {"name": key.name, "number": version.number, "fingerprint": version.fingerprint}
+            await audit.record(session, key.tenant_id, ENGINE, "key.rotate", f"key:{key.id}", at=now, detail=detail)
+
+    async def _clean(self, job: _Job) -> None:
+        ref = job.version.provider_ref
+        if job.driver is not None and ref is None and job.driver.capabilities.finds:
+            found = await _timed(job.driver.find(tag_of(job.version.id)))
+            ref = None if found is None else found.ref
+        elif ref is None:
+            await self._settle(job, None)
+            self._alert("rotation.orphaned", str(job.key.id))
+            return
+        if ref is not None:
+            await self._revoke_there(job, ref)
+        target = VersionState.REVOKED if job.version.state == VersionState.ORPHANED else None
+        await self._settle(job, target, event="key.cleaned")
+
+    async def _revoke_there(self, job: _Job, ref: str | None = None) -> None:
+        ref = ref or job.version.provider_ref
+        if job.driver is None or ref is None or not job.driver.capabilities.revokes:
+            return
+        # A slot that a newer version has taken over since is that version's: nothing of the old one is left in it.
+        if any(each.provider_ref == ref and each.number > job.version.number for each in job.others):
+            return
+        await _timed(job.driver.revoke(ref))
+
+    async def _give_up(self, job: _Job) -> None:
+        try:
+            ref = job.version.provider_ref
+            if ref is None and job.driver is not None and job.driver.capabilities.finds:
+                found = await _timed(job.driver.find(tag_of(job.version.id)))
+                ref = None if found is None else found.ref
+            if ref is not None:
+                await self._revoke_there(job, ref)
+        except (SourceAway, SourceRefused, TimeoutError) as error:
+            await self._fail(job.claim, VersionState.ORPHANED, str(error), again_s=step_retry_s(9))
+            return
+        await self._fail(job.claim, VersionState.FAILED, job.version.error or "it did not work before its deadline")
+
+    async def _postpone(self, claim: Claim, error: BaseException) -> None:
+        now = self._now()
+        try:
+            async with self._sessions.tenant(claim.tenant_id) as session:
+                version = await rotations.held(session, claim)
+                version.successes = 0
+                if version.attempts or version.state != VersionState.PENDING:
+                    version.attempts += 1  # 0 says that the provider was never asked to create: keep that true
+                version.error = (str(error) or type(error).__name__)[:500]
+                version.step_at = now + timedelta(seconds=step_retry_s(version.attempts))
+        except (ClaimLost, Unavailable):
+            return  # the claim runs out by itself, and whoever holds it then goes on
+
+    async def _refused(self, claim: Claim, error: Exception) -> None:
+        async with self._sessions.tenant(claim.tenant_id) as session:
+            try:
+                version = await rotations.held(session, claim)
+            except ClaimLost:
+                return
+            state = VersionState(version.state)
+        if state in IN_FLIGHT:
+            leftover = isinstance(error, SourceUnknown) or version.provider_ref is not None
+            target = VersionState.ORPHANED if leftover else VersionState.FAILED
+            await self._fail(claim, target, str(error), again_s=step_retry_s(9) if leftover else None)
+            return
+        await self._postpone(claim, error)
+        self._alert("rotation.stuck", str(version.key_id))
+
+    async def _fail(self, claim: Claim, state: VersionState, why: str, *, again_s: float | None = None) -> None:
+        now = self._now()
+        async with self._sessions.tenant(claim.tenant_id) as session:
+            try:
+                version = await rotations.held(session, claim)
+            except ClaimLost:
+                return
+            version.error = why[:500]
+            await keys.move(session, version, state, at=now)
+            version.step_at = None if again_s is None else now + timedelta(seconds=again_s)
+            key = await keys.get(session, claim.tenant_id, version.key_id)
+            key.failures += 1
+            schedule = _schedule(load_settings(key.rotation))
+            if schedule is not None:
+                again = retry_at(schedule, failures=key.failures, now=now, rng=self._rng)
+                key.due_at = again if key.due_at is None else min(key.due_at, again)
+            detail = {"name": key.name, "number": version.number, "state": state.value, "why": why[:500]}
+            await audit.record(session, key.tenant_id, ENGINE, "rotation.fail", f"key:{key.id}", at=now, detail=detail)
+        self._alert("rotation.failed", str(key.id))
+
+    async def _settle(
+        self,
+        job: _Job,
+        state: VersionState | None,
+        *,
+        after_s: float | None = None,
+        until: datetime | None = None,
+        event: str | None = None,
+    ) -> None:
+        now = self._now()
+        async with self._sessions.tenant(job.claim.tenant_id) as session:
+            version = await rotations.held(session, job.claim)
+            if state is not None:
+                await keys.move(session, version, state, at=now)
+                version.attempts, version.error = 0, None
+            version.step_at = until if after_s is None else now + timedelta(seconds=after_s)
+            if event is not None:
+                detail = {"name": job.key.name, "number": version.number}
+                subject = f"key:{job.key.id}"
+                await audit.record(session, version.tenant_id, ENGINE, event, subject, at=now, detail=detail)
+
+    async def _open(self, job: _Job) -> Secret:
+        version = job.version
+        if version.envelope is None or version.data_key_id is None:
+            raise SourceRefused("the version has no secret")
+        context = key_context(job.key.pool_id, job.key.id, version.number, job.key.provider)
+        plain = await self._sealer.open(version.tenant_id, version.data_key_id, context, version.envelope)
+        return Secret(plain.decode())
+
+
+def _facts(version: KeyVersion) -> Facts:
+    return Facts(
+        state=VersionState(version.state),
+        attempts=version.attempts,
+        successes=version.successes,
+        provider_ref=version.provider_ref,
+        created_at=version.created_at,
+        state_changed_at=version.state_changed_at,
+    )
+
+
+def _schedule(settings: RotationSettings) -> Schedule | None:
+    parsed = None if settings.schedule is None else parse_schedule(settings.schedule)
+    return parsed if isinstance(parsed, Schedule) else None
+
+
+async def _timed(call: Awaitable[T]) -> T:
+    async with asyncio.timeout(CALL_TIMEOUT_S):
+        return await call

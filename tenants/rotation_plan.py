@@ -1,0 +1,108 @@
+"""What a rotation does next: one table from the state of a version to an action. Pure.
+
+pending    CREATE; RECOVER when a creation was begun before and its end is not known; GIVE_UP after a day
+created    PROBE
+probing    PROBE until N successes in a row, then PROMOTE; GIVE_UP when the deadline passes first
+draining   DISABLE at its deadline
+disabled   REVOKE at its deadline
+orphaned, revoked with a key left at the provider    CLEAN until it is gone
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from tenants.lifecycle import VersionState
+from tenants.schedule import ScheduleIn
+
+CREATE_DEADLINE: Final = timedelta(days=1)
+STEP_RETRY_FIRST_S: Final = 2.0
+STEP_RETRY_MOST_S: Final = 600.0
+
+
+class RotationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a key is rotated, as stored and as the API takes it; times in seconds.
+
+    `drain_s` must outlast the longest request: an old secret still serves what began with it. `retain_s` is how long a
+    drained version can be rolled back to before it is revoked.
+    """
+
+    schedule: ScheduleIn | None = None
+    probes: Annotated[int, Meta(ge=1, le=20)] = 3
+    probe_interval_s: Annotated[float, Meta(ge=0, le=600)] = 2.0
+    probe_deadline_s: Annotated[float, Meta(ge=1, le=86400)] = 600.0
+    drain_s: Annotated[float, Meta(ge=0, le=86400)] = 900.0
+    retain_s: Annotated[float, Meta(ge=0, le=30 * 86400)] = 86400.0
+
+
+class Do(StrEnum):
+    """The next action for a version."""
+
+    CREATE = "create"
+    RECOVER = "recover"
+    PROBE = "probe"
+    PROMOTE = "promote"
+    DISABLE = "disable"
+    REVOKE = "revoke"
+    CLEAN = "clean"
+    GIVE_UP = "give_up"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is stored about a version."""
+
+    state: VersionState
+    attempts: int
+    successes: int
+    provider_ref: str | None
+    created_at: datetime
+    state_changed_at: datetime
+
+
+def next_do(facts: Facts, settings: RotationSettings, *, now: datetime) -> Do:
+    """Return the action that the table of the module gives."""
+    match facts.state:
+        case VersionState.PENDING:
+            if now - facts.created_at >= CREATE_DEADLINE:
+                return Do.GIVE_UP
+            return Do.RECOVER if facts.attempts else Do.CREATE
+        case VersionState.CREATED:
+            return Do.PROBE
+        case VersionState.PROBING:
+            if facts.successes >= settings.probes:
+                return Do.PROMOTE
+            late = now - facts.state_changed_at >= timedelta(seconds=settings.probe_deadline_s)
+            return Do.GIVE_UP if late else Do.PROBE
+        case VersionState.DRAINING:
+            return Do.DISABLE
+        case VersionState.DISABLED:
+            return Do.REVOKE
+        case VersionState.ORPHANED:
+            return Do.CLEAN
+        case VersionState.REVOKED if facts.provider_ref is not None:
+            return Do.CLEAN
+        case _:
+            return Do.NOTHING
+
+
+def step_retry_s(attempts: int) -> float:
+    """Return how long to wait after a step that found the provider away: 2 s, doubled up to 10 min."""
+    return min(STEP_RETRY_FIRST_S * 2.0 ** min(max(attempts - 1, 0), 16), STEP_RETRY_MOST_S)
+
+
+def load_settings(stored: dict[str, Any]) -> RotationSettings:
+    """Read the settings of a key."""
+    return msgspec.convert(stored, RotationSettings)
+
+
+def tag_of(version_id: object) -> str:
+    """Return the idempotency tag of a version: what its key is called at the provider."""
+    return f"llm-proxy-{version_id}"
