@@ -47,8 +47,8 @@ def judge(
 ) -> Allowed | Denied:
     """Judge a request for a model in `pool`, whose keys lie in `regions`; `now` is Unix seconds.
 
-    `models` are the names that the model goes by (as asked, after the pool's aliases): one that is allowed suffices;
-    none: a request without a model, to which that member does not apply.
+    `models` are the names that the model goes by (as asked, after the pool's aliases): one that is allowed suffices.
+    None at all: the request names no model, which a token that is narrowed to models does not admit.
     """
     if not details:
         return UNBOUNDED
@@ -62,10 +62,12 @@ def judge(
 
 
 def _judge_one(detail: Detail, pool: str, models: Sequence[str], regions: Collection[str], now: float) -> Allowed | str:
+    if not models and detail.models is not None:
+        return "models"
     refusal = ""
     for model in models or ("",):
         found = permitting((detail,), pool=pool, model=model, now=now)
-        if isinstance(found, Detail) or (found == "models" and not models):
+        if isinstance(found, Detail):
             refusal = ""
             break
         refusal = refusal or found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class UsageEvent:
+
+class UsageEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Written once for each request that passed authentication, also when it failed or the caller left.
 
     `at` is the arrival (UTC); `status` what the caller was sent (499: the caller left before an answer began);

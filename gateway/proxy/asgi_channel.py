@@ -23,13 +23,13 @@ class AsgiChannel:
     """One ASGI HTTP request as a `Channel`."""
 
     __slots__ = (
-        "_body_over",
         "_on_gone",
         "_receive",
         "_send",
         "_timer",
         "_watch",
         "aborted",
+        "body_over",
         "client",
         "headers",
         "method",
@@ -49,18 +49,18 @@ class AsgiChannel:
         self.aborted = False
         self._receive = receive
         self._send = send
-        self._body_over = False
+        self.body_over = False
         self._on_gone: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def receive(self) -> bytes:
         """See `Channel.receive`."""
-        while not self._body_over:
+        while not self.body_over:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise CallerGone
-            self._body_over = not message.get("more_body", False)
+            self.body_over = not message.get("more_body", False)
             body: bytes = message.get("body", b"")
             if body:
                 return body
@@ -100,7 +100,7 @@ class AsgiChannel:
 
     def _start_watch(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._body_over:
+        if self.body_over:
             self._watch = loop.create_task(self._watch_for_disconnect())
         else:
             # An upload is being read; its reader notices. Two readers would take each other's messages.

@@ -29,6 +29,10 @@ class Channel(Protocol):
     headers: HeaderList
     client: str
 
+    @property
+    def body_over(self) -> bool:
+        """Tell whether `receive` has returned the body's last bytes."""
+
     async def receive(self) -> bytes:
         """Return the next bytes of the body, b"" at its end and ever after. Raises CallerGone."""
 

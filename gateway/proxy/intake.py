@@ -7,12 +7,12 @@ ones are relayed while they come in, after the part in which the model stands, a
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from gateway.proxy.channel import Channel
 from gateway.proxy.faults import BadBody, BodyTooLarge, BodyTooSlow, WrongContentType
+from gateway.proxy.form_model import ModelWatch, boundary_of, find_model
 from gateway.proxy.json_model import decode, locate_model, model_name, replace_model
 from gateway.proxy.routes import Operation
 
@@ -23,12 +23,6 @@ BIG_JSON_BYTES = 1024 * 1024
 DEFAULT_OUTPUT_TOKENS = 512
 """What is reserved for an answer whose request sets no maximum; settled by the real count afterwards."""
 MAX_OUTPUT_TOKENS = 1_000_000
-
-_MULTIPART_MODEL = re.compile(
-    rb'content-disposition:[^\r\n]*;\s*name="?model"?(?=[;\r\n])[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n--',
-    re.IGNORECASE,
-)
-_BOUNDARY = re.compile(rb'^multipart/form-data\s*;.*boundary="?[^";,\s]', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +45,13 @@ class Upload:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         sent = len(self._head)
+        watch = ModelWatch(self._head)
         yield self._head
         while chunk := await self._channel.receive():
             sent += len(chunk)
             if sent > self._max_bytes:
                 raise _too_large(self._max_bytes)
+            watch.check(chunk)
             yield chunk
 
 
@@ -124,9 +120,8 @@ async def take_in(channel: Channel, operation: Operation, limits: IntakeLimits) 
     if length is not None and length > bound:
         raise _too_large(bound)
     if is_form:
-        if not _BOUNDARY.match(content_type):
-            raise BadBody("The multipart body has no boundary.", hint="Let your HTTP client write the Content-Type.")
-        return await _take_form(channel, length, bound, limits.body_s)
+        boundary = boundary_of(content_type)
+        return await _take_form(channel, boundary, length, bound, limits.body_s)
     return await _take_json(channel, operation, bound, limits.body_s)
 
 
@@ -152,9 +147,10 @@ async def _take_json(channel: Channel, operation: Operation, bound: int, body_s:
     return intake
 
 
-async def _take_form(channel: Channel, length: int | None, bound: int, body_s: float) -> Intake:
+async def _take_form(channel: Channel, boundary: bytes, length: int | None, bound: int, body_s: float) -> Intake:
     held, more = await _read(channel, HOLD_BYTES, body_s)
-    found = _MULTIPART_MODEL.search(held)
+    if len(held) > bound:
+        raise _too_large(bound)
     intake = Intake(
         model="",
         held=held,
@@ -164,27 +160,25 @@ async def _take_form(channel: Channel, length: int | None, bound: int, body_s: f
         est_input_tokens=256,
         is_form=True,
     )
+    found = find_model(held, boundary)
     if found is not None:
-        if _MULTIPART_MODEL.search(held, found.end(1)) is not None:
-            raise BadBody("The form names its model twice.", hint="Leave one part named model.")
-        intake.model = model_name(found[1].decode("utf-8", "replace"))
-        intake.span = found.span(1)
+        intake.model, intake.span = found
     return intake
 
 
 async def _read(channel: Channel, bound: int, body_s: float) -> tuple[bytes, bool]:
-    """Read until the end or until more than `bound` bytes came; return them and whether more may follow."""
+    """Read until the end or until more than `bound` bytes came; return them and whether more may follow.
+
+    A caller that sends no byte at all is the server's to end; the deadline here is for those that never finish.
+    """
+    first = await channel.receive()
+    if channel.body_over:
+        return first, False
+    if len(first) > bound:
+        return first, True
+    parts, size = [first], len(first)
     try:
         async with asyncio.timeout(body_s):
-            first = await channel.receive()
-            if not first:
-                return b"", False
-            if len(first) > bound:
-                return first, True
-            second = await channel.receive()
-            if not second:
-                return first, False
-            parts, size = [first, second], len(first) + len(second)
             while size <= bound:
                 chunk = await channel.receive()
                 if not chunk:

@@ -81,6 +81,7 @@ async def test_a_tenant_sees_its_own_rows_alone(database: Connections) -> None:
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         async with database.tenant(TENANT) as connection:
             await connection.execute(
-                "insert into usage_event select (jsonb_populate_record(u, $1)).* from usage_event u limit 1",
-                {"tenant_id": str(other)},
+                "insert into usage_event select (jsonb_populate_record(u, "
+                "jsonb_build_object('tenant_id', $1::uuid))).* from usage_event u limit 1",
+                other,
             )

@@ -119,3 +119,15 @@ async def test_problem_documents_for_who_asks_for_them() -> None:
         assert reply.headers["content-type"] == "application/problem+json"
         assert reply.json()["status"] == 404
         assert reply.json()["request_id"]
+
+
+async def test_a_narrowed_token_cannot_hide_its_model_behind_a_file() -> None:
+    keyed = key("a", "http://127.0.0.1:1")
+    async with running_gateway(tenant(pool("main", keyed, settings={"failover": False}))) as gateway:
+        gateway.verifier.add("narrow", details=({"type": "llm_proxy", "models": ["whisper-1"]},))
+        hidden = multipart(None)[:-7] + b"a" * 300_000 + b"\r\n" + multipart("gpt-4o")
+        assert (await gateway.call("/v1/images/edits", hidden, headers=FORM, token="narrow")).status == 403
+        unnamed = await gateway.call("/v1/images/edits", multipart(None), headers=FORM, token="narrow")
+        assert unnamed.status == 403
+        named = await gateway.call("/v1/images/edits", multipart("whisper-1"), headers=FORM, token="narrow")
+        assert named.status == 502, "allowed, and then there is no provider"

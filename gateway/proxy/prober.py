@@ -1,0 +1,129 @@
+"""Asks keys that are out of service whether they work again, so that no caller's request has to find out.
+
+A probe is the cheapest authenticated call there is: the provider's list of models. It proves the address and the key,
+not that every model may be used; so a key that trips again soon after is asked less and less often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.balancing.outcome import OutcomeKind
+from gateway.proxy.directory import Directory
+from gateway.proxy.runtime import KeyTarget, PoolRuntime
+from gateway.upstream.classify import classify
+from gateway.upstream.dispatch import Sender
+from gateway.upstream.errors import UpstreamError
+from gateway.upstream.message import Deadlines, UpstreamRequest
+from gateway.upstream.providers import DIALECT_ROOTS
+
+logger = logging.getLogger(__name__)
+
+_DEADLINES = Deadlines(connect_s=5.0, write_s=5.0, first_byte_s=10.0, idle_s=10.0, total_s=20.0)
+_WELL = frozenset({OutcomeKind.OK, OutcomeKind.CLIENT_ERROR, OutcomeKind.RATE_LIMITED})
+"""The key was let in: a provider that has no such list, or counts the probe against a limit, is well."""
+_PEEK_BYTES = 16 * 1024
+
+
+@dataclass(slots=True)
+class _Patient:
+    """When to ask next, and how long to wait after that; seconds on the prober's clock."""
+
+    next_at: float
+    delay_s: float
+
+
+class Prober:
+    """Probes every `interval_s` the keys that are due: first after `first_s`, then ever less often up to `max_s`."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        upstream: Sender,
+        *,
+        clock: Callable[[], float],
+        interval_s: float = 1.0,
+        first_s: float = 5.0,
+        max_s: float = 300.0,
+        at_once: int = 16,
+    ) -> None:
+        self._directory = directory
+        self._upstream = upstream
+        self._clock = clock
+        self._interval_s = interval_s
+        self._first_s = first_s
+        self._max_s = max_s
+        self._at_once = asyncio.Semaphore(at_once)
+        self._patients: dict[str, _Patient] = {}
+        self.probes = 0
+        self.revived = 0
+
+    async def run(self) -> None:
+        """Probe for ever; run it as a task and cancel it."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            try:
+                await self.round()
+            except Exception as error:  # a loop's boundary: a broken round must not end the probing
+                logger.error("probing failed", exc_info=error)
+
+    async def round(self) -> None:
+        """Probe what is due now, and forget keys that have been well for as long as they would be waited for."""
+        now = self._clock()
+        due: list[tuple[PoolRuntime, str, KeyTarget]] = []
+        for tenant in self._directory:
+            for pool in tenant.pools.values():
+                for endpoint_id in pool.balancer.out_of_service():
+                    target = pool.targets.get(endpoint_id)
+                    if target is not None and self._is_due(endpoint_id, now):
+                        due.append((pool, endpoint_id, target))
+        for endpoint_id in [key for key, one in self._patients.items() if now > one.next_at + self._max_s]:
+            del self._patients[endpoint_id]
+        await asyncio.gather(*(self._probe(*each) for each in due))
+
+    def _is_due(self, endpoint_id: str, now: float) -> bool:
+        patient = self._patients.get(endpoint_id)
+        if patient is None:
+            self._patients[endpoint_id] = _Patient(now + self._first_s, self._first_s)
+            return False
+        if now < patient.next_at:
+            return False
+        patient.delay_s = min(patient.delay_s * 2, self._max_s)
+        patient.next_at = now + patient.delay_s
+        return True
+
+    async def _probe(self, pool: PoolRuntime, endpoint_id: str, target: KeyTarget) -> None:
+        async with self._at_once:
+            self.probes += 1
+            kind = await self._ask(target)
+        extra = {"pool": pool.name, "key": target.name, "outcome": kind.value}
+        if kind in _WELL:
+            self.revived += 1
+            pool.balancer.revive(endpoint_id)
+            logger.info("a key is back in service", extra=extra)
+        else:
+            logger.info("a key stays out of service", extra=extra)
+
+    async def _ask(self, target: KeyTarget) -> OutcomeKind:
+        dialect, face = next(iter(target.faces.items()))
+        request = UpstreamRequest(
+            b"GET",
+            face.target.path(f"{DIALECT_ROOTS[dialect]}/models"),
+            [(b"accept", b"application/json"), *face.target.face.defaults],
+            b"",
+            face.fixed,
+        )
+        try:
+            response = await self._upstream.send(face.target.origin, request, _DEADLINES)
+            try:
+                body = b""
+                while len(body) < _PEEK_BYTES and (chunk := await response.read()):
+                    body += chunk
+            finally:
+                response.close()
+        except UpstreamError:
+            return OutcomeKind.CONNECT_FAILED
+        return classify(response.status, body)
