@@ -20,7 +20,7 @@ from auth.models import ClientSecret, OAuthClient
 from auth.paging import page_ask
 from auth.principal import Principal
 from auth.schemas import ClientCreated, ClientIn, ClientOut, ClientPage, ClientPatch, SecretCreated, SecretIn, SecretOut
-from auth.scopes import CLIENTS_READ, CLIENTS_WRITE, format_scope
+from auth.scopes import CLIENTS_READ, CLIENTS_WRITE, SCOPES, format_scope
 
 MAX_SECRET_LIFETIME_S = 10 * 366 * 86_400
 IfMatch = Annotated[str | None, HeaderParameter(name="if-match", description="The ETag that the change is meant for")]
@@ -176,7 +176,7 @@ def _manager(request: AnyRequest) -> Principal:
 
 
 def _within(caller: Principal, scopes: Iterable[str]) -> None:
-    if beyond := set(scopes) - caller.scopes:
+    if beyond := (set(scopes) & set(SCOPES)) - caller.scopes:  # an unknown one is refused as invalid, not as too much
         raise NotPermitted(
             f"The client holds or would hold scopes that this token lacks: {format_scope(beyond)}.",
             hint="Use a token that has them: nobody hands out more than they hold.",

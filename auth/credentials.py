@@ -7,6 +7,7 @@ import binascii
 from dataclasses import dataclass
 from urllib.parse import unquote_plus
 
+from auth.assertions import read_unverified
 from auth.form import Call, Form
 from auth.oauth_errors import InvalidClient, InvalidRequestError
 from auth.secret import Secret
@@ -66,6 +67,14 @@ def read_credentials(call: Call, form: Form) -> Credentials:
     if call.certificate is not None:
         return CertificateCredentials(claimed)
     raise InvalidClient
+
+
+def claimed_client(credentials: Credentials) -> str:
+    """Return whom the credentials claim to be, before anything is checked: for counting failures, nothing else."""
+    if isinstance(credentials, AssertionCredentials):
+        token = read_unverified(credentials.assertion.reveal())
+        return str(token.claims.get("sub", ""))[:MAX_CLIENT_ID_CHARS] if token else ""
+    return credentials.client_id
 
 
 def _basic(authorization: str, claimed: str | None) -> SecretCredentials:

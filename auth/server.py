@@ -16,7 +16,7 @@ from auth.certificates import thumbprint
 from auth.client_authentication import AuthenticatedClient, ClientAuthenticator
 from auth.client_metadata import CLIENT_CREDENTIALS
 from auth.client_secrets import Peppers
-from auth.credentials import AssertionCredentials, read_credentials
+from auth.credentials import claimed_client, read_credentials
 from auth.dpop import DpopNonces, ProofRefused, check_proof
 from auth.form import Call, Form, parse_form
 from auth.grant_server import Answer, GrantRequest, GrantServer, Issuance
@@ -165,8 +165,8 @@ class OAuthServer:
         """Authenticate the client and read what keys it proves to hold: `jkt` and `x5t#S256`."""
         now, issuer = self._clock(), tenant_issuer(self._config.issuer, tenant)
         credentials = read_credentials(call, form)
-        claimed = credentials.client_id or "" if not isinstance(credentials, AssertionCredentials) else "assertion"
-        pair, address = ("failed", call.address, claimed), ("failed", call.address)
+        address = ("failed", call.address)
+        pair = (*address, claimed_client(credentials))
         for key, rate in ((address, FAILURES_PER_ADDRESS), (pair, FAILURES_PER_PAIR)):
             if (wait_s := self._throttle.wait_s(key, rate, now=now)) > 0:
                 raise SlowDown(math.ceil(wait_s))

@@ -9,7 +9,7 @@ from litestar import Response, Router, delete, get, post
 from litestar.params import FromPath, JSONBody
 
 from auth import api_tokens
-from auth.deps import AnyRequest, Services
+from auth.deps import AnyRequest, Cursor, Limit, Services
 from auth.errors import NotPermitted
 from auth.guards import principal_of, requires
 from auth.models import ApiToken

@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
+import dataclasses
+import functools
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
+import asyncpg
 import httpx
 import pytest
+from litestar import Litestar
 from uuid_utils.compat import uuid7
 
 from auth.audit import InMemoryTrail
-from auth.bearer import RequestAuthenticator
+from auth.bearer import AsgiScope, RequestAuthenticator
 from auth.client_secrets import Peppers
 from auth.clients import ClientSpec, create_client
 from auth.deps import AuthServices
+from auth.errors import Fault
 from auth.form import ClientCertificate
 from auth.keyset import KeySet
 from auth.middleware import authentication
-from auth.principal import PLATFORM_TENANT_ID
+from auth.principal import PLATFORM_TENANT_ID, Principal
 from auth.revocations import Revocations
 from auth.routes import make_routers
 from auth.scopes import SCOPES, TENANT_SCOPES
 from auth.sealing import Sealed
+from auth.secret import Secret
 from auth.server import OAuthServer, ServerConfig
 from auth.signing_keys import SigningKeys
 from auth.storage import Connections, Sessions
 from auth.tokens import Verifier
 from gateway.control.app import make_control
+from gateway.control.orm import OrmSessions
+from gateway.database import Postgres
+from gateway.embedded.postgres import Address
 
 ISSUER = "https://gateway.example"
 NOW = 1_800_000_000.0
 PEPPERS = Peppers({1: b"pepper-of-the-tests-0123456789abcdef"})
+
+
+DATA_KEY_ID = UUID(int=7)
+
+
+def slug_of(tenant_id: UUID) -> str:
+    return f"t-{tenant_id.hex}"
 
 
 class Clock:
@@ -105,7 +124,9 @@ class World:
             made = await create_client(
                 session, tenant_id, wanted, peppers=PEPPERS, now=datetime.fromtimestamp(self.clock.now, UTC)
             )
-            return TestClient(tenant_id, slug, made.client.client_id, made.secret.reveal() if made.secret else "")
+            return TestClient(
+                tenant_id, slug_of(tenant_id), made.client.client_id, made.secret.reveal() if made.secret else ""
+            )
 
     async def post(self, path: str, data: Any, **options: Any) -> httpx.Response:
         return await self.http.post(path, data=data, **options)
@@ -127,19 +148,50 @@ class World:
         await self.services.keys.refresh()
 
 
+@pytest.fixture(scope="session")
+def shared_url(migrated_server: tuple[Address, Secret]) -> str:
+    """One database for all tests here: each brings tenants of its own, and what it does stays within them."""
+    server, password = migrated_server
+
+    async def create() -> None:
+        connection = await asyncpg.connect(server.url())
+        try:
+            await connection.execute("create database auth_shared template migrated")
+        finally:
+            await connection.close()
+
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(lambda: asyncio.run(create())).result()
+    return server.url("auth_shared", "llm_proxy_test", password)
+
+
 @pytest.fixture
-async def world(database: Connections, sessions: Sessions) -> AsyncIterator[World]:
+async def world(shared_url: str) -> AsyncIterator[World]:
+    database, sessions = Postgres(shared_url, max_size=4), OrmSessions(shared_url, pool_size=8)
+    try:
+        async with make_world(database, sessions) as made:
+            yield made
+    finally:
+        await database.close()
+        await sessions.aclose()
+
+
+@contextlib.asynccontextmanager
+async def make_world(database: Connections, sessions: Sessions) -> AsyncIterator[World]:
     clock, keys, revocations, trail = Clock(), KeySet(), Revocations(), InMemoryTrail()
-    data_key_id, tenants = uuid7(), {"platform": PLATFORM_TENANT_ID, "acme": uuid7(), "rival": uuid7()}
+    tenants = {"platform": PLATFORM_TENANT_ID, "acme": uuid7(), "rival": uuid7()}
     async with database.platform() as connection:
-        for slug in ("acme", "rival"):
-            await connection.execute("insert into tenant (id, slug, name) values ($1, $2, $2)", tenants[slug], slug)
+        for name in ("acme", "rival"):
+            await connection.execute(
+                "insert into tenant (id, slug, name) values ($1, $2, $3)", tenants[name], slug_of(tenants[name]), name
+            )
         await connection.execute(
-            "insert into data_key (id, tenant_id, version, kek_uri, wrapped) values ($1, $2, 1, 'test:', ''::bytea)",
-            data_key_id,
+            "insert into data_key (id, tenant_id, version, kek_uri, wrapped) values ($1, $2, 1, 'test:', ''::bytea)"
+            " on conflict do nothing",
+            DATA_KEY_ID,
             PLATFORM_TENANT_ID,
         )
-    signing = SigningKeys(database, StoredDataKeySealer(data_key_id), keys, algs=("ES256", "RS256", "Ed25519"))
+    signing = SigningKeys(database, StoredDataKeySealer(DATA_KEY_ID), keys, algs=("ES256", "RS256", "Ed25519"))
     await signing.maintain(now=clock.now)
     verifier = Verifier(ISSUER, ISSUER, keys, revocations, clock)
     config = ServerConfig(issuer=ISSUER, audience=ISSUER, resources=(f"{ISSUER}/v1",), mtls=True)
@@ -163,10 +215,33 @@ async def world(database: Connections, sessions: Sessions) -> AsyncIterator[Worl
         clock=clock,
         certificate_of=lambda _: shown["world"].certificate,
     )
-    app = make_control(
-        make_routers(services), middleware=[authentication(RequestAuthenticator(verifier, ISSUER, clock))]
-    )
-    transport = httpx.ASGITransport(app)
+    app = _serve(services, RequestAuthenticator(verifier, ISSUER, clock))
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url=ISSUER) as http:
         shown["world"] = World(services, verifier, revocations, trail, clock, http, database, sessions, tenants)
         yield shown["world"]
+
+
+class _Switch(RequestAuthenticator):
+    """Hands over to the running test's authenticator."""
+
+    def __init__(self, target: RequestAuthenticator) -> None:
+        self.target = target
+
+    def caller(self, scope: AsgiScope) -> Principal | Fault:
+        return self.target.caller(scope)
+
+
+@functools.cache
+def _one_application() -> tuple[Litestar, AuthServices, _Switch]:
+    """Build the application that serves every test in turn: building one takes longer than most tests."""
+    empty, switch = AuthServices(*[cast("Any", None)] * 7), _Switch(cast("Any", None))
+    return make_control(make_routers(empty), middleware=[authentication(switch)]), empty, switch
+
+
+def _serve(services: AuthServices, authenticator: RequestAuthenticator) -> Litestar:
+    app, held, switch = _one_application()
+    for each in dataclasses.fields(AuthServices):
+        object.__setattr__(held, each.name, getattr(services, each.name))
+    switch.target = authenticator
+    return app

@@ -66,7 +66,7 @@ def effective(found: Detail, name: str) -> float:
     return min((value for limit in found.limits if (value := getattr(limit, name)) is not None), default=float("inf"))
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.lists(trees, min_size=2, max_size=5), st.integers(0, 100))
 def test_no_chain_of_exchanges_ever_widens(chain: list[tuple[Detail, ...]], now: int) -> None:
     held = own_limits(chain[0], "client")
