@@ -6,7 +6,7 @@ is the smaller of the two, so that a deliberate cap stays a cap and a wrong conf
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from math import inf, nan
 
@@ -45,14 +45,14 @@ _REFUNDED_TOKENS = frozenset(
 
 @dataclass(slots=True)
 class Reservation:
-    """What one open lease took: amounts by dimension, and each meter's `taken` right after."""
+    """What one open lease took: for each meter the amount, and the meter's `taken` right after."""
 
     started_at: float
     input_tokens: float
     output_tokens: float
-    amounts: dict[Dimension, float]
-    marks: dict[Dimension, float]
-    told: set[Dimension] = field(default_factory=set)
+    entries: list[tuple[Dimension, Meter, float, float]]
+    told: tuple[Dimension, ...] = ()
+    """Dimensions that this lease's own response head has corrected."""
 
 
 class Ledger:
@@ -188,16 +188,15 @@ class Ledger:
     def reserve(self, input_tokens: float, output_tokens: float, now: float) -> Reservation:
         """Take one request of this size from every meter."""
         self.used_at, self._share_at = now, nan
-        reservation = Reservation(now, input_tokens, output_tokens, {}, {})
+        entries: list[tuple[Dimension, Meter, float, float]] = []
         sizes = (1.0, input_tokens, output_tokens, input_tokens + output_tokens)
         for dimension, unit, meter in self._meters:
             amount = sizes[unit]
             if amount > meter.limit:
                 amount = self._capped(amount, meter.limit, input_tokens)
             meter.take(amount, now)
-            reservation.amounts[dimension] = amount
-            reservation.marks[dimension] = meter.taken
-        return reservation
+            entries.append((dimension, meter, amount, meter.taken))
+        return Reservation(now, input_tokens, output_tokens, entries)
 
     def settle(self, reservation: Reservation, outcome: Outcome, now: float) -> None:
         """Give the lease's outcome to the meters and the cool-down; the hint, if any, was given to `learn` before."""
@@ -207,10 +206,7 @@ class Ledger:
         elif kind is OutcomeKind.OK:
             self.strikes = 0
         self._share_at = nan
-        for dimension, _, meter in self._meters:
-            reserved = reservation.amounts.get(dimension)
-            if reserved is None:
-                continue
+        for dimension, meter, reserved, _ in reservation.entries:
             delta = self._correction(dimension, reserved, reservation, outcome)
             if delta:
                 meter.adjust(delta, reservation.started_at, now)
@@ -285,9 +281,9 @@ class Ledger:
                 return
             meter.resync(remaining, as_of=now, mark=meter.taken, reset_s=window.reset_s, now=now)
         else:
-            mark = reservation.marks.get(dimension, meter.taken)
+            mark = next((mark for _, known, _, mark in reservation.entries if known is meter), meter.taken)
             meter.resync(remaining, as_of=reservation.started_at, mark=mark, reset_s=window.reset_s, now=now)
-        reservation.told.add(dimension)
+        reservation.told = (*reservation.told, dimension)
 
     @property
     def is_daily(self) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from math import isqrt
+from math import isqrt, log
 from random import Random
 
 from gateway.balancing.ready import Candidate, Ready
@@ -23,19 +23,25 @@ LOAD_FACTOR = 1.25
 SAMPLE = 3
 _TRIED_QUOTAS = 3
 _FLAT = 64
-_MASK = (1 << 64) - 1
+_MANTISSA = (1 << 52) - 1
 
 
 def _seed(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _mix(left: int, right: int) -> int:
-    """Mix two 64-bit values into one (the finaliser of splitmix64, public domain, S. Vigna)."""
-    value = (left ^ right) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
+def _rank(seed: int, key: int) -> int:
+    """Mix two integers. The hash of a tuple of integers is xxHash in C, and the same in every process.
+
+    The third element is one more round: that hash does not mix its last element into all bits.
+    """
+    return hash((seed, key, 7))
+
+
+def _weighted_rank(seed: int, key: int, weight: int) -> float:
+    """Rank so that each wins in proportion to its weight (weighted rendezvous: weight / -ln u, u uniform in (0, 1))."""
+    uniform = ((_rank(seed, key) & _MANTISSA) + 0.5) / (_MANTISSA + 1)
+    return -weight / log(uniform)
 
 
 @dataclass(slots=True)
@@ -98,14 +104,14 @@ class CacheAffinity:
 
     @staticmethod
     def _ranked(groups: _Groups, key: int) -> list[_Member]:
-        _, members = max(groups.clusters, key=lambda cluster: _mix(cluster[0], key))
-        return sorted(members, key=lambda member: _mix(member.seed, key), reverse=True)[:_TRIED_QUOTAS]
+        _, members = max(groups.clusters, key=lambda cluster: _weighted_rank(cluster[0], key, len(cluster[1])))
+        return sorted(members, key=lambda member: _rank(member.seed, key), reverse=True)[:_TRIED_QUOTAS]
 
     def score(self, candidate: Candidate, ready: Ready, /) -> float | None:
         affinity = ready.ask.affinity
         if affinity is None:
             return self._inner.score(candidate, ready)
-        return 1.0 - _mix(_seed(candidate.endpoint.quota_id), _seed(affinity)) / _MASK
+        return 0.5 - _rank(_seed(candidate.endpoint.quota_id), _seed(affinity)) / 2**64
 
 
 def sum_in_flight(ready: Ready) -> int:
