@@ -14,8 +14,8 @@ from gateway.simulation.tally import Result
 COLUMNS = ("strategy", "429s", "lost", "on time", "goodput", "p50", "p95", "p99", "fair", "cost")
 LEGEND = (
     "429s: refusals by providers per 10,000 requests. lost: requests without an answer per 10,000. on time: started by "
-    "their deadline, in %. goodput: served tokens in % of the oracle's, which sees every limiter's true state. p50, p95, "
-    "p99: seconds until a provider took the request. fair: Jain's index over tenants. cost: at the pool's price list."
+    "their deadline, in %. goodput: served tokens in % of the oracle's, which sees every limiter's true state. p50, "
+    "p95, p99: seconds until a provider took the request. fair: Jain's index over tenants. cost: at the pool's prices."
 )
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 DEFAULT_MODEL = "gpt-4o"
 _COLUMNS = {
-    "t": ("t", "time", "time_s", "timestamp", "started_at", "arrived_at"),
+    "t": ("t", "time", "time_s", "timestamp", "started_at", "arrived_at", "at"),
     "input": ("inp", "input", "input_tokens", "prompt_tokens"),
     "output": ("out", "output", "output_tokens", "completion_tokens"),
     "cached": ("cached", "cached_tokens", "cached_input_tokens"),
     "model": ("model",),
-    "tenant": ("kind", "tenant", "tenant_id", "client", "client_id"),
+    "tenant": ("kind", "tenant", "client", "client_id", "tenant_id"),
 }
 _REQUIRED = ("t", "input", "output")
 

@@ -93,5 +93,5 @@ class AnthropicLimits(LimitModel):
 
 def _triple(dimension: str, limit: int, remaining: int, full_at: float) -> list[tuple[str, str]]:
     name = f"anthropic-ratelimit-{dimension}"
-    moment = datetime.fromtimestamp(full_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = datetime.fromtimestamp(int(full_at), UTC).isoformat().replace("+00:00", "Z")
     return [(f"{name}-limit", str(limit)), (f"{name}-remaining", str(remaining)), (f"{name}-reset", moment)]

@@ -1,0 +1,61 @@
+"""Both ends of the rate-limit headers agree: what a limit model writes, the balancer's parser reads back."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.balancing.hints import parse_hint
+from gateway.balancing.quota import Limits
+from gateway.simulation.limits.model import Admitted, Cost, Rejected
+from gateway.simulation.limits.registry import LIMIT_MODELS, make_limit_model
+
+NOW = 1_767_225_600.0
+LIMITS = Limits(rpm=600, tpm=60_000, itpm=60_000, otpm=60_000, rpd=10_000)
+
+
+@pytest.mark.parametrize("style", ["openai", "azure", "anthropic", "groq", "mistral"])
+def test_an_admission_tells_what_is_left(style: str) -> None:
+    model = make_limit_model(style, LIMITS, organisation="org-a")
+    for _ in range(4):
+        model.admit(Cost("m", 1_000, 1_000), NOW)
+    answer = model.admit(Cost("m", 1_000, 1_000), NOW)
+    assert isinstance(answer, Admitted)
+    hint = parse_hint(dict(answer.headers), style, now_unix=NOW)
+    assert hint is not None
+    left = model.available("m", NOW)
+    if hint.requests is not None:
+        assert hint.requests.remaining == left["requests-day" if style == "groq" else "requests"]
+        assert hint.requests_per_day == (style == "groq")
+    tokens = hint.input_tokens if style == "anthropic" else hint.tokens
+    assert tokens is not None
+    assert tokens.remaining == left["input-tokens" if style == "anthropic" else "tokens"]
+    if style != "azure":
+        assert tokens.limit == 60_000
+        assert tokens.reset_s is not None
+
+
+@pytest.mark.parametrize("style", ["openai", "azure", "anthropic", "groq"])
+def test_a_refusal_tells_when_to_come_back(style: str) -> None:
+    model = make_limit_model(style, Limits(rpm=6), organisation="org-a")
+    answer = model.admit(Cost("m"), NOW)
+    while isinstance(answer, Admitted):
+        answer = model.admit(Cost("m"), NOW)
+    hint = parse_hint(dict(answer.headers), style, now_unix=NOW)
+    assert hint is not None
+    assert hint.retry_after_s is not None
+    assert answer.retry_after_s is not None
+    assert hint.retry_after_s == pytest.approx(answer.retry_after_s, abs=1)
+    assert isinstance(model.admit(Cost("m"), NOW + hint.retry_after_s), Admitted)
+
+
+@pytest.mark.parametrize("style", ["gemini", "bedrock", "opaque"])
+def test_the_silent_ones_tell_nothing(style: str) -> None:
+    model = make_limit_model(style, Limits(rpm=1), organisation="org-a")
+    for expected in (Admitted, Rejected):
+        answer = model.admit(Cost("m"), NOW)
+        assert isinstance(answer, expected)
+        assert parse_hint(dict(answer.headers), style, now_unix=NOW) is None
+
+
+def test_every_style_is_covered() -> None:
+    assert set(LIMIT_MODELS) == {"openai", "azure", "anthropic", "groq", "mistral", "gemini", "bedrock", "opaque"}
