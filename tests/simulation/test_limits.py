@@ -286,6 +286,7 @@ def test_a_changed_limit_keeps_what_was_used(style: str) -> None:
 
 
 @pytest.mark.parametrize("style", LIMIT_MODELS)
+@settings(max_examples=40)
 @given(
     gaps=st.lists(st.floats(0, 20), min_size=1, max_size=40),
     sizes=st.lists(st.integers(1, 1_500), min_size=1, max_size=40),
@@ -308,8 +309,8 @@ def test_a_refused_request_fits_exactly_when_it_was_told(style: str, gaps: list[
 
 
 @pytest.mark.parametrize("style", ["azure", "gemini", "mistral", "bedrock", "opaque"])
-@settings(max_examples=25)
-@given(data=st.lists(st.tuples(st.floats(0, 3), st.integers(1, 50)), min_size=50, max_size=120))
+@settings(max_examples=15)
+@given(data=st.lists(st.tuples(st.floats(0, 3), st.integers(1, 50)), min_size=40, max_size=80))
 def test_no_fixed_minute_admits_more_than_the_limit(style: str, data: list[tuple[float, int]]) -> None:
     limiter = model(style, rpm=60)
     admitted: dict[int, int] = {}

@@ -41,7 +41,7 @@ def one_key(style: str = "openai", **limits: int) -> Scenario:
 @pytest.mark.parametrize("strategy", [ORACLE, BLIND, *STRATEGY_NAMES])
 @pytest.mark.parametrize("kind", POOL_KINDS)
 def test_every_request_ends_once(strategy: str, kind: PoolKind) -> None:
-    demands = make_demands(synthesize(requests=150, duration_s=120), Random(1))
+    demands = make_demands(synthesize(requests=60, duration_s=60), Random(1))
     scenario = scale_to_load(evaluation_pool(kind, Random(2), messy=True, duration_s=120), demands, 1.3)
     result = replay(demands, scenario, strategy, seed=3)
     assert result.served + result.lost == result.requests == len(demands)
@@ -51,9 +51,9 @@ def test_every_request_ends_once(strategy: str, kind: PoolKind) -> None:
 
 
 def test_the_oracle_never_meets_a_429() -> None:
-    demands = make_demands(synthesize(requests=400, duration_s=300), Random(1))
+    demands = make_demands(synthesize(requests=200, duration_s=150), Random(1))
     for kind in POOL_KINDS:
-        scenario = scale_to_load(evaluation_pool(kind, Random(2), messy=True, duration_s=300), demands, 1.0)
+        scenario = scale_to_load(evaluation_pool(kind, Random(2), messy=True, duration_s=150), demands, 1.0)
         assert replay(demands, scenario, ORACLE).rejected == 0
 
 
