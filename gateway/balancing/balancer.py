@@ -21,7 +21,7 @@ from gateway.balancing.quota import Quota
 from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready
 from gateway.balancing.semantics import model_family, semantics_of
 from gateway.balancing.sharing import SharedQuotas
-from gateway.balancing.slate import Slate, SlateKey, build_slate, slate_key
+from gateway.balancing.slate import Slate, SlateKey, build_slate, is_as_large, slate_key
 from gateway.balancing.strategy import Strategy
 from gateway.balancing.view import BalancerView, view_endpoint, view_quota
 
@@ -121,12 +121,11 @@ class Balancer:
         slate = self._slate(ask)
         if isinstance(slate, Refusal):
             return Refused(slate)
-        tokens = ask.est_input_tokens + ask.est_output_tokens
         critical = ask.priority <= 0
         full = slate.full.get(critical)
         if full is not None and not ask.excluded:
-            version, size, wait = full
-            if version == self._version and tokens >= size and now < wait.until:
+            version, refused, wait = full
+            if version == self._version and now < wait.until and is_as_large(ask, refused):
                 return wait
         looked: list[Ready] = []
         for level, floor in slate.levels(critical=critical):
@@ -166,7 +165,8 @@ class Balancer:
     def _lease(self, candidate: Candidate, ask: Ask, now: float) -> Lease:
         state = candidate.state
         trial = state.breaker.started(now)
-        reservation = candidate.ledger.reserve(ask.est_input_tokens, ask.est_output_tokens, now)
+        ledger = candidate.ledger
+        reservation = ledger.reserve(ask.est_input_tokens, ledger.output_of(ask), now)
         state.in_flight += 1
         state.picks += 1
         state.quota.in_flight += 1
@@ -194,12 +194,12 @@ class Balancer:
             # All breakers open at once means that the cause is shared (the provider, our network): such an outage is
             # the provider's to report, so the least bad key is asked rather than the pool shut.
             least_bad = min(broken, key=lambda candidate: (candidate.state.breaker.streak, candidate.load))
-            if least_bad.ledger.ready_at(ask.est_input_tokens, ask.est_output_tokens, now) <= now:
+            if least_bad.ledger.ready_at(ask.est_input_tokens, least_bad.ledger.output_of(ask), now) <= now:
                 return Picked(self._lease(least_bad, ask, now), "all_breakers_open")
         if until < inf:
             wait = Wait(until, str(why))
             if not ask.excluded:
-                slate.full[ask.priority <= 0] = (self._version, ask.est_input_tokens + ask.est_output_tokens, wait)
+                slate.full[ask.priority <= 0] = (self._version, ask, wait)
             return wait
         return Refused(Refusal.TOO_LARGE if seen == {Exclusion.TOO_LARGE} else Refusal.EXHAUSTED)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from math import inf, nan
 
+from gateway.balancing.decision import Ask
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.limiter import Bucket, FixedWindow, Meter, SlidingWindow
 from gateway.balancing.outcome import Outcome, OutcomeKind
@@ -149,12 +150,24 @@ class Ledger:
         return None
 
     def _unit(self, dimension: Dimension) -> int:
-        """Give which of (1, input, output, input + output) a dimension counts."""
+        """Give which of (1, input, output, total) a dimension counts."""
         if dimension in _REQUESTS:
             return 0
         if dimension is Dimension.OTPM:
             return 2
-        return 3 if dimension in _TOTALS and self._semantics.counts_output else 1
+        return 3 if dimension in _TOTALS else 1
+
+    def _sizes(self, input_tokens: float, output_tokens: float) -> tuple[float, float, float, float]:
+        kind = self._semantics.total
+        if kind == "sum":
+            return 1.0, input_tokens, output_tokens, input_tokens + output_tokens
+        total = input_tokens if kind == "input" or input_tokens > output_tokens else output_tokens
+        return 1.0, input_tokens, output_tokens, total
+
+    def output_of(self, ask: Ask) -> float:
+        """Give the output tokens that the provider reserves for `ask`."""
+        unset = self._semantics.unset_output
+        return unset if ask.output_unset and unset is not None else ask.est_output_tokens
 
     def _capped(self, amount: float, limit: float, input_tokens: float) -> float:
         """An estimate of output above the whole limit is only an estimate, unless the provider refuses on it."""
@@ -163,7 +176,7 @@ class Ledger:
     def ready_at(self, input_tokens: float, output_tokens: float, now: float) -> float:
         """Give the moment from which one request of this size fits every limit; <= now: at once; inf: never."""
         at, least = self.cooldown_until, 1.0
-        sizes = (1.0, input_tokens, output_tokens, input_tokens + output_tokens)
+        sizes = self._sizes(input_tokens, output_tokens)
         for _, unit, meter in self._meters:
             amount, limit = sizes[unit], meter.limit
             if amount > limit:
@@ -189,7 +202,7 @@ class Ledger:
         """Take one request of this size from every meter."""
         self.used_at, self._share_at = now, nan
         entries: list[tuple[Dimension, Meter, float, float]] = []
-        sizes = (1.0, input_tokens, output_tokens, input_tokens + output_tokens)
+        sizes = self._sizes(input_tokens, output_tokens)
         for dimension, unit, meter in self._meters:
             amount = sizes[unit]
             if amount > meter.limit:
@@ -233,7 +246,7 @@ class Ledger:
             return max(-reserved, input_delta)
         if dimension is Dimension.OTPM:
             return max(-reserved, output_delta)
-        return max(-reserved, input_delta + (output_delta if self._semantics.counts_output else 0.0))
+        return max(-reserved, input_delta + (0.0 if self._semantics.total == "input" else output_delta))
 
     def _cool_down(self, hint: Hint | None, now: float) -> None:
         self.limited += 1

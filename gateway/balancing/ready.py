@@ -119,7 +119,7 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
     if cap is not None and quota.in_flight >= cap:
         return Exclusion.BUSY, inf
     ledger = candidate.ledger
-    at = ledger.ready_at(ask.est_input_tokens, ask.est_output_tokens, now)
+    at = ledger.ready_at(ask.est_input_tokens, ledger.output_of(ask), now)
     if at > now:
         if at == inf:
             return Exclusion.TOO_LARGE, inf

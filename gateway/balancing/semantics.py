@@ -22,7 +22,8 @@ class Semantics:
 
     `settles`: tokens are corrected to the actual usage at the end (else the estimate at admission stands).
     `strict_estimate`: a request whose estimate is above the whole limit is refused by the provider, so it is not sent.
-    `counts_output`/`counts_cached`: whether output and cached input tokens draw on tokens a minute.
+    `total`: what tokens a minute count: input and output, the larger of the two, or input alone. `counts_cached`:
+    whether cached input draws on them. `unset_output`: reserved when the caller set no limit; None: as estimated.
     `counts_failed`: whether a refused request costs a request. `per_model`: whether each model has its own limits.
     `request_window_s`: requests a minute are enforced in windows of this length.
     """
@@ -33,33 +34,37 @@ class Semantics:
     request_window_s: float = 60.0
     settles: bool = True
     strict_estimate: bool = False
-    counts_output: bool = True
+    total: Literal["sum", "max", "input"] = "sum"
+    unset_output: int | None = None
     counts_cached: bool = True
     counts_failed: bool = True
     per_model: bool = False
 
 
 GENERIC = Semantics()
-_OPENAI = Semantics(minute="continuous", settles=False, strict_estimate=True, per_model=True)
+_OPENAI = Semantics(
+    minute="continuous", settles=False, strict_estimate=True, total="max", unset_output=0, per_model=True
+)
 
 SEMANTICS: Mapping[str, Semantics] = {
     "openai": _OPENAI,
     # The simulated provider's keys limit all models together, in OpenAI's windows.
-    "simulated": Semantics(minute="continuous", settles=False),
-    "azure": Semantics(request_window_s=10.0, settles=False, strict_estimate=True, per_model=True),
-    "anthropic": Semantics(minute="continuous", counts_cached=False, per_model=True),
+    "simulated": Semantics(minute="continuous", settles=False, total="max", unset_output=0),
+    "azure": Semantics(request_window_s=10.0, settles=False, strict_estimate=True, unset_output=1_000, per_model=True),
+    "anthropic": Semantics(minute="continuous", counts_cached=False, unset_output=4_096, per_model=True),
     # Midnight in California; in summer it comes an hour before this says, which errs on the side of waiting.
     "gemini": Semantics(
         minute="fixed",
         day="fixed",
         day_utc_offset_s=-8 * 3600.0,
-        counts_output=False,
+        total="input",
         counts_failed=False,
         per_model=True,
     ),
     "mistral": Semantics(),
     "groq": Semantics(minute="continuous", counts_cached=False, per_model=True),
-    "bedrock": Semantics(minute="continuous", strict_estimate=True, per_model=True),
+    # Unset reserves the model's maximum, 64,000 or more, until the answer has ended.
+    "bedrock": Semantics(minute="fixed", day="fixed", strict_estimate=True, unset_output=64_000, per_model=True),
 }
 
 _DATE_SUFFIX = re.compile(r"[-@](?:20[0-9]{2}-?[01][0-9]-?[0-3][0-9]|latest|preview-[0-9]{2}-[0-9]{2}|[0-9]{3,4})\Z")

@@ -22,7 +22,7 @@ class Slate:
 
     Keys with weight come before standbys. Where they have tiers, critical requests (priority 0) start at the premium
     tier, all others at the lowest; the latter leave `RESERVED_SHARE` of the premium tier's headroom untouched.
-    `full` remembers, by critical or not, that nothing was ready: (version of the balancer, tokens asked for, answer).
+    `full` remembers, by critical or not, that nothing was ready: (version of the balancer, ask, answer).
     While that stands, a request of at least that size need not look again before its `until`.
     """
 
@@ -33,7 +33,7 @@ class Slate:
         spare = [(level, 0.0) for level in standby]
         self._critical = [(level, 0.0) for level in tiers] + spare
         self._others = [*reversed(list(zip(tiers, floors, strict=True))), *spare]
-        self.full: dict[bool, tuple[int, int, Wait]] = {}
+        self.full: dict[bool, tuple[int, Ask, Wait]] = {}
 
     def levels(self, *, critical: bool) -> Sequence[tuple[Level, float]]:
         """Give (level, headroom to be left) in the order in which they are looked at."""
@@ -62,6 +62,15 @@ def build_slate(states: Iterable[EndpointState], ask: Ask, ledger_of: LedgerOf, 
     return Slate(
         [Level((*key, tier), f"tier {tier}", tiers[tier]) for tier in sorted(tiers)],
         [Level((*key, "standby"), "standby", standby)] if standby else [],
+    )
+
+
+def is_as_large(ask: Ask, other: Ask) -> bool:
+    """Tell whether `ask` needs at least as much as `other` from every provider."""
+    return (
+        ask.est_input_tokens >= other.est_input_tokens
+        and ask.est_output_tokens >= other.est_output_tokens
+        and ask.output_unset is other.output_unset
     )
 
 

@@ -41,7 +41,7 @@ def test_refused(endpoints: list[Endpoint], ask: Ask, refusal: Refusal) -> None:
 
 
 def test_too_large_for_every_quota_is_refused_and_for_one_goes_to_the_other() -> None:
-    limits = {"q-a": Limits(tpm=100), "q-b": Limits(tpm=120)}
+    limits = {"q-a": Limits(tpm=90), "q-b": Limits(tpm=99)}
     small = pool(endpoint("a"), endpoint("b"), limits=limits, provider="openai")
     assert small.acquire(ASK, now=0.0) == Refused(Refusal.TOO_LARGE)
     mixed = pool(endpoint("a"), endpoint("b"), limits=limits | {"q-b": Limits(tpm=1000)}, provider="openai")
@@ -76,8 +76,9 @@ def test_full_waits_until_the_earliest_refill() -> None:
 def test_a_smaller_request_is_not_held_by_a_larger_ones_wait() -> None:
     balancer = pool(endpoint("a"), limits={"q-a": Limits(tpm=1000)})
     pick(balancer, replace(ASK, est_input_tokens=900, est_output_tokens=0))
-    assert isinstance(balancer.acquire(ASK, now=0.0), Wait)
-    assert isinstance(balancer.acquire(replace(ASK, est_output_tokens=0), now=0.0), Picked)
+    assert isinstance(balancer.acquire(replace(ASK, est_input_tokens=101), now=0.0), Wait)
+    assert isinstance(balancer.acquire(replace(ASK, est_output_tokens=900), now=0.0), Wait)
+    assert isinstance(balancer.acquire(replace(ASK, est_output_tokens=900, output_unset=True), now=0.0), Picked)
 
 
 def test_a_429_waits_for_its_retry_after_and_spares_the_keys_of_the_same_quota() -> None:

@@ -6,6 +6,7 @@ from math import inf
 
 import pytest
 
+from gateway.balancing.decision import Ask
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.ledger import BLIND_COOLDOWN_S, COOLDOWN_CAP_S, COOLDOWN_MIN_S, Dimension, Ledger
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
@@ -39,7 +40,9 @@ RPM, TPM, ITPM, OTPM = Dimension.RPM, Dimension.TPM, Dimension.ITPM, Dimension.O
 SETTLED: list[tuple[str, str, dict[str, int], tuple[int, int], Outcome, dict[Dimension, float]]] = [
     ("the actual is charged", "unheard-of", {"rpm": 10, "tpm": 1000}, (100, 400), ok(90, 60), {RPM: 9, TPM: 850}),
     ("an overrun is owed", "unheard-of", {"tpm": 1000}, (100, 100), ok(100, 1100), {TPM: -200}),
-    ("OpenAI charges the estimate", "openai", {"tpm": 1000}, (100, 400), ok(90, 60), {TPM: 500}),
+    ("OpenAI charges the larger estimate", "openai", {"tpm": 1000}, (100, 400), ok(90, 60), {TPM: 600}),
+    ("OpenAI charges a long prompt", "openai", {"tpm": 1000}, (700, 400), ok(90, 60), {TPM: 300}),
+    ("Bedrock settles", "bedrock", {"tpm": 1000}, (100, 400), ok(90, 60), {TPM: 850}),
     (
         "Anthropic leaves cached input out",
         "anthropic",
@@ -116,9 +119,19 @@ def test_settled(
 
 
 def test_too_large_is_never_ready_where_the_provider_refuses_on_the_estimate() -> None:
-    assert ledger("openai", tpm=1000).ready_at(100, 1000, 0.0) == inf
+    assert ledger("openai", tpm=1000).ready_at(100, 1001, 0.0) == inf
     assert ledger("anthropic", otpm=500).ready_at(100, 1000, 0.0) <= 0.0
     assert ledger("anthropic", itpm=500).ready_at(501, 10, 0.0) == inf
+
+
+@pytest.mark.parametrize(
+    ("provider", "reserved"),
+    [("openai", 0), ("azure", 1_000), ("bedrock", 64_000), ("unheard-of", 512), ("mistral", 512)],
+)
+def test_an_unset_output_reserves_what_the_provider_does(provider: str, reserved: int) -> None:
+    account = ledger(provider)
+    assert account.output_of(Ask("m", est_output_tokens=512, output_unset=True)) == reserved
+    assert account.output_of(Ask("m", est_output_tokens=512)) == 512
 
 
 def test_azure_requests_are_limited_in_ten_seconds() -> None:
