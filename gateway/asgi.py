@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from auth.errors import Invalid
@@ -157,7 +157,7 @@ class Gateway:
                 metrics=self.metrics,
             )
             self._stack.push_async_callback(parts.close)
-            await self._stack.enter_async_context(parts.app.lifespan())
+            await self._hold(parts.app.lifespan(), "control plane")
             self._control = parts.app
             self._run(parts.jobs.run(), "jobs")
 
@@ -182,6 +182,30 @@ class Gateway:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+        self._stack.push_async_callback(stop)
+
+    async def _hold(self, context: AbstractAsyncContextManager[None], name: str) -> None:
+        """Enter `context` now and leave it at close, both in one task of its own, as cancel scopes demand."""
+        entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        leave = asyncio.Event()
+
+        async def hold() -> None:
+            try:
+                async with context:
+                    entered.set_result(None)
+                    await leave.wait()
+            except Exception as error:
+                if entered.done():
+                    raise
+                entered.set_exception(error)
+
+        task = asyncio.create_task(hold(), name=name)
+        await entered
+
+        async def stop() -> None:
+            leave.set()
+            await task
 
         self._stack.push_async_callback(stop)
 

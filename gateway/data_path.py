@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from auth.sealing import Sealer
 from gateway.database import Change, Postgres
@@ -16,6 +18,7 @@ from gateway.metering.store import PostgresUsageStore
 from gateway.proxy.app import DataPath, Verifier
 from gateway.proxy.directory import Directory
 from gateway.proxy.intake import IntakeLimits
+from gateway.proxy.prober import Prober
 from gateway.proxy.runtime import Workshop
 from gateway.settings import Settings
 from gateway.telemetry import Metrics
@@ -76,6 +79,8 @@ class DataPathParts:
         self._pool = ConnectionPool(
             DirectConnector(egress, proxy=proxy), PoolLimits(total=settings.max_upstream_connections)
         )
+        self._prober = Prober(self._directory, self._pool, clock=clock)
+        self._probing: asyncio.Task[None] | None = None
         self._usage = UsageRecorder(PostgresUsageStore(postgres))
         self.app = DataPath(
             verifier=verifier,
@@ -103,9 +108,14 @@ class DataPathParts:
         """Load the tenants and start writing usage; returns also when the database is away, and keeps trying."""
         self._usage.start()
         await self._directory.start()
+        self._probing = asyncio.create_task(self._prober.run(), name="prober")
 
     async def close(self) -> None:
         """Stop refreshing, close the provider connections, write the last usage rows."""
+        if self._probing is not None:
+            self._probing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._probing
         await self._directory.close()
         await self._pool.close()
         await self._usage.close()
@@ -120,5 +130,8 @@ class DataPathParts:
         counter("llm_proxy_usage_dropped", "Usage rows dropped, the buffer being full.", lambda: usage.dropped)
         counter("llm_proxy_keys_unopened", "Provider keys that did not open.", lambda: loader.unopened_total)
         gauge("llm_proxy_upstream_connections", "Provider connections.", lambda: pool.view().open)
+        prober = self._prober
+        counter("llm_proxy_probes", "Probes of keys that are out of service.", lambda: prober.probes)
+        counter("llm_proxy_keys_revived", "Keys that a probe brought back into service.", lambda: prober.revived)
         opened = "Provider connections opened."
         counter("llm_proxy_upstream_connections_opened", opened, lambda: pool.view().opened_total)

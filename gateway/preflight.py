@@ -15,6 +15,7 @@ from auth.errors import Fault
 from auth.secret import Secret
 from gateway.schema import check_role, current_revision, head_revision, known_revisions
 from gateway.settings import Settings, invalid, is_loopback
+from tenants.errors import KeyringUnsafe
 from tenants.keyring import LocalKeyring, load_keyring_file, parse_keyring
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def static_findings(settings: Settings, *, control: bool = True) -> list[Finding
     try:
         make_keyring(settings)
     except Fault as fault:
-        found.append(("LLM_PROXY_KEK", f"{fault.public} {fault.hint}".strip()))
+        mode = " A keyring file has mode 0600." if isinstance(fault, KeyringUnsafe) else ""
+        found.append(("LLM_PROXY_KEK", f"{fault.public} {fault.hint}{mode}".strip()))
     if control:
         try:
             parse_peppers(settings.peppers)

@@ -217,6 +217,7 @@ def make_server(
         http=protocol,
         ws="none",
         lifespan="on",
+        interface="asgi3",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -15,7 +15,7 @@ from gateway.cli.pools import read_secret
 from gateway.http_client import ManagementClient
 
 PATH = "/api/v1/keys"
-COLUMNS = ("name", "provider", "weight", "region", "enabled", "current.prefix", "current.state", "id")
+COLUMNS = ("pool", "name", "provider", "weight", "region", "enabled", "current.prefix", "current.state", "id")
 LIMITS = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "concurrency")
 
 
@@ -54,8 +54,8 @@ def _limits(words: tuple[str, ...]) -> dict[str, int]:
 
 
 @key.command("add")
-@click.argument("pool_name", metavar="POOL")
 @click.argument("name")
+@click.option("--pool", "pool_name", required=True, help="The pool that it joins, by name or id.")
 @click.option("--provider", required=True, help="openai, anthropic, azure, gemini, mistral, groq, openrouter, …")
 @click.option("--weight", type=click.IntRange(0, 10_000), default=1, show_default=True, help="0 makes it a standby.")
 @click.option("--base-url", help="For azure, vllm, ollama and other endpoints of your own.")
@@ -91,12 +91,19 @@ def add(
 
 
 @key.command("list")
-@click.argument("pool_name", metavar="POOL")
+@click.option("--pool", "pool_name", help="Only the keys of this pool, by name or id.")
 @connected
-def list_(*, pool_name: str, profile: Path | None, as_json: bool) -> None:
-    """List the keys of a pool; a key is told by its first characters."""
+def list_(*, pool_name: str | None, profile: Path | None, as_json: bool) -> None:
+    """List keys; a key is told by its first characters."""
     with client_for(profile) as client:
-        print_list(client.items(_pool_keys(client, pool_name)), COLUMNS, as_json=as_json)
+        wanted = None if pool_name is None else find_id(client, POOLS, pool_name, "name")
+        found = [
+            {"pool": pool["name"], **item}
+            for pool in client.items(POOLS)
+            if wanted in (None, pool["id"])
+            for item in client.items(f"{POOLS}/{pool['id']}/keys")
+        ]
+        print_list(found, COLUMNS, as_json=as_json)
 
 
 @key.command("show")

@@ -13,7 +13,10 @@ from rich.text import Text
 
 from auth.errors import Fault
 
-console = Console(highlight=False)
+_PIPE_WIDTH = 1_000
+"""Into a pipe tables are written unfolded, for grep and awk."""
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
 
@@ -89,4 +92,4 @@ def print_fault(fault: Fault) -> None:
     if fault.debug:
         errors.print(Text(fault.debug, style="dim"), soft_wrap=True)
     if request_id := getattr(fault, "request_id", ""):
-        errors.print(Text(f"request id: {request_id}", style="dim"))
+        errors.print(Text(f"request id: {request_id}", style="dim"), soft_wrap=True)

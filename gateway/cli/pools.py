@@ -33,7 +33,7 @@ def pool() -> None:
 def create(
     *, name: str, strategy: str | None, is_default: bool, no_failover: bool, profile: Path | None, as_json: bool
 ) -> None:
-    """Create an empty pool; add keys with `llm-proxy key add`."""
+    """Create an empty pool; add keys with `llm-proxy key add --pool NAME …`."""
     body: dict[str, Any] = {"name": name, "is_default": is_default}
     if strategy:
         body["strategy"] = strategy

@@ -13,6 +13,7 @@ from gateway.dev.home import DevHome, read_json, write_json
 from gateway.http_client import ApiRefused, Credentials, ManagementClient
 from gateway.operators import create_operator, create_tenant_client
 from gateway.settings import Settings
+from gateway.simulation.config import development_config
 
 TENANT: Final = "acme"
 POOL: Final = "main"
@@ -101,6 +102,7 @@ def _pool(client: ManagementClient, provider_url: str) -> None:
                 "base_url": provider_url,
                 "weight": weight,
                 "rate_limit": rpm,
+                "models": list(development_config().models),
             }
             for name, weight, rpm in KEYS
         ]

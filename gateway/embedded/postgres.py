@@ -26,12 +26,12 @@ from urllib.parse import quote
 
 from auth.errors import Unavailable
 from auth.secret import Secret
-from gateway.embedded.binaries import CLEAN_ENVIRONMENT, Account, Binaries, copy_for, find_binaries, reachable_by
+from gateway.embedded.binaries import CLEAN_ENVIRONMENT, Account, Binaries, copy_for, find_binaries
 from gateway.embedded.orphan import wait_for_orphan
+from gateway.embedded.place import settle, write_private
 
 SUPERUSER = "llm_proxy_owner"
 _POLL_S = 0.01
-_UNREACHABLE_HOME = Path("/var/lib/llm-proxy")
 _LONGEST_SOCKET_PATH = 90
 
 _SETTINGS = {
@@ -116,7 +116,7 @@ class EmbeddedPostgres:
 
         Raises `EmbeddedFailed` or `NoBinaries`, both with the mend in the hint.
         """
-        self._root = self._settle()
+        self._root = settle(self._directory, self._account)
         deadline = time.monotonic() + self._start_timeout_s
         while not self._try_lock():
             joined = self._join()
@@ -158,7 +158,7 @@ class EmbeddedPostgres:
 
     @property
     def _note(self) -> Path:
-        return self._root / "address.json"
+        return self._root / "connection.json"
 
     @property
     def _data(self) -> Path:
@@ -166,33 +166,6 @@ class EmbeddedPostgres:
 
     def _as_account(self) -> dict[str, Any]:
         return self._account.popen_arguments() if self._account is not None else {}
-
-    def _settle(self) -> Path:
-        """Choose the directory that is really used, and give it modes under which the server's account can enter.
-
-        Under root, a checkout may lie where no other account can enter (root's home): the data then moves to a
-        directory of its own, whose name is kept in `location`, so that removing the asked-for one still starts afresh.
-        """
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self._account is None:
-            return self._directory
-        location = self._directory / "location"
-        if location.exists():
-            return Path(location.read_text().strip())
-        self._let_in(self._directory)
-        if reachable_by(self._account, self._directory):
-            return self._directory
-        _UNREACHABLE_HOME.mkdir(parents=True, exist_ok=True, mode=0o755)
-        elsewhere = _UNREACHABLE_HOME / secrets.token_hex(8)
-        elsewhere.mkdir(mode=0o700)
-        self._let_in(elsewhere)
-        _write_private(location, f"{elsewhere}\n")
-        return elsewhere
-
-    def _let_in(self, directory: Path) -> None:
-        if self._account is not None:
-            os.chown(directory, 0, self._account.gid)
-            directory.chmod(0o710)
 
     def _give(self, path: Path) -> None:
         if self._account is not None:
@@ -232,8 +205,14 @@ class EmbeddedPostgres:
             if address is not None:
                 break
             time.sleep(0.1)
-        note = {"port": address.port, "password": password.reveal(), "socket_directory": address.socket_directory}
-        _write_private(self._note, json.dumps(note))
+        note = {
+            "host": "127.0.0.1",
+            "port": address.port,
+            "user": SUPERUSER,
+            "password": password.reveal(),
+            "socket_directory": address.socket_directory,
+        }
+        write_private(self._note, json.dumps(note))
         return address
 
     def _create(self, binaries: Binaries) -> None:
@@ -243,9 +222,9 @@ class EmbeddedPostgres:
         fresh.mkdir(mode=0o700)
         self._give(fresh)
         password = secrets.token_urlsafe(32)
-        _write_private(self._root / "password", password + "\n")
+        write_private(self._root / "password", password + "\n")
         handed = self._root / "password.new"
-        _write_private(handed, password + "\n")
+        write_private(handed, password + "\n")
         self._give(handed)
         locale = ["--locale=C"]
         if binaries.major >= 17:
@@ -380,13 +359,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only we can read, all or nothing."""
-    fresh = path.with_name(path.name + ".part")
-    fresh.unlink(missing_ok=True)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    fresh.rename(path)

@@ -107,7 +107,7 @@ def test_passwords_are_asked_for_and_kept_private(directory: Path) -> None:
         with pytest.raises(asyncpg.InvalidPasswordError):
             query(address.url(password=Secret("wrong")), "select 1")
         assert address.password.reveal() not in repr(address)
-        for name in ("password", "address.json", "postgres.log", "owner.lock"):
+        for name in ("password", "connection.json", "postgres.log", "owner.lock"):
             assert (directory / name).stat().st_mode & 0o077 == 0, name
         assert (directory / "data").stat().st_mode & 0o077 == 0
         assert directory.stat().st_mode & 0o007 == 0
@@ -171,7 +171,7 @@ def test_another_major_version_is_refused(directory: Path) -> None:
 
 def test_a_stale_address_is_not_believed(directory: Path) -> None:
     note = {"port": 1, "password": "x", "socket_directory": None}
-    (directory / "address.json").write_text(json.dumps(note))
+    (directory / "connection.json").write_text(json.dumps(note))
     with make(directory) as server:
         assert server.start().port != 1
 

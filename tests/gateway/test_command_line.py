@@ -1,0 +1,125 @@
+"""The command line's own parts: which gateway it talks to, how it says errors, what it refuses before asking anyone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from auth.secret import Secret
+from gateway.cli.connection import NoProfile, find_credentials, read_profile
+from gateway.cli.output import reach, show
+from gateway.cli.program import program
+from gateway.control.docs_page import docs_page
+from gateway.dev.home import DevHome
+from gateway.http_client import Credentials
+from gateway.settings import read_settings
+
+VALUES: tuple[object, ...] = (None, True, [], ["a", "b"], {}, 3)
+PROFILE = {"base_url": "http://127.0.0.1:8080/", "client_id": "c", "client_secret": "s"}
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(PROFILE))
+    path.chmod(0o600)
+    return path
+
+
+def test_a_profile_is_read(profile: Path) -> None:
+    assert read_profile(profile) == Credentials("http://127.0.0.1:8080", "c", Secret("s"))
+
+
+def test_a_profile_open_to_others_is_refused(profile: Path) -> None:
+    profile.chmod(0o640)
+    with pytest.raises(NoProfile, match="open to others"):
+        read_profile(profile)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"base_url": "x"}'])
+def test_a_broken_profile_is_told(profile: Path, content: str) -> None:
+    profile.write_text(content)
+    with pytest.raises(NoProfile, match="cannot be used"):
+        read_profile(profile)
+
+
+def test_the_environment_comes_before_the_development_profile(profile: Path) -> None:
+    environment = {"LLM_PROXY_HOME": str(profile.parent)}
+    assert find_credentials(read_settings(environment), None, "dev.json").client_id == "c"
+    environment |= {"LLM_PROXY_URL": "https://llm.example.com", "LLM_PROXY_CLIENT_ID": "other"}
+    with pytest.raises(NoProfile, match="only some are set"):
+        find_credentials(read_settings(environment), None, "dev.json")
+    environment |= {"LLM_PROXY_CLIENT_SECRET": "x"}
+    assert find_credentials(read_settings(environment), None, "dev.json").client_id == "other"
+    assert find_credentials(read_settings(environment), profile, "dev.json").client_id == "c"
+
+
+def test_nothing_to_talk_to_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NoProfile) as caught:
+        find_credentials(read_settings({"LLM_PROXY_HOME": str(tmp_path)}), None, "dev.json")
+    assert "llm-proxy dev" in caught.value.hint
+
+
+def test_every_command_has_help() -> None:
+    names = []
+    for name, command in program.commands.items():
+        names.append(name)
+        assert command.help, name
+        for sub_name, sub in getattr(command, "commands", {}).items():
+            assert sub.help, (name, sub_name)
+    panels = CliRunner().invoke(program, ["--help"]).output
+    assert all(name in panels for name in names)
+    assert all(title in panels for title in ("Run", "Manage", "Operate"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pool", "update", "main"],
+        ["pool", "update", "main", "--alias", "x"],
+        ["key", "add", "k", "--pool", "p", "--provider", "openai", "--limit", "rps=3"],
+        ["key", "update", "main/k"],
+        ["tenant", "update", "acme"],
+        ["client", "update", "c"],
+        ["simulated-provider", "--config", "/nonexistent"],
+    ],
+)
+def test_what_is_wrong_is_refused_before_anyone_is_asked(words: list[str]) -> None:
+    result = CliRunner().invoke(program, words)
+    assert result.exit_code == 2, result.output
+
+
+def test_values_in_tables() -> None:
+    assert [show(value) for value in VALUES] == ["-", "yes", "-", "a, b", "-", "3"]
+    assert reach({"current": {"prefix": "sk-"}}, "current.prefix") == "sk-"
+    assert reach({"current": None}, "current.prefix") is None
+
+
+def test_the_docs_page_escapes_and_needs_nobody() -> None:
+    page = docs_page(
+        {
+            "info": {"title": "<b>", "version": "1"},
+            "paths": {"/x": {"get": {"summary": "<script>alert(1)</script>", "tags": ["t"], "responses": {}}}},
+            "components": {"schemas": {"A<": {"type": "object"}}},
+        }
+    )
+    assert "<script" not in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_the_development_home_keeps_its_secrets_private(tmp_path: Path) -> None:
+    home = DevHome(tmp_path / "home")
+    password, peppers = home.secrets()
+    assert (password, peppers) == DevHome(tmp_path / "home").secrets()
+    assert home.keyring() == DevHome(tmp_path / "home").keyring()
+    assert home.provider_port() == 0
+    home.keep_provider_port(4711)
+    assert home.provider_port() == 4711
+    for path in home.path.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert home.path.stat().st_mode & 0o066 == 0

@@ -1,0 +1,164 @@
+"""Slow and malformed callers get a short answer; a drain turns readiness off and finishes what is in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.server import AddressTaken, GatewayServer, make_server, open_socket
+from gateway.settings import read_settings
+
+SETTINGS = replace(read_settings({}), drain_lead_s=0.0, drain_s=5.0, max_connections=3)
+
+
+class Running:
+    """A server over an application that reads its body and answers, holding `/held` until `release` is set."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.entered = asyncio.Event()
+        self.drained: list[str] = []
+        self.socket = open_socket("127.0.0.1", 0)
+        self.port: int = self.socket.getsockname()[1]
+        self.server: GatewayServer = make_server(self.app, SETTINGS, on_drain=lambda: self.drained.append("drain"))
+        self.task = asyncio.create_task(self.server._serve([self.socket]))
+
+    async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        while (message := await receive()).get("more_body"):
+            pass
+        if message["type"] == "http.disconnect":
+            return
+        if scope["path"] == "/held":
+            self.entered.set()
+            await self.release.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    def sweep(self, later_s: float) -> None:
+        """Let the sweep see the clock `later_s` ahead."""
+        now = asyncio.get_running_loop().time() + later_s
+        for connection in list(self.server.server_state.connections):
+            connection.check_deadlines(now, SETTINGS.header_timeout_s, SETTINGS.body_timeout_s)  # type: ignore[union-attr]
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Running]:
+    one = Running()
+    async with asyncio.timeout(10):
+        while not one.server.started:
+            await asyncio.sleep(0)
+    yield one
+    one.release.set()
+    one.server.should_exit = one.server.force_exit = True
+    await one.task
+
+
+async def settle(running: Running) -> None:
+    """Let the server read what was sent: a whole exchange on another connection is answered after it."""
+    reader, writer = await running.open()
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    await reader.read()
+    writer.close()
+
+
+def problem(answer: bytes) -> tuple[int, str]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    document = json.loads(body)
+    assert document["request_id"].encode() in head
+    return document["status"], document["code"]
+
+
+async def test_a_head_that_does_not_come_is_given_up(running: Running) -> None:
+    reader, writer = await running.open()
+    writer.write(b"GET / HTTP/1.1\r\nhost:")
+    await settle(running)
+    running.sweep(SETTINGS.header_timeout_s - 5)
+    running.sweep(SETTINGS.header_timeout_s + 5)
+    assert problem(await reader.read()) == (408, "head_timeout")
+    writer.close()
+
+
+async def test_a_connection_that_says_nothing_is_closed_in_silence(running: Running) -> None:
+    reader, writer = await running.open()
+    await settle(running)
+    running.sweep(SETTINGS.header_timeout_s + 5)
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_body_that_stops_is_given_up(running: Running) -> None:
+    reader, writer = await running.open()
+    writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc")
+    await settle(running)
+    running.sweep(SETTINGS.body_timeout_s + 5)
+    assert problem(await reader.read()) == (408, "body_timeout")
+    writer.close()
+
+
+async def test_a_slow_answer_is_nobodys_fault(running: Running) -> None:
+    reader, writer = await running.open()
+    writer.write(b"GET /held HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    await running.entered.wait()
+    running.sweep(10_000)
+    running.release.set()
+    assert (await reader.read()).endswith(b"ok")
+    writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n"])
+async def test_bytes_that_are_no_request(running: Running, sent: bytes) -> None:
+    reader, writer = await running.open()
+    writer.write(sent)
+    assert problem(await reader.read()) == (400, "malformed_http")
+    writer.close()
+
+
+async def test_too_many_connections(running: Running) -> None:
+    kept = [await running.open() for _ in range(3)]
+    for reader, writer in kept:
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await reader.readuntil(b"ok")).endswith(b"ok")
+    reader, writer = await running.open()
+    assert problem(await reader.read()) == (503, "too_many_connections")
+    for _, each in [*kept, (reader, writer)]:
+        each.close()
+
+
+async def test_a_drain_finishes_what_is_in_flight(running: Running) -> None:
+    reader, writer = await running.open()
+    writer.write(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\n")
+    await running.entered.wait()
+    running.server.should_exit = True
+    async with asyncio.timeout(10):
+        while not running.drained:
+            await asyncio.sleep(0.01)
+    running.release.set()
+    answer = await reader.read()
+    assert answer.endswith(b"ok")
+    await running.task
+    with pytest.raises(OSError, match="onnect"):
+        await running.open()
+    writer.close()
+
+
+def test_a_taken_address_is_told_before_anything_is_started() -> None:
+    first = open_socket("127.0.0.1", 0)
+    first.listen()
+    with pytest.raises(AddressTaken, match="cannot be listened on"):
+        open_socket("127.0.0.1", first.getsockname()[1])
+    first.close()
