@@ -18,6 +18,7 @@ from auth.client_metadata import ASSERTION_ALGORITHMS
 MAX_LIFETIME_S = 600.0
 """How far ahead `exp` may lie: a short life bounds what the replay table keeps."""
 
+MAX_FEDERATED_LIFETIME_S = 86_400.0
 SKEW_S = 30.0
 _COMPACT = re.compile(r"([A-Za-z0-9_-]{2,4096})\.([A-Za-z0-9_-]{2,12000})\.[A-Za-z0-9_-]{8,2048}")
 _ALGORITHMS_OF = {"EC": ("ES256",), "RSA": ("RS256", "PS256"), "OKP": ("Ed25519",)}
@@ -98,6 +99,23 @@ def check_client_assertion(claims: Mapping[str, Any], *, issuer: str, client_id:
         return "nbf or iat lies ahead"
     jti = claims.get("jti")
     return None if isinstance(jti, str) and 1 <= len(jti) <= 256 else "jti is required"
+
+
+def check_federated(claims: Mapping[str, Any], *, platform: str, subject: str, audience: str, now: float) -> str | None:
+    """Return what is wrong with a platform's JWT about a workload, None if nothing is (RFC 7523 section 3).
+
+    Platforms put `aud` into an array of one and let their tokens live for hours: both pass, a second audience does not.
+    """
+    if claims.get("iss") != platform or claims.get("sub") != subject:
+        return "iss and sub must be the registered ones"
+    if claims.get("aud") not in (audience, [audience]):
+        return "aud must be the issuer alone"
+    expires, not_before, issued = claims.get("exp"), claims.get("nbf", 0), claims.get("iat", 0)
+    if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in (expires, not_before, issued)):
+        return "exp is required; exp, nbf and iat must be numbers"
+    if not now - SKEW_S < float(expires or 0) <= now + MAX_FEDERATED_LIFETIME_S:
+        return "exp has passed or lies more than a day ahead"
+    return "nbf or iat lies ahead" if max(not_before, issued) > now + SKEW_S else None
 
 
 def _unbase64(part: str) -> bytes:

@@ -5,7 +5,7 @@ An unknown client costs the same query and the same MACs as a wrong secret, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,13 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from auth import assertions, certificates, client_secrets
+from auth.client_metadata import FEDERATED
 from auth.client_secrets import Peppers, StoredSecret
 from auth.clients import SECRET_METHODS
 from auth.credentials import AssertionCredentials, CertificateCredentials, Credentials, SecretCredentials
 from auth.details import Detail, own_limits, read_details
 from auth.form import Call
 from auth.models import ClientSecret, OAuthClient
-from auth.oauth_errors import InvalidClient, InvalidRequestError
+from auth.oauth_errors import InvalidClient
+from auth.remote_keys import RemoteKeys
 from auth.replay import first_use
 
 LAST_USED_STEP = timedelta(minutes=1)
@@ -62,13 +64,16 @@ class _Found:
 class ClientAuthenticator:
     """Checks credentials in a platform transaction: the tenant is only known once the client is."""
 
-    def __init__(self, peppers: Peppers) -> None:
+    def __init__(self, peppers: Peppers, remote: RemoteKeys) -> None:
         self._peppers = peppers
+        self._remote = remote
 
     async def authenticate(
         self, session: AsyncSession, call: Call, credentials: Credentials, *, issuer: str, now: float
     ) -> AuthenticatedClient:
         """Return the client, or raise `InvalidClient`; the transaction must commit even when the request then fails.
+
+        `KeysNeeded` asks for keys to be fetched, and for another try.
 
         `issuer` is the one whose endpoint was called: an assertion names it as its only audience.
         """
@@ -115,16 +120,15 @@ class ClientAuthenticator:
         self, session: AsyncSession, given: AssertionCredentials, issuer: str, now: float
     ) -> _Found:
         token = assertions.read_unverified(given.assertion.reveal())
+        if token is not None and given.client_id is not None and token.claims.get("sub") != given.client_id:
+            return await self._by_federation(session, token, given.client_id, issuer, now)
         claimed = token.claims.get("sub") if token else None
         if token is None or not isinstance(claimed, str) or len(claimed) > 200:
             raise InvalidClient
-        if given.client_id is not None and given.client_id != claimed:
-            raise InvalidRequestError(description="client_id differs from the subject of the client assertion.")
         found = await _find(session, claimed)
         if found is None or not found.usable or found.client.auth_method != "private_key_jwt":
             raise InvalidClient
-        keys = found.client.client_metadata.get("jwks", {}).get("keys", ())
-        if not assertions.signed_by(token, keys):
+        if not assertions.signed_by(token, self._keys_of(found.client, token, now)):
             raise InvalidClient
         if assertions.check_client_assertion(token.claims, issuer=issuer, client_id=claimed, now=now) is not None:
             raise InvalidClient
@@ -133,6 +137,32 @@ class ClientAuthenticator:
         if not await first_use(session, found.client.tenant_id, "assertion", claimed, jti, expires_at=until):
             raise InvalidClient
         return found
+
+    async def _by_federation(
+        self, session: AsyncSession, token: assertions.Unverified, client_id: str, issuer: str, now: float
+    ) -> _Found:
+        """Authenticate a workload by the JWT of its own platform, which names it and us and nobody else.
+
+        Such a token is its platform's to renew, so one may come more than once while it lives.
+        """
+        found = await _find(session, client_id)
+        if found is None or not found.usable or found.client.auth_method != FEDERATED:
+            raise InvalidClient
+        federation = found.client.client_metadata["federation"]
+        keys = self._remote.keys(federation["jwks_uri"], _kid(token), now=now)
+        fault = assertions.check_federated(
+            token.claims, platform=federation["issuer"], subject=federation["subject"], audience=issuer, now=now
+        )
+        if fault is not None or not assertions.signed_by(token, keys):
+            raise InvalidClient
+        return found
+
+    def _keys_of(self, client: OAuthClient, token: assertions.Unverified, now: float) -> Sequence[Mapping[str, Any]]:
+        uri = client.client_metadata.get("jwks_uri")
+        if uri is not None:
+            return self._remote.keys(uri, _kid(token), now=now)
+        keys: Sequence[Mapping[str, Any]] = client.client_metadata.get("jwks", {}).get("keys", ())
+        return keys
 
     async def _by_certificate(
         self, session: AsyncSession, call: Call, given: CertificateCredentials, now: datetime
@@ -143,6 +173,11 @@ class ClientAuthenticator:
         if not certificates.fits(call.certificate, found.client.auth_method, found.client.client_metadata, now=now):
             raise InvalidClient
         return found
+
+
+def _kid(token: assertions.Unverified) -> str | None:
+    kid = token.header.get("kid")
+    return kid if isinstance(kid, str) else None
 
 
 async def _find(session: AsyncSession, client_id: str) -> _Found | None:

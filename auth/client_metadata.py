@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from auth.keyset import ALGORITHMS
 
@@ -20,6 +21,11 @@ AUTH_METHODS = (
     "self_signed_tls_client_auth",
 )
 
+FEDERATED = "federated_jwt"
+"""A client without any credential of ours: a JWT of its own platform speaks for it (workload identity federation)."""
+
+REGISTRABLE_METHODS = (*AUTH_METHODS, FEDERATED)
+
 ASSERTION_ALGORITHMS = ("ES256", "RS256", "PS256", "Ed25519")
 """What a client may sign its assertions and proofs with; symmetric ones are out (RFC 9700 section 2.5)."""
 
@@ -27,6 +33,8 @@ MAX_JWKS_KEYS = 8
 _KNOWN = frozenset(
     {
         "jwks",
+        "jwks_uri",
+        "federation",
         "tls_client_auth_subject_dn",
         "tls_client_auth_san_dns",
         "tls_client_auth_san_uri",
@@ -42,13 +50,19 @@ _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 def check(auth_method: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what is wrong as (JSON pointer, sentence) pairs; an empty list when the client can authenticate."""
     errors: list[tuple[str, str]] = []
-    if auth_method not in AUTH_METHODS:
-        errors.append(("/auth_method", f"choose from {', '.join(AUTH_METHODS)}"))
+    if auth_method not in REGISTRABLE_METHODS:
+        errors.append(("/auth_method", f"choose from {', '.join(REGISTRABLE_METHODS)}"))
     errors += [("/metadata", f"unknown member {name}") for name in sorted(set(metadata) - _KNOWN)]
     if len(json.dumps(dict(metadata))) > 32_768:
         errors.append(("/metadata", "is larger than 32 KiB"))
-    if auth_method == "private_key_jwt" or "jwks" in metadata:
+    if "jwks" in metadata or (auth_method == "private_key_jwt" and "jwks_uri" not in metadata):
         errors += _check_jwks(metadata.get("jwks"))
+    if "jwks" in metadata and "jwks_uri" in metadata:
+        errors.append(("/metadata", "has jwks and jwks_uri: choose one (RFC 7591 section 2)"))
+    if "jwks_uri" in metadata:
+        errors += _check_uri("/metadata/jwks_uri", metadata["jwks_uri"])
+    if auth_method == FEDERATED or "federation" in metadata:
+        errors += _check_federation(metadata.get("federation"))
     if auth_method == "tls_client_auth" and not any(name in metadata for name in _PKI_NAMES):
         errors.append(("/metadata", f"tls_client_auth needs one of {', '.join(_PKI_NAMES)}"))
     if auth_method == "self_signed_tls_client_auth" and not metadata.get("tls_client_certificates_s256"):
@@ -64,6 +78,27 @@ def check(auth_method: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]
             errors.append((f"/metadata/{name}", "must be true or false"))
     if metadata.get("access_token_signed_response_alg", ALGORITHMS[0]) not in ALGORITHMS:
         errors.append(("/metadata/access_token_signed_response_alg", f"choose from {', '.join(ALGORITHMS)}"))
+    return errors
+
+
+def _check_uri(pointer: str, value: object) -> list[tuple[str, str]]:
+    try:
+        parts = urlsplit(value) if isinstance(value, str) and len(value) <= 2048 and value.isprintable() else None
+    except ValueError:
+        parts = None
+    if parts is None or parts.scheme != "https" or not parts.hostname or parts.username or parts.fragment:
+        return [(pointer, "must be an https URL without user and fragment")]
+    return []
+
+
+def _check_federation(federation: object) -> list[tuple[str, str]]:
+    """Check `{"issuer", "subject", "jwks_uri"}`: whose JWTs speak for the client, exactly one subject of theirs."""
+    if not isinstance(federation, dict) or set(federation) != {"issuer", "subject", "jwks_uri"}:
+        return [("/metadata/federation", 'needs {"issuer": …, "subject": …, "jwks_uri": …}')]
+    errors = _check_uri("/metadata/federation/jwks_uri", federation["jwks_uri"])
+    errors += _check_uri("/metadata/federation/issuer", federation["issuer"])
+    if not isinstance(federation["subject"], str) or not 1 <= len(federation["subject"]) <= 512:
+        errors.append(("/metadata/federation/subject", "needs the exact sub of the workload's tokens"))
     return errors
 
 

@@ -39,6 +39,26 @@ def tenant_key(tenant_id: UUID) -> str:
     return f"tenant:{tenant_id}"
 
 
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """What a token can be refused by, worked out once: it and the tokens it came from, their clients, its tenant."""
+
+    token_ids: tuple[str, ...]
+    owners: tuple[str, ...]
+    issued_at: float
+
+    @classmethod
+    def of(cls, token: Principal) -> Traces:
+        """Collect them; `lineage` holds `<client_id>:<jti>`."""
+        ancestors = [each.partition(":") for each in token.lineage]
+        clients = dict.fromkeys((token.client_id, *(client_id for client_id, _, _ in ancestors)))
+        return cls(
+            token_ids=(token.token_id, *(token_id for _, _, token_id in ancestors)),
+            owners=(tenant_key(token.tenant_id), *(client_key(each) for each in clients)),
+            issued_at=token.issued_at,
+        )
+
+
 class Revocations:
     """The deny-list: constant-time look-ups, bounded by what is revoked and not yet expired."""
 
@@ -61,7 +81,7 @@ class Revocations:
         for key in [key for key, (_, expires_at) in self._until.items() if expires_at <= now]:
             del self._until[key]
 
-    def refuses(self, token: Principal) -> bool:
+    def refuses(self, token: Traces) -> bool:
         """Tell whether a token is revoked: itself, one it came from, or all that a client or its tenant had by then.
 
         `iat` has whole seconds: a token issued in the second of the revocation counts as issued before it.
@@ -69,19 +89,13 @@ class Revocations:
         until = self._until
         if not until:
             return False
-        if token.token_id in until or self._cut_off(tenant_key(token.tenant_id), token.issued_at):
-            return True
-        if self._cut_off(client_key(token.client_id), token.issued_at):
-            return True
-        for ancestor in token.lineage:
-            client_id, _, token_id = ancestor.partition(":")
-            if token_id in until or self._cut_off(client_key(client_id), token.issued_at):
+        for token_id in token.token_ids:
+            if token_id in until:
+                return True
+        for owner in token.owners:
+            if (found := until.get(owner)) is not None and token.issued_at <= found[0]:
                 return True
         return False
-
-    def _cut_off(self, key: str, issued_at: float) -> bool:
-        found = self._until.get(key)
-        return found is not None and issued_at <= found[0]
 
     async def refresh(self, connections: Connections, *, now: float) -> int:
         """Load what was revoked since the last refresh, everything at first; returns how many rows were read."""

@@ -16,12 +16,13 @@ from auth.certificates import thumbprint
 from auth.client_authentication import AuthenticatedClient, ClientAuthenticator
 from auth.client_metadata import CLIENT_CREDENTIALS
 from auth.client_secrets import Peppers
-from auth.credentials import claimed_client, read_credentials
+from auth.credentials import Credentials, claimed_client, read_credentials
 from auth.dpop import DpopNonces, ProofRefused, check_proof
 from auth.form import Call, Form, parse_form
 from auth.grant_server import Answer, GrantRequest, GrantServer, Issuance
 from auth.metadata import TOKEN_PATH, metadata, tenant_issuer
 from auth.oauth_errors import InvalidClient, InvalidDpopProof, InvalidRequestError, OAuth2Error, SlowDown, UseDpopNonce
+from auth.remote_keys import JwksFetcher, KeysNeeded, RemoteKeys
 from auth.replay import first_use
 from auth.revocation_store import revoke_key
 from auth.signing_keys import SigningKeys
@@ -38,8 +39,8 @@ NO_STORE = (("Content-Type", "application/json"), ("Cache-Control", "no-store"),
 class ServerConfig:
     """`issuer` is the public base URL, without query or fragment (RFC 8414 section 2); tokens are for `audience`.
 
-    `resources` are further names of this gateway that clients may ask tokens for. `mtls`: certificates reach us, from
-    the server itself or from a trusted proxy.
+    `resources` are further names of this gateway that clients may ask tokens for; its verifiers accept them. `mtls`:
+    certificates reach us, from the server itself or from a trusted proxy.
     """
 
     issuer: str
@@ -53,7 +54,8 @@ class OAuthServer:
     """Answers the OAuth endpoints; every method takes a raw `Call` and returns an `Answer`, errors included.
 
     `tenant` is the slug in a tenant's own endpoint path: there only its own clients are known. Errors of the OAuth
-    kinds are answers (RFC 6749 section 5.2); `Unavailable` of the database is raised.
+    kinds are answers (RFC 6749 section 5.2); `Unavailable` of the database is raised. `jwks` fetches keys that clients
+    and federated issuers publish; without it such clients cannot authenticate.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class OAuthServer:
         peppers: Peppers,
         trail: Trail,
         clock: Callable[[], float],
+        jwks: JwksFetcher | None = None,
     ) -> None:
         self._config = config
         self._sessions = sessions
@@ -73,7 +76,8 @@ class OAuthServer:
         self._verifier = verifier
         self._trail = trail
         self._clock = clock
-        self._authenticator = ClientAuthenticator(peppers)
+        self._remote = RemoteKeys(jwks)
+        self._authenticator = ClientAuthenticator(peppers, self._remote)
         self._nonces = DpopNonces(peppers.derive(b"dpop nonce"))
         self._throttle = Throttle()
         self._grants = GrantServer(
@@ -81,7 +85,7 @@ class OAuthServer:
             verifier,
             clock,
             audience=config.audience,
-            audiences=tuple(dict.fromkeys((config.audience, config.issuer, *config.resources))),
+            audiences=tuple(dict.fromkeys((config.audience, *config.resources))),
         )
 
     async def token(self, call: Call, tenant: str | None = None) -> Answer:
@@ -170,7 +174,26 @@ class OAuthServer:
         for key, rate in ((address, FAILURES_PER_ADDRESS), (pair, FAILURES_PER_PAIR)):
             if (wait_s := self._throttle.wait_s(key, rate, now=now)) > 0:
                 raise SlowDown(math.ceil(wait_s))
-        found: tuple[AuthenticatedClient, Mapping[str, str]] | OAuth2Error
+        try:
+            found = await self._identify(call, credentials, tenant, issuer, proof_of)
+        except KeysNeeded as needed:
+            await self._remote.load(needed.uri, now=now)
+            try:
+                found = await self._identify(call, credentials, tenant, issuer, proof_of)
+            except KeysNeeded:
+                found = InvalidClient()
+        if isinstance(found, tuple):
+            return found
+        if isinstance(found, InvalidClient):
+            self._throttle.count(address, FAILURES_PER_ADDRESS, now=now)
+            self._throttle.count(pair, FAILURES_PER_PAIR, now=now)
+            log.info("client authentication failed", extra={"address": call.address, "request_id": call.request_id})
+        raise found
+
+    async def _identify(
+        self, call: Call, credentials: Credentials, tenant: str | None, issuer: str, proof_of: str | None
+    ) -> tuple[AuthenticatedClient, Mapping[str, str]] | OAuth2Error:
+        now = self._clock()
         async with self._sessions.platform() as session:
             try:
                 client = await self._authenticator.authenticate(session, call, credentials, issuer=issuer, now=now)
@@ -181,16 +204,9 @@ class OAuthServer:
                     if proof_of is None
                     else await self._held(session, call, client, issuer.rstrip("/") + proof_of, now)
                 )
-                found = (client, held)
             except OAuth2Error as error:
-                found = error  # carried out of the block, so that the uses of one-time JWTs are committed
-        if isinstance(found, tuple):
-            return found
-        if isinstance(found, InvalidClient):
-            self._throttle.count(address, FAILURES_PER_ADDRESS, now=now)
-            self._throttle.count(pair, FAILURES_PER_PAIR, now=now)
-            log.info("client authentication failed", extra={"address": call.address, "request_id": call.request_id})
-        raise found
+                return error  # as a value, so that the block commits the uses of one-time JWTs
+        return client, held
 
     async def _held(
         self, session: AsyncSession, call: Call, client: AuthenticatedClient, url: str, now: float

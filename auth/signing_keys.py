@@ -5,6 +5,7 @@ Importable by the data path: asyncpg only. The keys belong to the platform tenan
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,11 +58,13 @@ class SigningKeys:
         *,
         algs: Sequence[str] = (DEFAULT_ALGORITHM,),
         policy: RotationPolicy | None = None,
+        announce_s: float = 2.0,
     ) -> None:
         self._connections = connections
         self._sealer = sealer
         self._algs = tuple(algs)
         self._policy = policy or RotationPolicy()
+        self._announce_s = announce_s
         self._signers: dict[str, Signer] = {}
         self.keys = keys
 
@@ -115,7 +118,7 @@ class SigningKeys:
         return changed
 
     async def rotate(self, alg: str | None = None, *, now: float, compromised: bool = False) -> str:
-        """Rotate by command and return the new active `kid`.
+        """Rotate by command and return the new active `kid`, `announce_s` after every verifier was told of it.
 
         The old key stays published until its tokens have expired; `compromised` removes it at once, which refuses every
         token that it signed.
@@ -130,6 +133,8 @@ class SigningKeys:
             await self._apply([Create(name, "next")], now=now)
             async with self._connections.platform() as connection:
                 waiting = [key for key in await _states(connection) if key.alg == name and key.state == "next"]
+            if not compromised:
+                await asyncio.sleep(self._announce_s)
         keep_s = 0.0 if compromised else self._policy.keep_s
         steps: list[Step] = [Promote(waiting[0].kid, name, now + keep_s)]
         if compromised:

@@ -17,7 +17,7 @@ import msgspec
 from auth.errors import NotAuthenticated
 from auth.keyset import KeySet, Signer
 from auth.principal import Principal
-from auth.revocations import Revocations
+from auth.revocations import Revocations, Traces
 from auth.scopes import format_scope
 
 TYP = "at+jwt"
@@ -182,7 +182,7 @@ class Verifier:
         self._revoked = revoked
         self._clock = clock
         self._cache_size = cache_size
-        self._cache: OrderedDict[bytes, Principal] = OrderedDict()
+        self._cache: OrderedDict[bytes, tuple[Principal, Traces]] = OrderedDict()
         self._generation = keys.generation
 
     def verify(self, token: str, *, jkt: str = "", x5t_s256: str = "") -> Principal:
@@ -200,15 +200,16 @@ class Verifier:
         found = self._cache.get(digest)
         if found is None:
             principal = self._decode(token)
+            traces = Traces.of(principal)
         else:
             self._cache.move_to_end(digest)
-            principal = found
+            principal, traces = found
         if principal.expires_at <= self._clock():
             self._cache.pop(digest, None)
             raise TokenExpired(
                 "The access token has expired.", hint="Get a new one from the token endpoint before expires_in is over."
             )
-        if self._revoked.refuses(principal):
+        if self._revoked.refuses(traces):
             raise TokenRevoked("The access token was revoked.", hint="Get a new one from the token endpoint.")
         if (principal.jkt and principal.jkt != jkt) or (principal.x5t_s256 and principal.x5t_s256 != x5t_s256):
             raise TokenUnbound(
@@ -216,7 +217,7 @@ class Verifier:
                 hint="Send it as 'Authorization: DPoP' with a proof of its key, or with its client certificate.",
             )
         if found is None:
-            self._cache[digest] = principal
+            self._cache[digest] = (principal, traces)
             if len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
         return principal

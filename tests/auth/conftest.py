@@ -30,6 +30,7 @@ from auth.form import ClientCertificate
 from auth.keyset import KeySet
 from auth.middleware import authentication
 from auth.principal import PLATFORM_TENANT_ID, Principal
+from auth.remote_keys import InMemoryJwks
 from auth.revocations import Revocations
 from auth.routes import make_routers
 from auth.scopes import SCOPES, TENANT_SCOPES
@@ -114,6 +115,7 @@ class World:
     sessions: Sessions
     tenants: dict[str, UUID] = field(default_factory=dict)
     certificate: ClientCertificate | None = None
+    jwks: InMemoryJwks = field(default_factory=InMemoryJwks)
 
     async def client(self, slug: str, *, scopes: Any = None, **spec: Any) -> TestClient:
         """Register a client; every scope of its tenant unless told otherwise."""
@@ -191,9 +193,12 @@ async def make_world(database: Connections, sessions: Sessions) -> AsyncIterator
             DATA_KEY_ID,
             PLATFORM_TENANT_ID,
         )
-    signing = SigningKeys(database, StoredDataKeySealer(DATA_KEY_ID), keys, algs=("ES256", "RS256", "Ed25519"))
+    signing = SigningKeys(
+        database, StoredDataKeySealer(DATA_KEY_ID), keys, algs=("ES256", "RS256", "Ed25519"), announce_s=0
+    )
     await signing.maintain(now=clock.now)
-    verifier = Verifier(ISSUER, ISSUER, keys, revocations, clock)
+    verifier = Verifier(ISSUER, (ISSUER, f"{ISSUER}/v1"), keys, revocations, clock)
+    jwks = InMemoryJwks()
     config = ServerConfig(issuer=ISSUER, audience=ISSUER, resources=(f"{ISSUER}/v1",), mtls=True)
     server = OAuthServer(
         config,
@@ -203,6 +208,7 @@ async def make_world(database: Connections, sessions: Sessions) -> AsyncIterator
         peppers=PEPPERS,
         trail=trail,
         clock=clock,
+        jwks=jwks,
     )
     shown: dict[str, World] = {}
     services = AuthServices(
@@ -218,7 +224,9 @@ async def make_world(database: Connections, sessions: Sessions) -> AsyncIterator
     app = _serve(services, RequestAuthenticator(verifier, ISSUER, clock))
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url=ISSUER) as http:
-        shown["world"] = World(services, verifier, revocations, trail, clock, http, database, sessions, tenants)
+        shown["world"] = World(
+            services, verifier, revocations, trail, clock, http, database, sessions, tenants, jwks=jwks
+        )
         yield shown["world"]
 
 

@@ -382,8 +382,10 @@ async def _(world: World) -> None:
 async def _(world: World) -> None:
     signer = Signer.generate()
     client = await world.client("acme", auth_method="private_key_jwt", metadata={"jwks": jwks(signer)})
-    answer = await present(world, assertion(signer, client.client_id), client_id="lpc_other")
-    refused(answer, 400, "invalid_request")
+    other = await world.client("acme", auth_method="private_key_jwt", metadata={"jwks": jwks(signer)})
+    for claimed in ("lpc_other", other.client_id):
+        answer = await present(world, assertion(signer, client.client_id), client_id=claimed)
+        refused(answer, 401, "invalid_client")
 
 
 @row("7523 2.2: the assertion needs its type, once")

@@ -34,7 +34,7 @@ def test_matching_is_what_fnmatch_says(pattern: str, text: str) -> None:
     assert matches(pattern, text) == fnmatch.fnmatchcase(text, pattern)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(PATTERNS, PATTERNS)
 def test_a_pattern_within_another_matches_no_other_word(narrower: str, wider: str) -> None:
     contained = all(matches(wider, word) for word in WORDS if matches(narrower, word))
@@ -66,7 +66,7 @@ def effective(found: Detail, name: str) -> float:
     return min((value for limit in found.limits if (value := getattr(limit, name)) is not None), default=float("inf"))
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(trees, min_size=2, max_size=5), st.integers(0, 100))
 def test_no_chain_of_exchanges_ever_widens(chain: list[tuple[Detail, ...]], now: int) -> None:
     held = own_limits(chain[0], "client")

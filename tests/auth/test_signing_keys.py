@@ -98,7 +98,7 @@ async def data_key(database: Connections) -> UUID:
 
 async def test_replicas_agree_on_one_key_and_rotate_it_together(database: Connections) -> None:
     sealer = InMemorySealer(await data_key(database))
-    replicas = [SigningKeys(database, sealer, KeySet()) for _ in range(3)]
+    replicas = [SigningKeys(database, sealer, KeySet(), announce_s=0) for _ in range(3)]
     await asyncio.gather(*(each.maintain(now=1000.0) for each in replicas))
     assert len({each.signer().kid for each in replicas}) == 1
     first = replicas[0].signer()
