@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from auth.errors import NotAuthenticated
+from gateway.proxy.faults import RequestFault
 
 _BARE = frozenset({b"x-api-key", b"api-key", b"x-goog-api-key"})
 _IN_QUERY = (b"access_token=", b"api_key=", b"api-key=", b"key=", b"token=")
@@ -23,13 +24,20 @@ class NoCredentials(NotAuthenticated):
 
 
 class BadCredentials(NotAuthenticated):
-    """The token is in a place where it must not be, in two places, or is no token at all."""
+    """What was sent is no access token."""
+
+    code = "invalid_token"
+    challenge = 'Bearer error="invalid_token"'
+
+
+class MisplacedCredentials(RequestFault):
+    """A token in the URL, or two of them: a malformed request (400), not a failed login (RFC 6750 section 3.1)."""
 
     code = "invalid_request"
 
 
 def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
-    """Return the token. Raises NoCredentials or BadCredentials, each with the way to mend the request."""
+    """Return the token. Raises NoCredentials, BadCredentials or MisplacedCredentials, each with its mend."""
     token = b""
     for name, value in headers:
         if name == b"authorization":
@@ -47,13 +55,13 @@ def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
         else:
             continue
         if token and found != token:
-            raise BadCredentials(
+            raise MisplacedCredentials(
                 "The request carries two different credentials.",
                 hint="Send the access token in one header only: Authorization, x-api-key, api-key or x-goog-api-key.",
             )
         token = found
     if query and any(part.startswith(_IN_QUERY) for part in query.lower().split(b"&")):
-        raise BadCredentials(
+        raise MisplacedCredentials(
             "The URL carries a credential, which would end in logs.",
             hint="Take it out of the query and send it as 'Authorization: Bearer <access token>'.",
         )

@@ -34,7 +34,8 @@ BAD: dict[str, tuple[str, Any, dict[str, str], int, str]] = {
     "form model twice": ("/v1/images/edits", TWICE, FORM, 400, "invalid_body"),
     "unknown path": ("/v1/files", {"model": "m"}, {}, 404, "unknown_path"),
     "traversal": ("/v1/models/..%2f..%2fadmin", {"model": "m"}, {}, 400, "invalid_request"),
-    "key in the url": ("/v1/embeddings?key=good", {"model": "m"}, {}, 401, "invalid_request"),
+    "key in the url": ("/v1/embeddings?key=good", {"model": "m"}, {}, 400, "invalid_request"),
+    "two tokens": ("/v1/embeddings", {"model": "m"}, {"api-key": "other"}, 400, "invalid_request"),
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.proxy.credentials import BadCredentials, NoCredentials, find_token
+from gateway.proxy.credentials import BadCredentials, MisplacedCredentials, NoCredentials, find_token
 from gateway.proxy.headers import forwarded, returned
 
 IDENTITY = (b"accept-encoding", b"identity")
@@ -73,10 +73,10 @@ def test_tokens_are_found_where_sdks_put_them(headers: list[tuple[bytes, bytes]]
         ([], b"", NoCredentials),
         ([(b"authorization", b"Bearer ")], b"", NoCredentials),
         ([(b"authorization", b"Basic abc")], b"", BadCredentials),
-        ([(b"authorization", b"Bearer a"), (b"x-api-key", b"b")], b"", BadCredentials),
-        ([(b"authorization", b"Bearer a"), (b"authorization", b"Bearer b")], b"", BadCredentials),
-        ([], b"key=abc", BadCredentials),
-        ([(b"x-api-key", b"a")], b"alt=sse&Access_Token=abc", BadCredentials),
+        ([(b"authorization", b"Bearer a"), (b"x-api-key", b"b")], b"", MisplacedCredentials),
+        ([(b"authorization", b"Bearer a"), (b"authorization", b"Bearer b")], b"", MisplacedCredentials),
+        ([], b"key=abc", MisplacedCredentials),
+        ([(b"x-api-key", b"a")], b"alt=sse&Access_Token=abc", MisplacedCredentials),
         ([(b"x-api-key", b"a" * 9000)], b"", BadCredentials),
         ([(b"x-api-key", b"\xff")], b"", BadCredentials),
     ],
