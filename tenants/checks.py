@@ -87,8 +87,13 @@ def key_problems(data: KeyIn | KeyPatch, catalogue: Catalogue) -> list[Problem]:
 def rotate_problems(data: RotateIn, provider: str, base_url: str | None, catalogue: Catalogue) -> list[Problem]:
     """Check a new secret; `base_url` is the one that the key will have."""
     problems = []
+    if data.api_key is None:
+        needs = [name for name in ("base_url", "provider_ref") if getattr(data, name) not in (None, UNSET)]
+        return [(f"/{name}", "needs api_key beside it: a stored key keeps its URL") for name in needs]
     if (problem := key_problem(data.api_key)) is not None:
         problems.append(("/api_key", problem))
+    if data.provider_ref is not None and not _is_text(data.provider_ref):
+        problems.append(("/provider_ref", _TEXT_RULE))
     if data.base_url is not UNSET and (trouble := catalogue.provider_problem(provider, base_url)) is not None:
         problems.append((f"/{trouble[0]}", trouble[1]))
     return problems

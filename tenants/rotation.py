@@ -136,6 +136,10 @@ class RotationEngine:
                 await self._probe(job)
             case Do.PROMOTE:
                 await self._promote(job)
+            case Do.ENABLE:
+                if job.driver is not None and job.driver.capabilities.disables and job.version.provider_ref:
+                    await _timed(job.driver.enable(job.version.provider_ref))
+                await self._settle(job, None)
             case Do.DISABLE:
                 if job.driver is not None and job.driver.capabilities.disables and job.version.provider_ref:
                     await _timed(job.driver.disable(job.version.provider_ref))

@@ -79,13 +79,17 @@ async def promote(
     *,
     at: datetime,
 ) -> None:
-    """Make `version` current and let the old one drain, in the caller's transaction: its commit tells every process."""
+    """Make `version` current and let the old one drain, in the caller's transaction: its commit tells every process.
+
+    One that comes back from disabled is enabled at the provider by the engine's next step.
+    """
     old = rotations.current(versions)
     if old is not None and old.id != version.id:
         await keys.move(session, old, VersionState.DRAINING, at=at)
         old.step_at = at + timedelta(seconds=settings.drain_s)
+    was_disabled = version.state == VersionState.DISABLED
     await keys.move(session, version, VersionState.CURRENT, at=at)
-    version.step_at, version.attempts, version.error = None, 0, None
+    version.step_at, version.attempts, version.error = (at if was_disabled else None), 0, None
     await session.flush()
 
 

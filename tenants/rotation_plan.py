@@ -48,6 +48,7 @@ class Do(StrEnum):
     RECOVER = "recover"
     PROBE = "probe"
     PROMOTE = "promote"
+    ENABLE = "enable"
     DISABLE = "disable"
     REVOKE = "revoke"
     CLEAN = "clean"
@@ -81,6 +82,8 @@ def next_do(facts: Facts, settings: RotationSettings, *, now: datetime) -> Do:
                 return Do.PROMOTE
             late = now - facts.state_changed_at >= timedelta(seconds=settings.probe_deadline_s)
             return Do.GIVE_UP if late else Do.PROBE
+        case VersionState.CURRENT:
+            return Do.ENABLE
         case VersionState.DRAINING:
             return Do.DISABLE
         case VersionState.DISABLED:

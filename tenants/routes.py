@@ -5,7 +5,7 @@ from __future__ import annotations
 from litestar import Router
 from litestar.di import Provide
 
-from tenants.api import audit_trail, imports, keys, pools, quotas, tenants
+from tenants.api import audit_trail, imports, keys, pools, quotas, rotation, sources, tenants
 from tenants.api.call import provide_call
 from tenants.api.services import TenantServices
 
@@ -19,6 +19,8 @@ def make_router(services: TenantServices, *, path: str = "/api/v1") -> Router:
             pools.router(),
             imports.router(),
             keys.router(),
+            rotation.router(),
+            sources.router(),
             quotas.router(),
             audit_trail.router(),
         ],

@@ -199,13 +199,73 @@ class KeyPatch(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RotateIn(Struct, frozen=True, forbid_unknown_fields=True):
-    """A new secret for a key; `base_url` may change with it."""
+    """A rotation: with `api_key` to a supplied secret (`base_url` may change with it), without it the source makes one.
 
-    api_key: ApiKey
+    `probe` tries a supplied secret against the provider first, and promotes it only when it works. `provider_ref` is
+    what the provider calls the supplied key, for sources that can switch it off later.
+    """
+
+    api_key: ApiKey | None = None
     base_url: str | UnsetType | None = UNSET
+    probe: bool = False
+    provider_ref: str | None = None
 
     def __repr__(self) -> str:
         return "RotateIn(api_key=…)"
+
+
+class RevokeIn(Struct, frozen=True, forbid_unknown_fields=True):
+    """An emergency revocation; `force` also takes the key's last living version."""
+
+    force: bool = False
+
+
+class KeyRotationIn(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a key's new secrets come from and when; null takes the source away."""
+
+    source_id: UUID | None = None
+    settings: dict[str, Any] = {}
+
+
+class KeyRotationOut(Struct, frozen=True):
+    """How a key is rotated; `due_at` is the next scheduled run, `failures` in a row so far."""
+
+    source_id: UUID | None
+    settings: dict[str, Any]
+    due_at: datetime | None
+    failures: int
+
+
+class SourceIn(Struct, frozen=True, forbid_unknown_fields=True):
+    """A source of keys: a driver, its settings and its admin credential, which is write-only."""
+
+    name: str
+    driver: str
+    config: dict[str, Any] = {}
+    credential: str | None = None
+
+    def __repr__(self) -> str:
+        return f"SourceIn(name={self.name!r}, driver={self.driver!r}, credential=…)"
+
+
+class SourceOut(Struct, frozen=True):
+    """A source without its credential."""
+
+    id: UUID
+    name: str
+    driver: str
+    config: dict[str, Any]
+    has_credential: bool
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class SourcePage(Struct, frozen=True):
+    """A page of sources."""
+
+    items: list[SourceOut]
+    next_cursor: str | None
 
 
 class VersionOut(Struct, frozen=True):
@@ -217,6 +277,7 @@ class VersionOut(Struct, frozen=True):
     fingerprint: str
     created_at: datetime
     state_changed_at: datetime
+    error: str | None = None
 
 
 class KeyOut(Struct, frozen=True):

@@ -62,13 +62,13 @@ UP = (
     # The engine's bookkeeping changes often and means nothing to a data path: only what is served is announced.
     "drop trigger announce on key_version",
     (
-        "create trigger announce after insert or delete or update of state, envelope, data_key_id, number on key_version "
-        "for each row execute function announce_change()"
+        "create trigger announce after insert or delete or update of state, envelope, data_key_id, number "
+        "on key_version for each row execute function announce_change()"
     ),
     "drop trigger announce on provider_key",
     (
-        "create trigger announce after insert or delete or update of pool_id, quota_id, name, provider, base_url, region, "
-        "tier, weight, models, model_map, max_in_flight, enabled on provider_key "
+        "create trigger announce after insert or delete or update of pool_id, quota_id, name, provider, base_url, "
+        "region, tier, weight, models, model_map, max_in_flight, enabled on provider_key "
         "for each row execute function announce_change()"
     ),
 )

@@ -11,21 +11,18 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from auth.errors import Conflict
 from auth.guards import requires
 from auth.paging import cut_page, page_ask
-from auth.scopes import KEYS_READ, KEYS_ROTATE, KEYS_WRITE
+from auth.scopes import KEYS_READ, KEYS_WRITE
 from auth.secret import Secret
 from tenants import audit
 from tenants.api.call import Caller, Cursor, IfMatch, Limit, once, reply
-from tenants.api.new_key import NewKey, check_quota_provider, seal_new_key, sealed_version, store_new_key
+from tenants.api.new_key import NewKey, check_quota_provider, seal_new_key, store_new_key
 from tenants.api.services import Services
 from tenants.api.views import key_out, version_out
-from tenants.checks import key_problems, refuse, rotate_problems
-from tenants.custody import seal_key
-from tenants.lifecycle import IN_FLIGHT, VersionState
+from tenants.checks import key_problems, refuse
 from tenants.models import ProviderKey
-from tenants.schemas import KeyIn, KeyOut, KeyPage, KeyPatch, RotateIn, VersionList
+from tenants.schemas import KeyIn, KeyOut, KeyPage, KeyPatch, VersionList
 from tenants.store import keys as store
 from tenants.store import pools as pools_store
 from tenants.store import quotas as quotas_store
@@ -91,7 +88,7 @@ async def list_keys(
 async def read_key(key_id: FromPath[UUID], call: Caller, services: Services) -> Response[KeyOut]:
     """Without its secret."""
     async with services.sessions.tenant(call.tenant_id) as session:
-        return reply(await _shown(session, await store.get(session, call.tenant_id, key_id)))
+        return reply(await shown_key(session, await store.get(session, call.tenant_id, key_id)))
 
 
 @get("/keys/{key_id:uuid}/versions", summary="List a key's versions", guards=[requires(KEYS_READ)])
@@ -126,7 +123,7 @@ async def change_key(
         await store.save(session, row, at=now)
         if "quota_id" in changes:
             await quotas_store.remove_unused_own(session, call.tenant_id)
-        shown = await _shown(session, row)
+        shown = await shown_key(session, row)
         detail = {"name": row.name, "changed": sorted(changes)}
         await audit.record(session, call.tenant_id, call.actor, "key.change", f"key:{key_id}", at=now, detail=detail)
     return reply(shown)
@@ -145,51 +142,8 @@ async def delete_key(key_id: FromPath[UUID], call: Caller, services: Services, i
         )
 
 
-@post("/keys/{key_id:uuid}/rotate", summary="Replace a key's secret", guards=[requires(KEYS_ROTATE)], status_code=200)
-async def rotate_key(
-    key_id: FromPath[UUID], data: JSONBody[RotateIn], call: Caller, services: Services
-) -> Response[KeyOut]:
-    """New requests use the supplied secret at once; requests that began with the old one finish with it."""
-    now = services.now()
-    async with services.sessions.tenant(call.tenant_id) as session:
-        row = await store.get(session, call.tenant_id, key_id)
-        versions = await store.versions(session, call.tenant_id, key_id)
-    base_url = row.base_url if data.base_url is UNSET else data.base_url
-    refuse(rotate_problems(data, row.provider, base_url, services.catalogue))
-    number = versions[0].number + 1 if versions else 1
-    secret = Secret(data.api_key)
-    sealed = await seal_key(
-        services.sealer,
-        call.tenant_id,
-        secret,
-        pool_id=row.pool_id,
-        key_id=key_id,
-        number=number,
-        provider=row.provider,
-    )
-
-    async def work(session: AsyncSession) -> KeyOut:
-        key = await store.get(session, call.tenant_id, key_id, for_change=True)
-        for version in await store.versions(session, call.tenant_id, key_id):
-            if version.state in IN_FLIGHT or version.number >= number:
-                raise Conflict("The key is being rotated by someone else.", hint="Read the key and try again.")
-            if version.state == VersionState.CURRENT:
-                await store.move(session, version, VersionState.DRAINING, at=now)
-        created = sealed_version(
-            call.tenant_id, key_id, number, secret=secret, sealed=sealed, state=VersionState.CREATED, at=now
-        )
-        await store.add_version(session, created)
-        await store.move(session, created, VersionState.CURRENT, at=now)
-        key.base_url = base_url
-        await store.save(session, key, at=now)
-        detail = {"name": key.name, "number": number, "fingerprint": created.fingerprint}
-        await audit.record(session, call.tenant_id, call.actor, "key.rotate", f"key:{key_id}", at=now, detail=detail)
-        return key_out(key, created)
-
-    return await once(call, services.sessions.tenant(call.tenant_id), KeyOut, work, at=now, status=200)
-
-
-async def _shown(session: AsyncSession, row: ProviderKey) -> KeyOut:
+async def shown_key(session: AsyncSession, row: ProviderKey) -> KeyOut:
+    """Show a key with its current version."""
     current = await store.current_of(session, row.tenant_id, [row.id])
     return key_out(row, current.get(row.id))
 
@@ -198,6 +152,6 @@ def router() -> Router:
     """The router."""
     return Router(
         path="/",
-        route_handlers=[create_key, list_keys, read_key, list_versions, change_key, delete_key, rotate_key],
+        route_handlers=[create_key, list_keys, read_key, list_versions, change_key, delete_key],
         tags=["keys"],
     )

@@ -56,6 +56,7 @@ def version_out(row: KeyVersion) -> VersionOut:
         fingerprint=row.fingerprint,
         created_at=row.created_at,
         state_changed_at=row.state_changed_at,
+        error=row.error,
     )
 
 

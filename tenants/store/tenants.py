@@ -64,7 +64,7 @@ async def remove(session: AsyncSession, tenant: Tenant) -> None:
     if tenant.id == PLATFORM_TENANT_ID:
         raise Conflict("The platform's own tenant cannot be deleted.", hint="Delete another tenant.")
     # A key draws on a quota and a version on a data key: these references forbid, so the cascade needs this order.
-    for table in ("provider_key", "signing_key", "quota", "data_key"):
+    for table in ("provider_key", "key_source", "signing_key", "quota", "data_key"):
         await session.execute(
             text(f"delete from {table} where tenant_id = :tenant_id"),  # noqa: S608 -- the names stand above
             {"tenant_id": tenant.id},

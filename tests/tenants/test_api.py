@@ -261,6 +261,47 @@ async def test_rotations_at_once_leave_one_current(api: Api, acme: Planted) -> N
     assert len(versions) == 1 + sum(answer.status_code == 200 for answer in answers)
 
 
+async def test_sources_and_minted_rotation(api: Api, acme: Planted, database: Connections) -> None:
+    credential = "sk-admin-0123456789abcdef"
+    body = {"name": "admin", "driver": "openai", "config": {"project_id": "p1"}, "credential": credential}
+    made = await api("POST", "/sources", body, expect=201)
+    assert made.json()["has_credential"] is True
+    for response in (made, await api("GET", "/sources"), await api("GET", f"/sources/{made.json()['id']}")):
+        assert credential not in response.text
+    path = f"/keys/{acme.key_id}"
+    await api("POST", f"{path}/rotate", {}, expect=409)
+    schedule = {"cron": "0 3 * * sun", "time_zone": "Europe/Zurich", "jitter_s": 600}
+    wanted = {"source_id": made.json()["id"], "settings": {"schedule": schedule, "drain_s": 60}}
+    planned = (await api("PUT", f"{path}/rotation", wanted, expect=200)).json()
+    assert planned["due_at"] is not None
+    assert planned["settings"] == {"schedule": schedule, "drain_s": 60.0}
+    assert (await api("GET", f"{path}/rotation", expect=200)).json() == planned
+    await api("POST", f"{path}/rotate", {}, expect=202, idempotency_key="m1")
+    await api("POST", f"{path}/rotate", {}, expect=202, idempotency_key="m1")
+    await api("POST", f"{path}/rotate", {}, expect=409)
+    versions = (await api("GET", f"{path}/versions")).json()["items"]
+    assert [(each["number"], each["state"]) for each in versions] == [(2, "pending"), (1, "current")]
+    await api("DELETE", f"/sources/{made.json()['id']}", expect=409)
+    await api("POST", f"{path}/versions/2/revoke", {}, expect=200)
+    async with database.platform() as connection:
+        for table in ("key_source", "audit_event", "idempotency_key"):
+            assert credential not in str(await connection.fetch(f"select * from {table}"))
+
+
+async def test_roll_back_and_revoke(api: Api, acme: Planted) -> None:
+    path = f"/keys/{acme.key_id}"
+    await api("POST", f"{path}/rollback", {}, expect=409)
+    await api("POST", f"{path}/versions/1/revoke", {}, expect=409)
+    await api("POST", f"{path}/rotate", {"api_key": NEW_KEY}, expect=200)
+    back = await api("POST", f"{path}/rollback", {}, expect=200)
+    assert back.json()["current"]["number"] == 1
+    gone = await api("POST", f"{path}/versions/1/revoke", {}, expect=200)
+    assert gone.json()["current"]["number"] == 2
+    forced = await api("POST", f"{path}/versions/2/revoke", {"force": True}, expect=200)
+    assert forced.json()["current"] is None
+    await api("POST", f"{path}/versions/9/revoke", {}, expect=404)
+
+
 async def test_import_the_familiar_shape(api: Api, database: Connections, data_keys: DataKeys, acme: Planted) -> None:
     document = {
         "name": "imported",
@@ -353,6 +394,18 @@ WRONG: tuple[tuple[str, str, Any, str], ...] = (
     ("POST", "/pools/{pool}/keys", key_body(base_url="http://169.254.169.254/"), "/base_url"),
     ("POST", "/pools/{pool}/keys", key_body(models=["ok", ""]), "/models/1"),
     ("POST", "/keys/{key}/rotate", {"api_key": "Bearer x"}, "/api_key"),
+    ("POST", "/keys/{key}/rotate", {"base_url": "https://evil.example"}, "/base_url"),
+    ("PUT", "/keys/{key}/rotation", {"settings": {"schedule": {"cron": "x"}}}, "/settings/schedule/cron"),
+    ("PUT", "/keys/{key}/rotation", {"settings": {"schedule": {"interval_s": 86400}}}, "/source_id"),
+    ("PUT", "/keys/{key}/rotation", {"settings": {"probes": 0}}, "/settings/probes"),
+    ("POST", "/sources", {"name": "s", "driver": "openai", "config": {}}, "/config"),
+    ("POST", "/sources", {"name": "s", "driver": "carrier-pigeon"}, "/driver"),
+    (
+        "POST",
+        "/sources",
+        {"name": "s", "driver": "webhook", "config": {"url": "http://169.254.169.254/"}, "credential": "c" * 32},
+        "/config/url",
+    ),
     ("PATCH", "/pools/{pool}", {"settings": {"retry": {"max_attempts": 99}}}, "/settings/retry/max_attempts"),
     ("PATCH", "/pools/{pool}", {"settings": {"failovr": True}}, "/settings"),
     ("PATCH", "/quotas/{quota}", {"limits": {"rpm": -1}}, "/limits/rpm"),

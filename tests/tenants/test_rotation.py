@@ -340,6 +340,17 @@ async def test_roll_back_while_draining(bench: Bench) -> None:
         await command(bench, roll_back)
 
 
+async def test_roll_back_to_a_disabled_version_enables_it_again(bench: Bench) -> None:
+    await bench.start()
+    await bench.run(seconds=40, step_s=5)
+    assert not bench.accepted("old")
+    await command(bench, roll_back)
+    await bench.run()
+    assert bench.accepted("old")
+    assert await bench.states() == {2: "draining", 1: "current"}
+    await bench.assert_serving()
+
+
 async def test_emergency_revoke_falls_back_and_cleans_up(bench: Bench) -> None:
     await bench.start()
     await bench.run(seconds=5)

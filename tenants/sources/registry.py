@@ -1,0 +1,60 @@
+"""The drivers by name, and how a stored source becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from auth.secret import Secret
+from tenants.sources.azure import AzureDriver, AzureSettings
+from tenants.sources.manual import ManualDriver, ManualSettings
+from tenants.sources.openai import OpenAIDriver, OpenAISettings
+from tenants.sources.openrouter import OpenRouterDriver, OpenRouterSettings
+from tenants.sources.protocol import Driver, HttpCalls, SourceRefused
+from tenants.sources.webhook import WebhookDriver, WebhookSettings
+from tenants.sources.xai import XaiDriver, XaiSettings
+
+SETTINGS: Final[Mapping[str, type[msgspec.Struct]]] = MappingProxyType(
+    {
+        "openai": OpenAISettings,
+        "openrouter": OpenRouterSettings,
+        "xai": XaiSettings,
+        "azure": AzureSettings,
+        "webhook": WebhookSettings,
+        "manual": ManualSettings,
+    }
+)
+"""What each driver's settings look like."""
+
+NEEDS_CREDENTIAL: Final = frozenset(SETTINGS) - {"manual"}
+
+
+def make_driver(
+    name: str, config: Mapping[str, Any], credential: Secret | None, *, http: HttpCalls, now_unix: Callable[[], float]
+) -> Driver:
+    """Build a driver; `SourceRefused` for an unknown name, settings that do not fit, or a missing credential."""
+    if name not in SETTINGS:
+        raise SourceRefused(f"there is no driver {name}; use one of {', '.join(sorted(SETTINGS))}")
+    try:
+        settings = msgspec.convert(dict(config), SETTINGS[name])
+    except msgspec.ValidationError as error:
+        raise SourceRefused(f"the settings of the {name} source do not fit: {error}") from None
+    if isinstance(settings, ManualSettings):
+        return ManualDriver(settings, credential, http)
+    if credential is None:
+        raise SourceRefused(f"a {name} source needs an admin credential")
+    match settings:
+        case OpenAISettings():
+            return OpenAIDriver(settings, credential, http)
+        case OpenRouterSettings():
+            return OpenRouterDriver(settings, credential, http)
+        case XaiSettings():
+            return XaiDriver(settings, credential, http)
+        case AzureSettings():
+            return AzureDriver(settings, credential, http)
+        case WebhookSettings():
+            return WebhookDriver(settings, credential, http, now_unix)
+    raise LookupError(f"the driver {name} is listed and not built")
