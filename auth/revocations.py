@@ -89,13 +89,10 @@ class Revocations:
         until = self._until
         if not until:
             return False
-        for token_id in token.token_ids:
-            if token_id in until:
-                return True
         for owner in token.owners:
             if (found := until.get(owner)) is not None and token.issued_at <= found[0]:
                 return True
-        return False
+        return not until.keys().isdisjoint(token.token_ids)
 
     async def refresh(self, connections: Connections, *, now: float) -> int:
         """Load what was revoked since the last refresh, everything at first; returns how many rows were read."""
