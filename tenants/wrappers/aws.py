@@ -1,0 +1,164 @@
+"""KEKs in AWS KMS: `awskms://<region>/<key id, alias/… or ARN>`, with the context as encryption context.
+
+    POST https://kms.<region>.amazonaws.com/   X-Amz-Target: TrentService.Encrypt | Decrypt | DescribeKey   (JSON 1.1)
+
+Requests are signed with Signature Version 4, so no SDK is needed. The encryption context is bound to the ciphertext and
+shown in CloudTrail: it holds opaque ids only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from auth.secret import Secret
+from tenants.errors import KekDisabled, KekUnavailable, KeyringUnsafe, SealBroken
+from tenants.keyring import KekStatus, Wrapped
+from tenants.sources.protocol import HttpCalls, SourceAway
+
+_URI: Final = re.compile(r"awskms://(?P<region>[a-z0-9-]+)/(?P<key>[\w:/-]+)")
+_DISABLED: Final = frozenset({"DisabledException", "KMSInvalidStateException", "NotFoundException"})
+_BROKEN: Final = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
+
+
+@dataclass(frozen=True, slots=True)
+class AwsCredentials:
+    """Temporary or fixed credentials, as a credential provider hands them out."""
+
+    access_key_id: str
+    secret_access_key: Secret
+    session_token: Secret | None = None
+
+
+class AwsKms:
+    """`credentials` gives valid ones at each call, `now` the time with its zone; `endpoint` overrides the region's."""
+
+    def __init__(
+        self,
+        uri: str,
+        http: HttpCalls,
+        credentials: Callable[[], AwsCredentials],
+        *,
+        now: Callable[[], datetime],
+        endpoint: str | None = None,
+    ) -> None:
+        found = _URI.fullmatch(uri)
+        if found is None:
+            raise KeyringUnsafe(
+                "The key-encryption key's URI is malformed.", hint="Write it as awskms://eu-central-1/alias/llm-proxy."
+            )
+        self._uri = uri
+        self._region, self._key = found["region"], found["key"]
+        self._endpoint = endpoint or f"https://kms.{self._region}.amazonaws.com/"
+        self._http, self._credentials, self._now = http, credentials, now
+
+    @property
+    def uri(self) -> str:
+        """The key; KMS keeps its backing versions to itself."""
+        return self._uri
+
+    def opens(self, kek_uri: str) -> bool:
+        """Tell whether it is this key."""
+        return kek_uri == self._uri
+
+    async def wrap(self, context: Sequence[str], plaintext: bytes) -> Wrapped:
+        """Encrypt."""
+        answer = await self._call("Encrypt", {"Plaintext": _b64(plaintext), "EncryptionContext": _context(context)})
+        return Wrapped(self._uri, _unb64(answer.get("CiphertextBlob")))
+
+    async def unwrap(self, context: Sequence[str], wrapped: Wrapped) -> bytes:
+        """Decrypt, by this key alone."""
+        body = {"CiphertextBlob": _b64(wrapped.blob), "EncryptionContext": _context(context)}
+        return _unb64((await self._call("Decrypt", body)).get("Plaintext"))
+
+    async def status(self, kek_uri: str) -> KekStatus:
+        """Ask for the key's state."""
+        del kek_uri
+        try:
+            described = await self._call("DescribeKey", {})
+        except KekDisabled:
+            return "disabled"
+        return "enabled" if described.get("KeyMetadata", {}).get("KeyState") == "Enabled" else "disabled"
+
+    async def _call(self, action: str, members: Mapping[str, Any]) -> dict[str, Any]:
+        body = msgspec.json.encode({"KeyId": self._key, **members})
+        target = f"TrentService.{action}"
+        headers = signed_headers(
+            self._endpoint, body, target, region=self._region, credentials=self._credentials(), now=self._now()
+        )
+        try:
+            answer = await self._http.call("POST", self._endpoint, headers=headers, body=body)
+        except SourceAway as error:
+            raise KekUnavailable("The key-encryption key's provider does not answer.", debug=str(error)) from error
+        try:
+            document: dict[str, Any] = msgspec.json.decode(answer.body, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            document = {}
+        if answer.status == 200:
+            return document
+        kind = str(document.get("__type", "")).rpartition("#")[2]
+        if kind in _BROKEN:
+            raise SealBroken("the wrapped data key was changed or moved to another row")
+        if kind in _DISABLED:
+            raise KekDisabled(
+                "The key-encryption key is disabled.", hint="Enable the key in KMS.", debug=f"{action}: {kind}"
+            )
+        raise KekUnavailable(
+            "The key-encryption key's provider refused.",
+            hint="Check the gateway's rights on the key: kms:Encrypt, kms:Decrypt, kms:DescribeKey.",
+            debug=f"{action}: {answer.status} {kind}",
+        )
+
+
+def signed_headers(
+    url: str, body: bytes, target: str, *, region: str, credentials: AwsCredentials, now: datetime
+) -> dict[str, str]:
+    """Return the headers of a signed POST to KMS (AWS Signature Version 4)."""
+    stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    parts = urlsplit(url)
+    headers = {
+        "content-type": "application/x-amz-json-1.1",
+        "host": parts.netloc,
+        "x-amz-date": stamp,
+        "x-amz-target": target,
+    }
+    if credentials.session_token is not None:
+        headers["x-amz-security-token"] = credentials.session_token.reveal()
+    names = ";".join(sorted(headers))
+    lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
+    request = f"POST\n{parts.path or '/'}\n\n{lines}\n{names}\n{hashlib.sha256(body).hexdigest()}"
+    scope = f"{stamp[:8]}/{region}/kms/aws4_request"
+    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+    key = b"AWS4" + credentials.secret_access_key.reveal().encode()
+    for part in (stamp[:8], region, "kms", "aws4_request"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    headers["authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={credentials.access_key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
+    )
+    return headers
+
+
+def _context(context: Sequence[str]) -> dict[str, str]:
+    return {f"llm-proxy-{index}": part for index, part in enumerate(context)}
+
+
+def _b64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _unb64(value: Any) -> bytes:
+    try:
+        return base64.b64decode(str(value), validate=True)
+    except binascii.Error:
+        raise KekUnavailable("The key-encryption key's provider gave an answer that cannot be read.") from None

@@ -1,0 +1,105 @@
+"""New keys under stored data, while it is read and written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from auth.storage import Connections
+from tenants.datakeys import DataKeys
+from tenants.errors import KekDisabled
+from tenants.keyring import LocalKeyring
+from tenants.rewrap import Progress, kek_references, new_data_key, reencrypt, rewrap_data_keys, verify_envelopes
+from tenants.snapshot import SnapshotLoader
+from tests.tenants.conftest import KEK, Clock, Plant
+
+NEW_KEK = bytes(range(32, 64))
+
+
+async def last(progress: AsyncIterator[Progress]) -> Progress:
+    found = Progress()
+    async for each in progress:
+        found = each
+    return found
+
+
+async def test_a_new_kek_takes_over_and_the_old_one_can_go(
+    database: Connections, keyring: LocalKeyring, data_keys: DataKeys, plant: Plant, clock: Clock
+) -> None:
+    planted = [await plant(slug) for slug in ("a", "b", "c")]
+    both = LocalKeyring([NEW_KEK, KEK])
+    done = await last(rewrap_data_keys(database, both))
+    assert (done.done, done.total, done.failed) == (3, 3, {})
+    assert await kek_references(database) == {both.uri: 3}
+    assert (await last(rewrap_data_keys(database, both))).done == 0, "a second run finds nothing to do"
+    alone = DataKeys(database, LocalKeyring([NEW_KEK]), clock=clock)
+    for each in planted:
+        loaded = await SnapshotLoader(database, alone).load(each.tenant_id)
+        assert loaded is not None
+        assert loaded.pools[0].keys[0].secret == each.secret
+    with pytest.raises(KekDisabled):
+        await DataKeys(database, keyring).seal(planted[0].tenant_id, ("x",), b"x")
+
+
+async def test_a_data_key_that_does_not_open_is_reported_and_left(database: Connections, plant: Plant) -> None:
+    bad = await plant("bad")
+    await plant("good")
+    async with database.platform() as connection:
+        await connection.execute(
+            "update data_key set wrapped = set_byte(wrapped, 20, 255 - get_byte(wrapped, 20)) where tenant_id = $1",
+            bad.tenant_id,
+        )
+    done = await last(rewrap_data_keys(database, LocalKeyring([NEW_KEK, KEK])))
+    assert done.done == 1
+    assert len(done.failed) == 1
+
+
+async def test_a_new_data_key_moves_every_envelope_while_they_are_read(
+    database: Connections, data_keys: DataKeys, plant: Plant
+) -> None:
+    planted = await plant("acme")
+    other = await plant("other")
+    active = await new_data_key(database, data_keys.wrapper, planted.tenant_id)
+    loader = SnapshotLoader(database, data_keys)
+
+    async def read() -> None:
+        for _ in range(10):
+            loaded = await loader.load(planted.tenant_id)
+            assert loaded is not None
+            assert loaded.pools[0].keys[0].secret == planted.secret
+
+    done, _ = await asyncio.gather(last(reencrypt(database, data_keys, planted.tenant_id)), read())
+    assert (done.done, done.total, done.failed) == (1, 1, {})
+    async with database.platform() as connection:
+        used = await connection.fetchval("select data_key_id from key_version where tenant_id = $1", planted.tenant_id)
+        untouched = await connection.fetchval("select count(*) from data_key where tenant_id = $1", other.tenant_id)
+    assert (used, untouched) == (active, 1)
+    assert (await last(reencrypt(database, data_keys, planted.tenant_id))).done == 0
+    checked = await last(verify_envelopes(database, data_keys))
+    assert (checked.done, checked.failed) == (2, {})
+
+
+async def test_verify_names_what_does_not_open(database: Connections, data_keys: DataKeys, plant: Plant) -> None:
+    planted = await plant("acme")
+    async with database.platform() as connection:
+        await connection.execute("update key_version set number = 9 where key_id = $1", planted.key_id)
+    checked = await last(verify_envelopes(database, data_keys))
+    assert checked.done == 1
+    assert list(checked.failed.values()) == ["the envelope belongs to another data key or context"]
+
+
+async def test_a_shredded_tenants_ciphertexts_open_for_nobody(
+    database: Connections, data_keys: DataKeys, plant: Plant
+) -> None:
+    """Ciphertexts that outlive their data key, as in an export of the key table, open for nobody."""
+    planted = await plant("acme")
+    async with database.platform() as connection:
+        row = await connection.fetchrow("select data_key_id, envelope from key_version")
+        await connection.execute("delete from provider_key")
+        await connection.execute("delete from data_key")
+    assert row is not None
+    data_keys.forget(planted.tenant_id)
+    with pytest.raises(ValueError, match="does not exist"):
+        await data_keys.open(planted.tenant_id, row["data_key_id"], ("x",), bytes(row["envelope"]))
