@@ -7,7 +7,7 @@ import sys
 import rich_click as click
 
 from auth.errors import Fault
-from gateway.cli import clients, keys, operate, pools, run, tenants
+from gateway.cli import clients, keys, operate, pools, run, simulate, tenants
 from gateway.cli.output import errors, print_fault
 from gateway.control.version import program_version
 
@@ -17,7 +17,7 @@ EXIT_INTERRUPTED = 130
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(program_version(), prog_name="llm-proxy")
-@click.command_panel("Run", commands=["dev", "serve", "gateway", "control", "simulated-provider"])
+@click.command_panel("Run", commands=["dev", "serve", "gateway", "control", "simulated-provider", "simulate"])
 @click.command_panel("Manage (against a running gateway)", commands=["tenant", "client", "pool", "key", "token"])
 @click.command_panel("Operate", commands=["migrate", "bootstrap", "config"])
 def program() -> None:
@@ -34,6 +34,7 @@ for _command in (
     run.gateway,
     run.control,
     run.simulated_provider,
+    simulate.simulate,
     tenants.tenant,
     clients.client,
     pools.pool,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.conftest import RunningGateway
 
-MODEL = "claude-sonnet-4-5"
+MODEL = "claude-haiku-4-5"
 HELLO: list[anthropic.types.MessageParam] = [{"role": "user", "content": "Hello!"}]
 
 
