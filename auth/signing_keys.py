@@ -143,6 +143,29 @@ class SigningKeys:
         await self.refresh()
         return waiting[0].kid
 
+    async def reseal(self) -> int:
+        """Seal every private key anew, under the platform's present data key; returns how many were.
+
+        For the rotation of data keys: when it has run, the older data key opens no signing key any more.
+        """
+        async with self._connections.platform() as connection:
+            rows = await connection.fetch("select kid, alg, data_key_id, sealed from signing_key")
+        count = 0
+        for row in rows:
+            context = _context(row["kid"], row["alg"])
+            der = await self._sealer.open(PLATFORM_TENANT_ID, row["data_key_id"], context, row["sealed"])
+            fresh = await self._sealer.seal(PLATFORM_TENANT_ID, context, der)
+            async with self._connections.platform() as connection:
+                done = await connection.execute(
+                    "update signing_key set data_key_id = $1, sealed = $2 where kid = $3 and sealed = $4",
+                    fresh.data_key_id,
+                    fresh.blob,
+                    row["kid"],
+                    row["sealed"],
+                )
+            count += done == "UPDATE 1"
+        return count
+
     async def _apply(self, steps: Sequence[Step], *, now: float) -> bool:
         # Sealing may ask a KMS: it is done before the transaction that holds the lock.
         candidates = [await self._candidate(step.alg) if isinstance(step, Create) else None for step in steps]

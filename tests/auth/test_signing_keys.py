@@ -134,3 +134,19 @@ async def test_private_keys_are_sealed_for_their_row_alone(database: Connections
         await connection.execute("update signing_key set sealed = $1 where kid = $2", rows[1]["sealed"], rows[0]["kid"])
     with pytest.raises(ValueError, match="not sealed for this"):
         await SigningKeys(database, sealer, KeySet(), algs=("ES256", "Ed25519")).refresh()
+
+
+async def test_resealing_moves_every_key_to_the_present_data_key(database: Connections) -> None:
+    sealer = InMemorySealer(await data_key(database))
+    keys = SigningKeys(database, sealer, KeySet(), algs=("ES256", "Ed25519"))
+    await keys.maintain(now=1000.0)
+    async with database.platform() as connection:
+        before = {row["kid"]: row["sealed"] for row in await connection.fetch("select kid, sealed from signing_key")}
+    assert await keys.reseal() == 2
+    async with database.platform() as connection:
+        after = {row["kid"]: row["sealed"] for row in await connection.fetch("select kid, sealed from signing_key")}
+    assert before.keys() == after.keys()
+    assert not set(before.values()) & set(after.values())
+    again = SigningKeys(database, sealer, KeySet(), algs=("ES256", "Ed25519"))
+    await again.refresh()
+    assert again.signer().sign({"a": 1}, typ="x").count(".") == 2
