@@ -14,7 +14,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
@@ -24,6 +24,8 @@ from tenants.errors import KekDisabled, KekUnavailable, KeyringUnsafe, SealBroke
 from tenants.keyring import KekStatus, Wrapped
 from tenants.sources.json_calls import JsonApi
 from tenants.sources.protocol import HttpCalls, SourceAway, SourceRefused
+
+T = TypeVar("T")
 
 _URI: Final = re.compile(r"vault://(?P<host>[A-Za-z0-9.-]+(?::\d+)?)/(?P<mount>[\w./-]+)/(?P<key>[\w.-]+)")
 _BLOB: Final = re.compile(rb"vault:v(\d+):[A-Za-z0-9+/=]+")
@@ -83,7 +85,14 @@ class VaultTransit:
     async def wrap(self, context: Sequence[str], plaintext: bytes) -> Wrapped:
         """Encrypt under the key's latest version."""
         body = {"plaintext": base64.b64encode(plaintext).decode(), "associated_data": _associated(context)}
-        answer = await self._call(f"encrypt/{self._key}", _Encrypted, body)
+        try:
+            answer = await self._call(f"encrypt/{self._key}", _Encrypted, body)
+        except SourceRefused as error:
+            raise KekUnavailable(
+                "The key-encryption key's provider refused.",
+                hint="Give the gateway's Vault policy `update` on encrypt/ and decrypt/ of the key.",
+                debug=str(error),
+            ) from error
         blob = answer.data.ciphertext.encode()
         found = _BLOB.fullmatch(blob)
         if found is None:
@@ -95,10 +104,8 @@ class VaultTransit:
         """Decrypt; the blob itself says under which version."""
         body = {"ciphertext": wrapped.blob.decode("ascii", "replace"), "associated_data": _associated(context)}
         try:
-            answer = await self._call(f"decrypt/{self._key}", _Decrypted, body)
-        except KekDisabled:
-            if await self.status(wrapped.kek_uri) == "disabled":
-                raise
+            answer = await self._call(f"decrypt/{self._key}", _Decrypted, body, wrapped.kek_uri)
+        except SourceRefused:
             raise SealBroken("the wrapped data key was changed or moved to another row") from None
         try:
             return base64.b64decode(answer.data.plaintext, validate=True)
@@ -123,17 +130,20 @@ class VaultTransit:
         too_old = version.isdigit() and int(version) < found.data.min_decryption_version
         return "disabled" if too_old else "enabled"
 
-    async def _call(self, path: str, shape: type[_Encrypted] | type[_Decrypted], body: dict[str, str]) -> Any:
+    async def _call(self, path: str, shape: type[T], body: dict[str, str], kek_uri: str | None = None) -> T:
         try:
             return await self._api().need("POST", f"/v1/{self._mount}/{path}", shape, body)
         except SourceAway as error:
             raise _away(error) from error
         except SourceRefused as error:
-            raise KekDisabled(
-                "The key-encryption key's provider refused.",
-                hint="Check the gateway's Vault token and policy, and that the key is enabled.",
-                debug=str(error),
-            ) from error
+            # Refused for want of a right or a token, the key itself may be well: only its status tells that it is not.
+            if await self.status(kek_uri or self._uri) == "disabled":
+                raise KekDisabled(
+                    "The key-encryption key is disabled.",
+                    hint="Restore the key in Vault, or lower its least decryption version.",
+                    debug=str(error),
+                ) from error
+            raise
 
     def _api(self) -> JsonApi:
         return JsonApi(self._http, self._base_url, {"x-vault-token": self._token().reveal()})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from auth.secret import Secret
 from tenants.errors import KekDisabled, KekUnavailable, KeyringUnsafe, SealBroken
-from tenants.keyring import KeyWrapper, LocalKeyring, Wrapped
+from tenants.keyring import KeyWrapper, LocalKeyring, Wrapped, create_keyring_file
 from tenants.wrappers.aws import AwsCredentials, AwsKms, signed_headers
+from tenants.wrappers.choose import WrapperParts, make_wrapper
 from tenants.wrappers.several import SeveralWrappers
 from tenants.wrappers.vault import VaultTransit
 from tests.tenants.kms_servers import TOKEN, Kms, Transit
@@ -103,8 +106,11 @@ async def test_a_vault_key_below_its_least_version_is_disabled() -> None:
 
 
 async def test_a_wrong_vault_token_is_never_shown() -> None:
-    with pytest.raises(KekDisabled) as refused:
+    """Nor is it taken for a disabled key: what is cached goes on working while the token is mended."""
+    with pytest.raises(KekUnavailable) as refused:
         await vault(Transit(), "hvs.wrong").wrap(CONTEXT, b"d" * 32)
+    with pytest.raises(KekUnavailable):
+        await vault(Transit(), "hvs.wrong").unwrap(CONTEXT, Wrapped("x", b"vault:v1:AAAA"))
     assert "hvs" not in refused.value.public + refused.value.hint + refused.value.debug
 
 
@@ -138,3 +144,29 @@ async def test_two_providers_while_moving() -> None:
     assert (await moving.wrap(CONTEXT, b"d" * 32)).kek_uri.startswith("vault://")
     with pytest.raises(KekDisabled, match="not configured"):
         await SeveralWrappers(new).unwrap(CONTEXT, wrapped)
+
+
+def test_uris_choose_the_provider(tmp_path: Path) -> None:
+    create_keyring_file(tmp_path / "keyring")
+    parts = WrapperParts(
+        now=lambda: NOW,
+        keys=Secret(base64.b64encode(bytes(range(32))).decode()),
+        http=Transit(),
+        vault_token=lambda: Secret(TOKEN),
+        aws_credentials=lambda: CREDENTIALS,
+    )
+    assert make_wrapper(f"file:{tmp_path / 'keyring'}", parts).uri.startswith("local://")
+    assert make_wrapper("env", parts).uri.startswith("local://")
+    assert make_wrapper("awskms://eu-central-1/alias/x", parts).uri == "awskms://eu-central-1/alias/x"
+    moving = make_wrapper("vault://v.example/transit/k, env", parts)
+    assert moving.uri.startswith("vault://")
+    assert moving.opens(make_wrapper("env", parts).uri)
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "gcpkms://x", "vault://v/transit/k", "awskms://r/k", "env", "file:/does/not/exist"]
+)
+def test_what_a_uri_lacks_is_said(uri: str) -> None:
+    with pytest.raises(KeyringUnsafe) as refused:
+        make_wrapper(uri, WrapperParts(now=lambda: NOW))
+    assert refused.value.hint

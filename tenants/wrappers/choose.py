@@ -1,0 +1,67 @@
+"""Which KEK provider a URI means.
+
+| URI | provider |
+|---|---|
+| `file:PATH` | a keyring file of mode 0600 |
+| `env` | keys from the environment: the settings hand their value over |
+| `vault://host:8200/transit/key` | HashiCorp Vault or OpenBao Transit |
+| `awskms://region/key` | AWS KMS |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from auth.secret import Secret
+from tenants.errors import KeyringUnsafe
+from tenants.keyring import KeyWrapper, LocalKeyring, load_keyring_file, parse_keyring
+from tenants.sources.protocol import HttpCalls
+from tenants.wrappers.aws import AwsCredentials, AwsKms
+from tenants.wrappers.several import SeveralWrappers
+from tenants.wrappers.vault import VaultTransit
+
+
+@dataclass(frozen=True, slots=True)
+class WrapperParts:
+    """What the providers need beside their URI; only what the chosen ones use has to be there."""
+
+    now: Callable[[], datetime]
+    keys: Secret | None = None
+    http: HttpCalls | None = None
+    vault_token: Callable[[], Secret] | None = None
+    aws_credentials: Callable[[], AwsCredentials] | None = None
+
+
+def make_wrapper(uris: str, parts: WrapperParts) -> KeyWrapper:
+    """Build the provider of a URI, or of several separated by commas: the first wraps, all unwrap.
+
+    Raises `KeyringUnsafe` with the mend when a URI is not known or something it needs is missing.
+    """
+    wrappers = [_one(uri.strip(), parts) for uri in uris.split(",") if uri.strip()]
+    if not wrappers:
+        raise KeyringUnsafe("No key-encryption key is configured.", hint="Name one, for example file:/path/to/keyring.")
+    return wrappers[0] if len(wrappers) == 1 else SeveralWrappers(*wrappers)
+
+
+def _one(uri: str, parts: WrapperParts) -> KeyWrapper:
+    if uri == "env" or uri.startswith("env:"):
+        if parts.keys is None:
+            raise KeyringUnsafe("The environment holds no key-encryption keys.", hint="Set the variable of the keys.")
+        return LocalKeyring(parse_keyring(parts.keys.reveal(), source="the environment"))
+    if uri.startswith("file:"):
+        return load_keyring_file(Path(uri.removeprefix("file://").removeprefix("file:")))
+    if uri.startswith("vault://"):
+        if parts.http is None or parts.vault_token is None:
+            raise KeyringUnsafe("A Vault token is needed.", hint="Set the token, or the file that the agent renews.")
+        return VaultTransit(uri, parts.http, parts.vault_token)
+    if uri.startswith("awskms://"):
+        if parts.http is None or parts.aws_credentials is None:
+            raise KeyringUnsafe("AWS credentials are needed.", hint="Set the access key, or run with an IAM role.")
+        return AwsKms(uri, parts.http, parts.aws_credentials, now=parts.now)
+    scheme = uri.split(":", 1)[0]
+    raise KeyringUnsafe(
+        f"There is no key-encryption key provider {scheme[:20]!r}.", hint="Use file:, env, vault:// or awskms://."
+    )
