@@ -118,6 +118,12 @@ class SnapshotLoader:
         async with self._connections.platform() as connection:
             return {row["id"]: row["config_revision"] for row in await connection.fetch(_TENANTS)}
 
+    async def revision(self, tenant_id: UUID) -> int | None:
+        """Return the revision of one tenant, None if it does not exist."""
+        async with self._connections.tenant(tenant_id) as connection:
+            found: int | None = await connection.fetchval("select config_revision from tenant where id = $1", tenant_id)
+            return found
+
     async def _assemble(self, rows: _Rows, tenant: asyncpg.Record) -> TenantSnapshot:
         tenant_id = tenant["id"]
         quotas = {row["id"]: _quota(row) for row in rows.quotas[tenant_id]}

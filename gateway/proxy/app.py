@@ -30,12 +30,13 @@ from gateway.proxy.credentials import find_token
 from gateway.proxy.dialects import Shape, error_answer, status_of
 from gateway.proxy.directory import Directory
 from gateway.proxy.faults import Broken, Forbidden, NoSuchPath, RequestFault, TenantSuspended, WrongMethod
-from gateway.proxy.intake import IntakeLimits, take_in
+from gateway.proxy.intake import Intake, IntakeLimits, take_in
 from gateway.proxy.model_list import list_body, models_of, one_body
 from gateway.proxy.record import Recorder, RequestRecord
 from gateway.proxy.routes import GET_MODEL, LIST_MODELS, Route, Unroutable, is_inference, match
+from gateway.proxy.runtime import TenantRuntime
 from gateway.proxy.stream import relay
-from gateway.upstream.dispatch import Sender
+from gateway.upstream.dispatch import Answer, Sender
 
 logger = logging.getLogger(__name__)
 
@@ -147,28 +148,67 @@ class DataPath:
         record.principal = principal
         if INFERENCE not in principal.scopes:
             raise _no_scope()
+        tenant = await self._tenant(principal)
+        inquiry = _Inquiry(route, channel, record, self._details_of(principal))
+        if operation.name in (LIST_MODELS, GET_MODEL):
+            body = self._models(tenant, inquiry)
+            if body is None:
+                body = self._models(await self._look_again(tenant), inquiry, is_last=True)
+            await _send_models(channel, record, body or b"")
+            return
+        intake = await take_in(channel, operation, self._limits)
+        record.model = intake.model or route.model or ""
+        leaver.task = asyncio.current_task()
+        channel.on_gone(leaver.leave)
+        try:
+            answer = await self._send(tenant, inquiry, intake)
+        except RequestFault as refusal:
+            if not refusal.may_be_outdated or not intake.replayable:
+                raise
+            changed = await self._look_again(tenant)
+            if changed is tenant:
+                raise
+            answer = await self._send(changed, inquiry, intake)
+        await relay(channel, answer, record, shape=shape, est_input_tokens=intake.est_input_tokens)
+
+    async def _tenant(self, principal: Principal) -> TenantRuntime:
         tenant = self._directory.get(principal.tenant_id) or await self._directory.find(principal.tenant_id)
+        if tenant is not None and not tenant.is_active:
+            tenant = await self._look_again(tenant)
         if tenant is None or not tenant.is_active:
             raise TenantSuspended(
                 "The tenant of this token is suspended or was deleted.", hint="Ask the operators of the gateway."
             )
-        details = self._details_of(principal)
-        named = named_pool(route.pool, channel.headers)
-        if operation.name in (LIST_MODELS, GET_MODEL):
-            models = models_of(tenant, details, named=named, dialect=operation.dialect, now=self._unix_clock())
-            await _send_models(channel, record, route, models)
-            return
-        intake = await take_in(channel, operation, self._limits)
-        record.model = model = intake.model or route.model or ""
+        return tenant
+
+    async def _look_again(self, tenant: TenantRuntime) -> TenantRuntime:
+        """Return the tenant as it is now: `tenant` itself if nothing has changed."""
+        await self._directory.look_again(tenant.tenant_id)
+        found = self._directory.get(tenant.tenant_id)
+        return tenant if found is None else found
+
+    def _models(self, tenant: TenantRuntime, inquiry: _Inquiry, *, is_last: bool = False) -> bytes | None:
+        """Return the answer's body; None (never at last) when there is nothing to tell yet."""
+        route = inquiry.route
+        dialect = route.operation.dialect
+        try:
+            models = models_of(tenant, inquiry.details, named=inquiry.named, dialect=dialect, now=self._unix_clock())
+            if route.operation.name == GET_MODEL:
+                return one_body(dialect, models, route.model or "")
+        except RequestFault:
+            if is_last:
+                raise
+            return None
+        return list_body(dialect, models) if models or is_last else None
+
+    async def _send(self, tenant: TenantRuntime, inquiry: _Inquiry, intake: Intake) -> Answer:
+        record, dialect = inquiry.record, inquiry.route.operation.dialect
         choice = choose_pool(
-            tenant, details, named=named, model=model, dialect=operation.dialect, now=self._unix_clock()
+            tenant, inquiry.details, named=inquiry.named, model=record.model, dialect=dialect, now=self._unix_clock()
         )
         record.pool = choice.pool
-        leaver.task = asyncio.current_task()
-        channel.on_gone(leaver.leave)
-        call = Call(route, channel, intake, choice, record, clock=self._clock, rng=self._rng)
-        answer = await call.send(self._upstream)
-        await relay(channel, answer, record, shape=shape, est_input_tokens=intake.est_input_tokens)
+        call = Call(inquiry.route, inquiry.channel, intake, choice, record, clock=self._clock, rng=self._rng)
+        return await call.send(self._upstream)
 
     def _details_of(self, principal: Principal) -> tuple[Detail, ...]:
         if not principal.details:
@@ -188,6 +228,19 @@ class DataPath:
                 self._details.clear()
             self._details[principal.token_id] = found
         return found
+
+
+class _Inquiry:
+    """What one request asks for, and how far its token goes."""
+
+    __slots__ = ("channel", "details", "named", "record", "route")
+
+    def __init__(self, route: Route, channel: Channel, record: RequestRecord, details: tuple[Detail, ...]) -> None:
+        self.route = route
+        self.channel = channel
+        self.record = record
+        self.details = details
+        self.named = named_pool(route.pool, channel.headers)
 
 
 class _Leaver:
@@ -210,12 +263,7 @@ class _Leaver:
             self.task.uncancel()
 
 
-async def _send_models(channel: Channel, record: RequestRecord, route: Route, models: dict[str, str]) -> None:
-    dialect = route.operation.dialect
-    if route.operation.name == GET_MODEL:
-        body = one_body(dialect, models, route.model or "")
-    else:
-        body = list_body(dialect, models)
+async def _send_models(channel: Channel, record: RequestRecord, body: bytes) -> None:
     identifier = record.request_id.encode()
     headers = [
         (b"content-type", b"application/json"),

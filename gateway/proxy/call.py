@@ -88,7 +88,7 @@ class Call:
                     raise self._full(None)
             answer = await dispatch(self._exchange, self._prepare, upstream, clock=self._clock, park=self._park)
         finally:
-            self._record.attempts = len(self._exchange.attempts)
+            self._record.attempts += len(self._exchange.attempts)
             if self._place is not None:
                 self._place.leave()
         if isinstance(answer, Failure):

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from auth.details import Detail
 from gateway.policy import Allowed, Denied, judge, may_use_pool
-from gateway.proxy.faults import BadBody, Forbidden, NoUsableKey, RequestFault, UnknownModel, UnknownPool
+from gateway.proxy.faults import (
+    Forbidden,
+    NoPoolReached,
+    NoSuchDialect,
+    NoUsableKey,
+    RequestFault,
+    UnknownModel,
+    UnknownPool,
+)
 from gateway.proxy.runtime import PoolRuntime, TenantRuntime
 
 POOL_HEADER = b"x-llm-proxy-pool"
@@ -86,14 +94,14 @@ def choose_pool(
             "The tenant has no pool yet.", hint="Create one: POST /api/v1/pools/import, or 'llm-proxy pool import'."
         )
     if not reachable:
-        raise Forbidden(
+        raise NoPoolReached(
             "The access token reaches none of the tenant's pools (authorization_details.pools).",
             hint="Ask whoever issued the token for a wider one.",
         )
     if not any(pool.endpoints for pool in reachable):
         raise _no_key(reachable[0].name)
     if not model:
-        raise BadBody(
+        raise NoSuchDialect(
             f"No pool of this tenant has a key for the {dialect} API.",
             hint="Name a model, or add a key of a provider that speaks it.",
         )

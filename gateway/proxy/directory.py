@@ -10,6 +10,8 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 from uuid import UUID
 
@@ -25,6 +27,10 @@ IGNORED_TABLES = frozenset({"oauth_client", "client_secret", "signing_key", "tok
 UNKNOWN_FOR_S = 5.0
 """How long a tenant that does not exist is remembered as such."""
 RETRY_S = 1.0
+LOOK_EVERY_S = 0.25
+"""At most so often a tenant's revision is read because of refusals."""
+LOOK_S = 0.5
+"""How long a refusal may be held back for that."""
 _GIVE_UP_AFTER = 3
 
 
@@ -39,6 +45,9 @@ class Loader(Protocol):
 
     async def revisions(self) -> dict[UUID, int]:
         """Return the revision of every tenant."""
+
+    async def revision(self, tenant_id: UUID) -> int | None:
+        """Return the revision of one tenant, None if it does not exist."""
 
 
 class InMemoryLoader:
@@ -71,6 +80,18 @@ class InMemoryLoader:
             raise self.broken
         return {tenant_id: snapshot.revision for tenant_id, snapshot in self.snapshots.items()}
 
+    async def revision(self, tenant_id: UUID) -> int | None:
+        """See `Loader.revision`."""
+        return (await self.revisions()).get(tenant_id)
+
+
+@dataclass(slots=True)
+class _Look:
+    """One look at a tenant's revision; whoever comes after it has begun needs another one."""
+
+    begun_at: float | None = None
+    task: asyncio.Task[None] | None = None
+
 
 class Directory:
     """Tenant id → runtime. `start` loads everything and keeps it fresh until `close`.
@@ -85,6 +106,8 @@ class Directory:
         self._tenants: dict[UUID, TenantRuntime] = {}
         self._loading: dict[UUID, asyncio.Task[TenantRuntime | None]] = {}
         self._unknown: dict[UUID, float] = {}
+        self._looks: dict[UUID, _Look] = {}
+        self._away_until = -inf
         self._dirty: set[UUID] = set()
         self._all_dirty = False
         self._wake = asyncio.Event()
@@ -122,6 +145,42 @@ class Directory:
                 retry_after_s=RETRY_S,
             ) from error
 
+    async def look_again(self, tenant_id: UUID) -> None:
+        """Bring one tenant up to the state at the time of this call, before a request is refused for what it lacks.
+
+        Changes arrive by notice, a moment after their writer was answered; who creates a pool and uses it at once must
+        not meet the state from before. Never takes longer than `LOOK_S`, nor raises; does nothing while the database is
+        away. Many callers share a look, but only one that began after they came.
+        """
+        now = self._workshop.clock()
+        if now < self._away_until:
+            return
+        look = self._looks.get(tenant_id)
+        if look is None or look.begun_at is not None:
+            delay_s = 0.0 if look is None or look.begun_at is None else look.begun_at + LOOK_EVERY_S - now
+            look = self._looks[tenant_id] = _Look()
+            look.task = asyncio.create_task(self._look(look, tenant_id, delay_s))
+        assert look.task is not None
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await asyncio.shield(look.task)
+        except TimeoutError:
+            self._away_until = self._workshop.clock() + RETRY_S
+
+    async def _look(self, look: _Look, tenant_id: UUID, delay_s: float) -> None:
+        if delay_s > 0.0:
+            await asyncio.sleep(delay_s)
+        look.begun_at = self._workshop.clock()
+        try:
+            revision = await self._loader.revision(tenant_id)
+            known = self._tenants.get(tenant_id)
+            if known is None or known.revision != revision:
+                await self._load(tenant_id)
+        except Exception as error:  # noqa: BLE001 - a look's boundary: the refusal stands, the poll goes on trying
+            self.failures += 1
+            self._away_until = self._workshop.clock() + RETRY_S
+            logger.warning("configuration not looked up, serving what is known", extra={"error": repr(error)})
+
     async def start(self) -> None:
         """Begin loading in the background; returns once everything is loaded or the first attempt has failed."""
         first = asyncio.Event()
@@ -130,7 +189,11 @@ class Directory:
 
     async def close(self) -> None:
         """Stop refreshing; what is loaded stays."""
-        tasks = [task for task in (self._task, *self._loading.values()) if task is not None]
+        tasks = [
+            task
+            for task in (self._task, *self._loading.values(), *(look.task for look in self._looks.values()))
+            if task is not None
+        ]
         for task in tasks:
             task.cancel()
         for task in tasks:
@@ -191,6 +254,7 @@ class Directory:
             except Exception as error:  # noqa: BLE001 - a loop's boundary: the last state serves until the next try
                 self.failures += 1
                 delay_s = RETRY_S
+                self._away_until = self._workshop.clock() + RETRY_S
                 logger.warning("configuration not refreshed, serving what is known", extra={"error": repr(error)})
             first.set()
             try:
@@ -204,6 +268,7 @@ class Directory:
         snapshot = await self._loader.load(tenant_id)
         if snapshot is None:
             self._tenants.pop(tenant_id, None)
+            self._looks.pop(tenant_id, None)
             if len(self._unknown) > 10_000:
                 self._unknown.clear()
             self._unknown[tenant_id] = self._workshop.clock() + UNKNOWN_FOR_S

@@ -6,10 +6,14 @@ from auth.errors import Fault
 
 
 class RequestFault(Fault):
-    """An answer that the gateway gives itself. `status` is HTTP's; `retry_after_s` tells when trying again may help."""
+    """An answer that the gateway gives itself. `status` is HTTP's; `retry_after_s` tells when trying again may help.
+
+    `may_be_outdated`: the tenant's configuration is the reason, so it is looked at again before anyone is told.
+    """
 
     code = "invalid_request"
     status = 400
+    may_be_outdated = False
 
     def __init__(self, public: str, *, hint: str = "", debug: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(public, hint=hint, debug=debug)
@@ -66,6 +70,7 @@ class UnknownModel(RequestFault):
 
     code = "model_not_found"
     status = 404
+    may_be_outdated = True
 
 
 class UnknownPool(RequestFault):
@@ -73,6 +78,7 @@ class UnknownPool(RequestFault):
 
     code = "pool_not_found"
     status = 404
+    may_be_outdated = True
 
 
 class Forbidden(RequestFault):
@@ -82,11 +88,24 @@ class Forbidden(RequestFault):
     status = 403
 
 
+class NoPoolReached(Forbidden):
+    """The token is narrowed to pools that the tenant does not have."""
+
+    may_be_outdated = True
+
+
+class NoSuchDialect(BadBody):
+    """The request names no model, and no key speaks its dialect."""
+
+    may_be_outdated = True
+
+
 class TenantSuspended(RequestFault):
     """The tenant was suspended by the operators."""
 
     code = "tenant_suspended"
     status = 403
+    may_be_outdated = True
 
 
 class NoCapacity(RequestFault):
@@ -101,6 +120,7 @@ class NoUsableKey(RequestFault):
 
     code = "no_usable_key"
     status = 503
+    may_be_outdated = True
 
 
 class UpstreamFailed(RequestFault):

@@ -191,3 +191,42 @@ async def test_keys_that_cannot_be_used_are_left_out() -> None:
     found = directory.get(TENANT)
     assert found is not None
     assert [target.name for target in found.pools["main"].targets.values()] == ["ok"]
+
+
+async def test_looks_are_shared_by_those_who_came_before_them(
+    directory: Directory, loader: InMemoryLoader, clock: Clock
+) -> None:
+    await directory.start()
+    loader.snapshots[TENANT] = tenant(revision=2)
+    await asyncio.gather(*(directory.look_again(TENANT) for _ in range(20)))
+    assert directory.get(TENANT).revision == 2  # type: ignore[union-attr]
+    assert loader.loads == 1
+    clock.now += 0.25
+    first = asyncio.create_task(directory.look_again(TENANT))
+    await until(None)
+    loader.snapshots[TENANT] = tenant(revision=3)
+    clock.now += 0.25
+    await directory.look_again(TENANT)
+    assert directory.get(TENANT).revision == 3, "a look that began before is not enough"  # type: ignore[union-attr]
+    await first
+
+
+async def test_a_loader_that_hangs_holds_nobody_for_long(clock: Clock) -> None:
+    class Hanging(InMemoryLoader):
+        asked = 0
+
+        async def revision(self, tenant_id: UUID) -> int | None:
+            self.asked += 1
+            await asyncio.Event().wait()
+            return None
+
+    loader = Hanging(tenant())
+    directory = Directory(loader, Workshop(EgressPolicy(), clock, random.Random(0)), poll_s=3600)
+    await directory.start()
+    await asyncio.gather(directory.look_again(TENANT), directory.look_again(TENANT))
+    await directory.look_again(TENANT)
+    assert loader.asked == 1
+    clock.now += 2
+    await directory.look_again(TENANT)
+    assert loader.asked == 2
+    await directory.close()
