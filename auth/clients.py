@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -123,6 +123,8 @@ async def update_client(
     client = await get_client(session, tenant_id, client_id, lock=True)
     check_if_match(if_match, client.version)
     before = spec_of(client)
+    if before.grant_types == _grant_types_for(before.scopes) and "grant_types" not in changes:
+        before = replace(before, grant_types=())  # they followed from the scopes and go on doing so
     merged = {name: changes.get(name, getattr(before, name)) for name in ClientSpec.__slots__}
     spec = ClientSpec(**merged)
     _check(tenant_id, spec)

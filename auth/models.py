@@ -81,7 +81,10 @@ class SigningKey(SQLModel, table=True):
 
 
 class TokenRevocation(SQLModel, table=True):
-    """One refusal: `jti` is a token's, or `client:…` or `tenant:…` for all issued before `revoked_at`."""
+    """One refusal: `jti` is a token's, or `client:…` or `tenant:…` for all issued before `revoked_at`.
+
+    `recorded_at` is the database's own clock: what processes read on from, whatever their clocks say.
+    """
 
     __tablename__ = "token_revocation"
 
@@ -89,6 +92,12 @@ class TokenRevocation(SQLModel, table=True):
     tenant_id: UUID
     expires_at: datetime = _timestamp()
     revoked_at: datetime = _timestamp(default_now=True)
+    recorded_at: datetime = Field(
+        default=None,
+        sa_type=sa.DateTime(timezone=True),
+        nullable=False,
+        sa_column_kwargs={"server_default": sa.func.clock_timestamp()},
+    )
 
 
 class SeenProof(SQLModel, table=True):

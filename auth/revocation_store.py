@@ -20,6 +20,7 @@ async def revoke_key(session: AsyncSession, tenant_id: UUID, key: str, *, now: d
             index_elements=["jti"],
             set_={
                 "revoked_at": sa.func.greatest(TokenRevocation.revoked_at, statement.excluded.revoked_at),
+                "recorded_at": sa.func.clock_timestamp(),
                 "expires_at": sa.func.greatest(TokenRevocation.expires_at, statement.excluded.expires_at),
             },
         )

@@ -17,7 +17,8 @@ from auth.storage import Connections
 MAX_TOKEN_LIFETIME_S = 366 * 86_400
 """No token lives longer; a revocation row is kept as long as a token that it refuses can live."""
 
-_OVERLAP_S = 60.0  # a transaction that began earlier may commit later: look back this far on every refresh
+_OVERLAP_S = 60.0  # a row recorded earlier may commit later: look back this far on every refresh
+_READ_ALL_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Revocations:
     def __init__(self) -> None:
         self._until: dict[str, tuple[float, float]] = {}
         self._seen_to = 0.0
+        self._read_all_at = float("-inf")
 
     def __len__(self) -> int:
         return len(self._until)
@@ -74,7 +76,6 @@ class Revocations:
         for each in revocations:
             revoked_at, expires_at = self._until.get(each.key, (0.0, 0.0))
             self._until[each.key] = (max(revoked_at, each.revoked_at), max(expires_at, each.expires_at))
-            self._seen_to = max(self._seen_to, each.revoked_at)
 
     def purge(self, now: float) -> None:
         """Forget what has expired: its tokens are refused for their own expiry."""
@@ -95,15 +96,23 @@ class Revocations:
         return not until.keys().isdisjoint(token.token_ids)
 
     async def refresh(self, connections: Connections, *, now: float) -> int:
-        """Load what was revoked since the last refresh, everything at first; returns how many rows were read."""
-        since = datetime.fromtimestamp(max(0.0, self._seen_to - _OVERLAP_S), UTC)
+        """Load what was recorded since the last refresh, and everything at first and every ten minutes.
+
+        It reads on by the database's clock: a process whose own clock runs ahead hides nothing. Returns the rows read.
+        """
+        everything = not 0.0 <= now - self._read_all_at < _READ_ALL_S
+        since = datetime.fromtimestamp(0.0 if everything else max(0.0, self._seen_to - _OVERLAP_S), UTC)
         async with connections.platform() as connection:
             rows = await connection.fetch(
                 "select jti, extract(epoch from revoked_at)::float8 as revoked_at,"
-                " extract(epoch from expires_at)::float8 as expires_at"
-                " from token_revocation where revoked_at > $1 and expires_at > now()",
+                " extract(epoch from expires_at)::float8 as expires_at,"
+                " extract(epoch from recorded_at)::float8 as recorded_at"
+                " from token_revocation where recorded_at > $1 and expires_at > now()",
                 since,
             )
         self.add(Revocation(row["jti"], row["revoked_at"], row["expires_at"]) for row in rows)
+        self._seen_to = max((row["recorded_at"] for row in rows), default=self._seen_to)
+        if everything:
+            self._read_all_at = now
         self.purge(now)
         return len(rows)

@@ -169,11 +169,6 @@ class OAuthServer:
         """Authenticate the client and read what keys it proves to hold: `jkt` and `x5t#S256`."""
         now, issuer = self._clock(), tenant_issuer(self._config.issuer, tenant)
         credentials = read_credentials(call, form)
-        address = ("failed", call.address)
-        pair = (*address, claimed_client(credentials))
-        for key, rate in ((address, FAILURES_PER_ADDRESS), (pair, FAILURES_PER_PAIR)):
-            if (wait_s := self._throttle.wait_s(key, rate, now=now)) > 0:
-                raise SlowDown(math.ceil(wait_s))
         try:
             found = await self._identify(call, credentials, tenant, issuer, proof_of)
         except KeysNeeded as needed:
@@ -185,9 +180,10 @@ class OAuthServer:
         if isinstance(found, tuple):
             return found
         if isinstance(found, InvalidClient):
-            self._throttle.count(address, FAILURES_PER_ADDRESS, now=now)
-            self._throttle.count(pair, FAILURES_PER_PAIR, now=now)
             log.info("client authentication failed", extra={"address": call.address, "request_id": call.request_id})
+            # Right credentials always pass, wherever guesses come from: many clients may share one address.
+            self._limit(("failed", call.address), FAILURES_PER_ADDRESS)
+            self._limit(("failed", call.address, claimed_client(credentials)), FAILURES_PER_PAIR)
         raise found
 
     async def _identify(

@@ -1,7 +1,8 @@
 """Limits on token requests: guessing is slowed by where it comes from, so that no stranger locks the owner out. Pure.
 
 GCRA, as one number a key: the theoretical arrival time. Failed authentications count against the caller's address and
-against the pair of address and client; granted tokens count against the client alone, after it has authenticated.
+against the pair of address and client, and beyond the limit are answered 429; right credentials pass all the same.
+Granted tokens count against the client, once it has authenticated. What makes guessing hopeless is a secret's 256 bits.
 """
 
 from __future__ import annotations

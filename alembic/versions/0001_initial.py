@@ -174,8 +174,10 @@ create table token_revocation (
   jti text primary key,
   tenant_id uuid not null references tenant on delete cascade,
   expires_at timestamptz not null,
-  revoked_at timestamptz not null default now()
+  revoked_at timestamptz not null default now(),
+  recorded_at timestamptz not null default clock_timestamp()
 );
+create index token_revocation_recorded on token_revocation (recorded_at);
 create table seen_proof (
   digest bytea primary key,
   tenant_id uuid not null references tenant on delete cascade,

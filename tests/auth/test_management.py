@@ -88,6 +88,18 @@ async def test_two_secrets_live_at_once_and_rotating_one_breaks_nobody(world: Wo
     assert (await world.post("/oauth2/token", GRANT, headers=second.basic)).status_code == 401
 
 
+async def test_grant_types_follow_the_scopes_until_they_are_set(world: World) -> None:
+    headers = await world.bearer(await world.client("acme"))
+    made = await registered(world, headers, scopes=["inference"])
+    path = f"/api/v1/clients/{made['client_id']}"
+    assert made["grant_types"] == ["client_credentials"]
+    answer = await world.http.patch(path, json={"scopes": ["inference", "tokens:issue"]}, headers=headers)
+    assert "urn:ietf:params:oauth:grant-type:token-exchange" in answer.json()["grant_types"]
+    answer = await world.http.patch(path, json={"grant_types": ["client_credentials"]}, headers=headers)
+    answer = await world.http.patch(path, json={"name": "renamed"}, headers=headers)
+    assert answer.json()["grant_types"] == ["client_credentials"]
+
+
 async def test_pages_walk_all_clients_of_the_tenant_and_no_others(world: World) -> None:
     owner, rival = await world.client("acme"), await world.client("rival")
     more = [await world.client("acme") for _ in range(4)]
