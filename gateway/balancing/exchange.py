@@ -124,6 +124,7 @@ _RETRYABLE = frozenset(
         OutcomeKind.CONNECT_FAILED,
     }
 )
+_DONE = Done()
 _CHEAP = frozenset({OutcomeKind.RATE_LIMITED, OutcomeKind.AUTH_REJECTED, OutcomeKind.CONNECT_FAILED})
 
 
@@ -172,30 +173,34 @@ class Exchange:
 
     def step(self, event: Event, now: float) -> Step:
         """Take in what happened and say what to do next."""
+        # What happens when all goes well is told by its type: matching would cost more than all there is to do.
+        if isinstance(event, Answered) and self._state is _State.SENT:
+            return self._on_answer(event, now)
+        if isinstance(event, Committed) and self._state is _State.ANSWERED:
+            self._state = _State.COMMITTED
+            return Relay(self._leased())
+        if isinstance(event, Finished) and (self._state is _State.COMMITTED or self._state is _State.ANSWERED):
+            self._observe(event.outcome, now)
+            return self._end(_DONE)
+        return self._seldom(event, now)
+
+    def _seldom(self, event: Event, now: float) -> Step:
         match self._state, event:
             case _, CallerGone(usage):
                 return self._abandon(usage, now)
-            case _State.SENT, Answered():
-                return self._on_answer(event, now)
             case ((_State.SENT | _State.ANSWERED), Broke(kind, body_sent)):
                 sent = kind is not OutcomeKind.CONNECT_FAILED if body_sent is None else body_sent
                 return self._on_failure(Outcome(kind), now, body_sent=sent, has_answer=False)
             case _State.ANSWERED, ErrorInStream(kind):
                 outcome = Outcome(kind, self.attempts[-1].status)
                 return self._on_failure(outcome, now, body_sent=True, has_answer=True)
-            case _State.ANSWERED, Committed():
-                self._state = _State.COMMITTED
-                return Relay(self._leased())
             case _State.RELAYING, Committed():
                 return Relay(self._leased())
-            case ((_State.ANSWERED | _State.COMMITTED), Finished(outcome)):
-                self._observe(outcome, now)
-                return self._end(Done())
             case _State.COMMITTED, (Broke(kind) | ErrorInStream(kind)):
                 self._observe(Outcome(kind, self.attempts[-1].status), now)
                 return self._fail(kind)
             case (_State.RELAYING, (Finished() | Broke())) | (_State.OVER, Finished()):
-                return self._end(Done())
+                return self._end(_DONE)
             case _State.PAUSED, Woke():
                 self.paused_s += max(0.0, now - self._pause_began)
                 return self._begin(now)
@@ -207,14 +212,13 @@ class Exchange:
     def _begin(self, now: float) -> Step:
         if now >= self._ask.deadline:
             return self._fail("deadline")
-        match self._acquire(self._barred, now):
-            case Picked(lease):
-                return self._send(lease, now)
-            case Wait(until, reason):
-                return self._pause(until, reason, now) or self._refuse_wait(until, now)
-            case Refused(refusal):
-                last = self.attempts[-1].kind if self.attempts else None
-                return self._fail(last or refusal)
+        decision = self._acquire(self._barred, now)
+        if isinstance(decision, Picked):
+            return self._send(decision.lease, now)
+        if isinstance(decision, Wait):
+            return self._pause(decision.until, decision.reason, now) or self._refuse_wait(decision.until, now)
+        last = self.attempts[-1].kind if self.attempts else None
+        return self._fail(last or decision.reason)
 
     def _on_answer(self, event: Answered, now: float) -> Step:
         attempt = self.attempts[-1]
@@ -310,7 +314,7 @@ class Exchange:
         if self._open is not None:
             attempt = self.attempts[-1]
             self._observe(Outcome(OutcomeKind.ABANDONED, attempt.status, attempt.first_byte_s, usage=usage), now)
-        return self._end(Done())
+        return self._end(_DONE)
 
     def _observe(self, outcome: Outcome, now: float) -> None:
         lease, self._open = self._open, None
@@ -319,18 +323,22 @@ class Exchange:
         attempt = self.attempts[-1]
         attempt.kind = outcome.kind
         attempt.total_s = outcome.total_s or max(0.0, now - lease.started_at)
-        if self._hint_learned and outcome.hint is not None:
-            outcome = replace(outcome, hint=None)
-        self._balancer.observe(
-            lease,
-            replace(
-                outcome,
-                status=attempt.status if outcome.status is None else outcome.status,
-                first_byte_s=attempt.first_byte_s if outcome.first_byte_s is None else outcome.first_byte_s,
-                total_s=attempt.total_s,
-            ),
-            now=now,
-        )
+        hint = None if self._hint_learned else outcome.hint
+        if (
+            hint is not outcome.hint
+            or outcome.status is None
+            or outcome.first_byte_s is None
+            or outcome.total_s != attempt.total_s
+        ):
+            outcome = Outcome(
+                outcome.kind,
+                attempt.status if outcome.status is None else outcome.status,
+                attempt.first_byte_s if outcome.first_byte_s is None else outcome.first_byte_s,
+                attempt.total_s,
+                outcome.usage,
+                hint,
+            )
+        self._balancer.observe(lease, outcome, now=now)
 
     def _leased(self) -> Lease:
         if self.current is None:

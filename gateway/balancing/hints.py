@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 MAX_COUNT = 10**12
 """Above this a limit or remainder is junk, not a quota."""
@@ -65,9 +66,10 @@ def parse_count(value: str | None) -> int | None:
     """Read a limit or remainder: plain digits up to `MAX_COUNT`, else None."""
     if value is None:
         return None
-    value = value.strip()
-    if not _COUNT.match(value):
-        return None
+    if not (value.isascii() and value.isdigit() and len(value) < 14):
+        value = value.strip()
+        if not _COUNT.match(value):
+            return None
     count = int(value)
     return count if count <= MAX_COUNT else None
 
@@ -76,6 +78,18 @@ def parse_seconds(value: str | None) -> float | None:
     """Read a delay: seconds ("59.7") or a Go duration ("6m0s", "120ms"), in [0, `MAX_RESET_S`], else None."""
     if value is None or len(value) > _MAX_VALUE_CHARS:
         return None
+    if value.isascii():
+        # The two commonest forms, "120ms" and "59", need no pattern.
+        if value[-2:] == "ms" and value[:-2].isdigit() and len(value) < 9:
+            return int(value[:-2]) / 1000.0
+        if value.isdigit() and len(value) < 7:
+            return float(value)
+    return _duration(value)
+
+
+@lru_cache(maxsize=1024)
+def _duration(value: str) -> float | None:
+    """Read the less common forms ("6m0s", "59.7"); a provider repeats the same few."""
     value = value.strip()
     if _SECONDS.match(value):
         seconds = float(value)
@@ -93,11 +107,8 @@ def parse_instant(value: str | None, *, now_unix: float) -> float | None:
     """Read an RFC 3339 instant as seconds from now, not below 0; None when absent or more than a month off."""
     if value is None or len(value) > _MAX_VALUE_CHARS:
         return None
-    try:
-        instant = datetime.fromisoformat(value.strip())
-    except ValueError:
-        return None
-    return _until(instant, now_unix)
+    instant = _unix_time(value)
+    return None if instant is None else _until(instant, now_unix)
 
 
 def parse_retry_after(headers: Mapping[str, str], *, now_unix: float) -> float | None:
@@ -113,19 +124,27 @@ def parse_retry_after(headers: Mapping[str, str], *, now_unix: float) -> float |
         seconds = parse_seconds(value)
         if seconds is None:
             try:
-                seconds = _until(parsedate_to_datetime(value), now_unix)
-            except (ValueError, TypeError):
+                seconds = _until(_timestamp(parsedate_to_datetime(value)), now_unix)
+            except (ValueError, TypeError, OverflowError):
                 return None
     return None if seconds is None else min(seconds, MAX_RETRY_AFTER_S)
 
 
-def _until(instant: datetime, now_unix: float) -> float | None:
-    if instant.tzinfo is None:
-        instant = instant.replace(tzinfo=UTC)
+@lru_cache(maxsize=256)
+def _unix_time(value: str) -> float | None:
+    """Resets are told to the second: under load many answers name the same instant."""
     try:
-        seconds = instant.timestamp() - now_unix
-    except (OverflowError, ValueError):
+        return _timestamp(datetime.fromisoformat(value.strip()))
+    except (ValueError, OverflowError):
         return None
+
+
+def _timestamp(instant: datetime) -> float:
+    return (instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)).timestamp()
+
+
+def _until(unix: float, now_unix: float) -> float | None:
+    seconds = unix - now_unix
     return max(0.0, seconds) if abs(seconds) <= MAX_RESET_S else None
 
 
@@ -135,25 +154,62 @@ def _window(limit: int | None, remaining: int | None, reset_s: float | None) -> 
     return None if limit is None and remaining is None else WindowHint(limit, remaining, reset_s)
 
 
+def _names(pattern: str, dimension: str) -> tuple[str, str, str]:
+    limit, remaining, reset = (pattern.format(what=what, of=dimension) for what in ("limit", "remaining", "reset"))
+    return limit, remaining, reset
+
+
+_OPENAI = {of: _names("x-ratelimit-{what}-{of}", of) for of in ("requests", "tokens")}
+_ANTHROPIC = {
+    of: _names("anthropic-ratelimit-{of}-{what}", of) for of in ("requests", "tokens", "input-tokens", "output-tokens")
+}
+_MISTRAL = ("x-ratelimitbysize-limit-minute", "x-ratelimitbysize-remaining-minute", "ratelimitbysize-reset")
+_PLAIN = ("x-ratelimit", "ratelimit")
+_OPENAI_QUOTA = ("openai-organization", "openai-project")
+_ANTHROPIC_QUOTA = ("anthropic-organization-id",)
+
+
+def _header_names(*rows: Iterable[str]) -> Mapping[bytes, str]:
+    always = ("retry-after", "retry-after-ms", *_OPENAI_QUOTA, *_ANTHROPIC_QUOTA)
+    return {name.encode(): name for row in (always, *rows) for name in row}
+
+
+_EVERY = _header_names(
+    *_OPENAI.values(),
+    *_ANTHROPIC.values(),
+    [f"{name}-{what}" for name in _PLAIN for what in ("limit", "remaining", "reset")],
+)
+_BY_STYLE: Mapping[str, Mapping[bytes, str]] = {
+    **dict.fromkeys(("openai", "azure", "groq"), _header_names(*_OPENAI.values())),
+    "anthropic": _header_names(*_ANTHROPIC.values()),
+    "mistral": _header_names(_MISTRAL, ["x-ratelimitbysize-reset"]),
+}
+
+
+def header_names(style: str) -> Mapping[bytes, str]:
+    """Give the (lower-cased) headers that `parse_hint` looks at for this style: of the others none need be decoded."""
+    return _BY_STYLE.get(style, _EVERY)
+
+
 def _openai_window(headers: Mapping[str, str], dimension: str) -> WindowHint | None:
+    limit, remaining, reset = _OPENAI[dimension]
     return _window(
-        parse_count(headers.get(f"x-ratelimit-limit-{dimension}")),
-        parse_count(headers.get(f"x-ratelimit-remaining-{dimension}")),
-        parse_seconds(headers.get(f"x-ratelimit-reset-{dimension}")),
+        parse_count(headers.get(limit)), parse_count(headers.get(remaining)), parse_seconds(headers.get(reset))
     )
 
 
 def _anthropic_window(headers: Mapping[str, str], dimension: str, now_unix: float) -> WindowHint | None:
+    limit, remaining, reset = _ANTHROPIC[dimension]
     return _window(
-        parse_count(headers.get(f"anthropic-ratelimit-{dimension}-limit")),
-        parse_count(headers.get(f"anthropic-ratelimit-{dimension}-remaining")),
-        parse_instant(headers.get(f"anthropic-ratelimit-{dimension}-reset"), now_unix=now_unix),
+        parse_count(headers.get(limit)),
+        parse_count(headers.get(remaining)),
+        parse_instant(headers.get(reset), now_unix=now_unix),
     )
 
 
 def _plain_window(headers: Mapping[str, str], now_unix: float) -> WindowHint | None:
     """`x-ratelimit-*` or `ratelimit-*` without a dimension; a reset of 10 digits is a Unix time in s, of 13 in ms."""
-    for prefix in ("x-ratelimit", "ratelimit"):
+    for prefix in _PLAIN:
         reset = headers.get(f"{prefix}-reset")
         reset_s = parse_seconds(reset)
         if reset is not None and _UNIX_TIME.match(reset):
@@ -168,15 +224,18 @@ def _plain_window(headers: Mapping[str, str], now_unix: float) -> WindowHint | N
 
 
 def _quota_name(headers: Mapping[str, str]) -> str | None:
-    for names in (("openai-organization", "openai-project"), ("anthropic-organization-id",)):
-        parts = [headers[name].strip() for name in names if headers.get(name, "").strip()]
+    for names in (_OPENAI_QUOTA, _ANTHROPIC_QUOTA):
+        parts = [told for name in names if (value := headers.get(name)) and (told := value.strip())]
         if parts and all(len(part) <= 128 and part.isprintable() for part in parts):
             return "/".join(parts)
     return None
 
 
+_NOTHING = Hint()
+
+
 def _finish(hint: Hint) -> Hint | None:
-    return None if hint == Hint() else hint
+    return None if hint.requests is None and hint == _NOTHING else hint
 
 
 def parse_hint(headers: Mapping[str, str], style: str, *, now_unix: float) -> Hint | None:
@@ -184,18 +243,15 @@ def parse_hint(headers: Mapping[str, str], style: str, *, now_unix: float) -> Hi
 
     `style` is one of `HINT_STYLES`; `now_unix` (seconds) turns instants into delays. Never raises on header contents.
     """
-    retry_after_s = parse_retry_after(headers, now_unix=now_unix)
+    retry_after_s = None
+    if "retry-after" in headers or "retry-after-ms" in headers:
+        retry_after_s = parse_retry_after(headers, now_unix=now_unix)
     quota_name = _quota_name(headers)
     if style in ("openai", "azure", "groq"):
-        return _finish(
-            Hint(
-                retry_after_s,
-                requests=(requests := _openai_window(headers, "requests")),
-                requests_per_day=style == "groq" and requests is not None,
-                tokens=_openai_window(headers, "tokens"),
-                quota_name=quota_name,
-            )
-        )
+        requests = _openai_window(headers, "requests")
+        per_day = style == "groq" and requests is not None
+        tokens = _openai_window(headers, "tokens")
+        return _finish(Hint(retry_after_s, requests, per_day, tokens, None, None, quota_name))
     if style == "anthropic":
         return _finish(
             Hint(
@@ -209,9 +265,9 @@ def parse_hint(headers: Mapping[str, str], style: str, *, now_unix: float) -> Hi
         )
     if style == "mistral":
         tokens = _window(
-            parse_count(headers.get("x-ratelimitbysize-limit-minute")),
-            parse_count(headers.get("x-ratelimitbysize-remaining-minute")),
-            parse_seconds(headers.get("ratelimitbysize-reset") or headers.get("x-ratelimitbysize-reset")),
+            parse_count(headers.get(_MISTRAL[0])),
+            parse_count(headers.get(_MISTRAL[1])),
+            parse_seconds(headers.get(_MISTRAL[2]) or headers.get("x-ratelimitbysize-reset")),
         )
         return _finish(Hint(retry_after_s, tokens=tokens, quota_name=quota_name))
     if "anthropic-ratelimit-requests-limit" in headers or "anthropic-ratelimit-tokens-limit" in headers:

@@ -182,12 +182,11 @@ class Ledger:
             if amount > limit:
                 amount = self._capped(amount, limit, input_tokens)
             available = meter.available(now)
-            if available < amount:
-                free_at = meter.earliest(amount, now)
-                at = max(at, free_at)
+            if available < amount and (free_at := meter.earliest(amount, now)) > at:
+                at = free_at
             if available < least * limit:
                 least = available / limit
-        self._share, self._share_at = max(least, 0.0), now
+        self._share, self._share_at = least if least > 0.0 else 0.0, now
         return at
 
     def headroom(self, now: float) -> float:

@@ -167,11 +167,15 @@ class Ready:
         index = int(rng.random() * size)
         strides = self.level.strides
         stride = strides[int(rng.random() * len(strides))]
+        ask, now, floor = self.ask, self.now, self._floor
         for _ in range(size):
-            if self.allows(index):
+            blocked = exclusion_of(candidates[index], ask, now, floor)
+            if blocked is None:
                 found.append(candidates[index])
                 if len(found) >= count:
                     break
+            else:
+                self.blocked[index] = blocked
             index += stride
             if index >= size:
                 index %= size

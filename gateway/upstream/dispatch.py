@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 from gateway.balancing.decision import Lease
 from gateway.balancing.exchange import Exchange
-from gateway.balancing.hints import Hint, parse_hint
+from gateway.balancing.hints import Hint, header_names, parse_hint
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.steps import (
     Answered,
@@ -327,9 +327,6 @@ def _is_event_stream(response: UpstreamResponse) -> bool:
 
 def read_hint(headers: list[tuple[bytes, bytes]], style: str, unix_clock: Clock) -> Hint | None:
     """Read the limit headers of an answer; the many others are not even decoded."""
-    told = {
-        name.decode("latin-1"): value.decode("latin-1")
-        for name, value in headers
-        if b"ratelimit" in name or b"retry-after" in name or b"organization" in name or b"openai-project" in name
-    }
+    names = header_names(style)
+    told = {names[name]: value.decode("latin-1") for name, value in headers if name in names}
     return parse_hint(told, style, now_unix=unix_clock()) if told else None

@@ -15,6 +15,7 @@ from gateway.balancing.hints import (
     MAX_RETRY_AFTER_S,
     Hint,
     WindowHint,
+    header_names,
     parse_hint,
     parse_seconds,
 )
@@ -190,3 +191,24 @@ def test_no_header_raises_or_leaves_the_bounds(headers: dict[str, str], style: s
             assert window.limit is None or 0 <= window.limit <= MAX_COUNT
             assert window.remaining is None or 0 <= window.remaining <= MAX_COUNT
             assert window.reset_s is None or (0.0 <= window.reset_s <= MAX_RESET_S and math.isfinite(window.reset_s))
+
+
+_EVERY_NAME = sorted({name for style in (*HINT_STYLES, "unheard_of") for name in header_names(style).values()})
+
+
+@given(
+    style=st.sampled_from((*HINT_STYLES, "unheard_of")),
+    headers=st.dictionaries(
+        st.sampled_from(_EVERY_NAME), st.sampled_from(("0", "17", "120ms", "6m0s", "1.5", "2026-01-01T00:01:00Z", "-1"))
+    ),
+)
+def test_header_names_are_all_that_is_looked_at(style: str, headers: dict[str, str]) -> None:
+    wanted = header_names(style).values()
+    kept = {name: value for name, value in headers.items() if name in wanted}
+    assert parse_hint(kept, style, now_unix=NOW_UNIX) == parse_hint(headers, style, now_unix=NOW)
+
+
+@given(st.integers(0, 10**6))
+def test_short_forms_read_like_the_long_ones(millis: int) -> None:
+    assert parse_seconds(f"{millis}ms") == pytest.approx(parse_seconds(f"{millis / 1000:.3f}s"))
+    assert parse_seconds(f"{millis}") == parse_seconds(f"{millis}.0")

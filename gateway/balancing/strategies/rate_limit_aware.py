@@ -31,7 +31,8 @@ class RateLimitAware:
     def _score(self, candidate: Candidate, now: float) -> float:
         headroom = candidate.ledger.headroom(now)
         # The load only decides between equal shares: a thousand in flight weigh less than 0.1 % of a limit.
-        score = -headroom + min(candidate.load, 1000.0) * 1e-6
+        load = candidate.load
+        score = (load if load < 1000.0 else 1000.0) * 1e-6 - headroom
         if headroom < self._threshold:
             score += 1.0
         if self._overflow_daily and candidate.ledger.is_daily:
