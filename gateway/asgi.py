@@ -19,14 +19,18 @@ from auth.keyset import KeySet
 from auth.revocations import Revocations
 from auth.signing_keys import SigningKeys
 from auth.tokens import Verifier
+from gateway.custody import make_keks
 from gateway.database import Change, Postgres
+from gateway.guarded_calls import GuardedCalls
 from gateway.health import PATHS as HEALTH_PATHS
 from gateway.health import Health
-from gateway.preflight import make_keyring
 from gateway.proxy.routes import is_inference
 from gateway.settings import Settings
 from gateway.telemetry import Metrics, new_request_id
 from gateway.trust import Trust
+from gateway.upstream.connect import DirectConnector
+from gateway.upstream.guard import EgressPolicy
+from gateway.upstream.pool import ConnectionPool
 from tenants.datakeys import DataKeys
 
 if TYPE_CHECKING:
@@ -122,7 +126,11 @@ class Gateway:
             statement_cache_size=settings.statement_cache_size,
         )
         self._stack.push_async_callback(postgres.close)
-        data_keys = DataKeys(postgres, make_keyring(settings))
+        # The operator's KMS may be on a private network, which tenants' addresses must not reach: a pool of its own.
+        private = EgressPolicy(allow_private=True)
+        kms = ConnectionPool(DirectConnector(private))
+        self._stack.push_async_callback(kms.close)
+        data_keys = DataKeys(postgres, make_keks(settings, GuardedCalls(kms, private)))
         keys, revocations = KeySet(), Revocations()
         verifier = Verifier(settings.issuer, settings.token_audience, keys, revocations, time.time)
         signing = SigningKeys(postgres, data_keys, keys) if self._has_control else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from gateway.settings import VARIABLES
+from gateway.variables import VARIABLES
 
 _HEAD = """# Configuration
 

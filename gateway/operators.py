@@ -13,7 +13,7 @@ from auth.principal import PLATFORM_TENANT_ID
 from auth.scopes import PLATFORM, TENANT_SCOPES
 from auth.secret import Secret
 from gateway.control.orm import OrmSessions
-from gateway.preflight import parse_peppers
+from gateway.custody import parse_peppers
 from gateway.settings import Settings
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import asyncpg
 
 from auth.errors import Fault
-from auth.secret import Secret
+from gateway.custody import make_keks, parse_peppers
 from gateway.schema import check_role, current_revision, head_revision, known_revisions
 from gateway.settings import Settings, invalid, is_loopback
 from tenants.errors import KeyringUnsafe
-from tenants.keyring import LocalKeyring, load_keyring_file, parse_keyring
+from tenants.sources.protocol import HttpAnswer, SourceAway
 
 if TYPE_CHECKING:
     from gateway.schema import RoleCheck
@@ -39,7 +36,7 @@ def static_findings(settings: Settings, *, control: bool = True) -> list[Finding
             )
         )
     try:
-        make_keyring(settings)
+        make_keks(settings, NoCalls())
     except Fault as fault:
         mode = " A keyring file has mode 0600." if isinstance(fault, KeyringUnsafe) else ""
         found.append(("LLM_PROXY_KEK", f"{fault.public} {fault.hint}{mode}".strip()))
@@ -105,47 +102,12 @@ async def preflight(settings: Settings, *, control: bool = True) -> None:
         raise invalid(found)
 
 
-def make_keyring(settings: Settings) -> LocalKeyring:
-    """Load the key-encryption keys that LLM_PROXY_KEK names; raises a `Fault` with the mend."""
-    kek = settings.kek
-    if kek is None:
-        raise invalid_kek("LLM_PROXY_KEK is not set.", "Set it to file:PATH of a keyring with mode 0600, or to env.")
-    if kek == "env":
-        if settings.kek_keys is None:
-            raise invalid_kek("LLM_PROXY_KEK is env and LLM_PROXY_KEK_KEYS is not set.", "Give it 32 bytes in base64.")
-        return LocalKeyring(parse_keyring(settings.kek_keys.reveal(), source="LLM_PROXY_KEK_KEYS"))
-    if kek.startswith("file:"):
-        return load_keyring_file(Path(kek.removeprefix("file://").removeprefix("file:")))
-    raise invalid_kek(
-        f"LLM_PROXY_KEK names {urlsplit(kek).scheme}, which this release does not know.", "Use file: or env."
-    )
+class NoCalls:
+    """Stands in for the network where only the settings are looked at."""
 
-
-def invalid_kek(public: str, hint: str) -> Fault:
-    """Make the error for a KEK that cannot be used."""
-    return Fault(public, hint=hint)
-
-
-def parse_peppers(given: Secret | None) -> Mapping[int, bytes]:
-    """Read `version:base64,…`; `ValueError` says what is wrong with it."""
-    if given is None:
-        raise ValueError('is not set: make one with echo "1:$(openssl rand -base64 32)".')
-    peppers: dict[int, bytes] = {}
-    for position, entry in enumerate(given.reveal().replace("\n", ",").split(","), start=1):
-        if not entry.strip():
-            continue
-        version, colon, encoded = entry.strip().partition(":")
-        if not colon or not version.isdecimal() or int(version) < 1:
-            raise ValueError(f"entry {position} is not version:base64; versions start at 1.")
-        try:
-            key = base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if len(key) < 32 or len(set(key)) < 8:
-            raise ValueError(f"entry {position} is not 32 random bytes in base64: use openssl rand -base64 32.")
-        if int(version) in peppers:
-            raise ValueError(f"names version {version} twice.")
-        peppers[int(version)] = key
-    if not peppers:
-        raise ValueError("is empty.")
-    return peppers
+    async def call(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> HttpAnswer:
+        """Answer nothing."""
+        del method, headers, body
+        raise SourceAway(f"{url} is not asked while the settings are checked")

@@ -93,7 +93,8 @@ def proxy_url(value: str) -> Secret:
 
 
 def kek(value: str) -> str:
-    """Accept the place of the key-encryption keys."""
-    if value != "env" and not re.fullmatch(r"file:.+|[a-z][a-z0-9+-]*://.+", value):
-        raise ValueError("must be file:PATH of a keyring file, or env (the keys in LLM_PROXY_KEK_KEYS)")
+    """Accept the places of the key-encryption keys, the one that wraps first."""
+    for place in value.split(","):
+        if not re.fullmatch(r"env|file:.+|(vault|awskms)://.+", place.strip()):
+            raise ValueError("must be file:PATH, env, vault://host:8200/transit/key or awskms://region/key")
     return value

@@ -19,6 +19,7 @@ from gateway.database import EVERYTHING, Change
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
+_LONGEST_RETRY_S = 10.0
 
 
 class Trust:
@@ -64,17 +65,19 @@ class Trust:
 
     async def run(self, first: asyncio.Event) -> None:
         """Refresh for ever; `first` is set after the first try, whether or not it worked."""
+        retry_s = _RETRY_S
         while True:
             self._wake.clear()
             delay_s = self._poll_s
             try:
                 await self.refresh()
+                retry_s = _RETRY_S
             except Exception as error:  # noqa: BLE001 - a loop's boundary: the last state serves until the next try
                 self.failures += 1
-                delay_s = _RETRY_S
+                delay_s, retry_s = retry_s, min(retry_s * 2, _LONGEST_RETRY_S)
                 log.warning("token state not refreshed, using what is known", extra={"reason": repr(error)})
             first.set()
-            if not self.is_ready:
+            if not self.is_ready and delay_s == self._poll_s:
                 delay_s = _RETRY_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):

@@ -13,7 +13,8 @@ from rich.table import Table
 from auth.errors import Fault
 from auth.secret import Secret
 from gateway.cli.output import console, errors, print_one
-from gateway.settings import VARIABLES, settings_from_environment
+from gateway.settings import settings_from_environment
+from gateway.variables import VARIABLES
 
 
 class NotConfigured(Fault):

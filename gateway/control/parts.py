@@ -19,20 +19,29 @@ from auth.middleware import authentication
 from auth.replay import purge_seen
 from auth.revocation_store import purge_revocations
 from auth.routes import make_routers as make_auth_routers
+from auth.secret import Secret
 from auth.server import OAuthServer, ServerConfig
 from auth.signing_keys import SigningKeys
 from auth.tokens import Verifier
 from gateway.balancing.strategies.registry import ALIASES, STRATEGY_NAMES
 from gateway.control.app import make_control
+from gateway.control.key_probe import KeyProbe
 from gateway.control.orm import OrmSessions
+from gateway.custody import parse_peppers
+from gateway.guarded_calls import GuardedCalls
 from gateway.jobs import Job, Jobs, maintenance_jobs
-from gateway.preflight import parse_peppers
+from gateway.upstream.connect import DirectConnector, EgressProxy
 from gateway.upstream.guard import EgressPolicy, UnsafeUrl, check_base_url
+from gateway.upstream.pool import ConnectionPool, PoolLimits
 from gateway.upstream.providers import PROVIDERS
 from tenants import audit
 from tenants.api.services import TenantServices
 from tenants.catalogue import Catalogue, ProviderRule
+from tenants.models import KeySource
+from tenants.rotation import RotationEngine
 from tenants.routes import make_router as make_tenants_router
+from tenants.sources.protocol import Driver
+from tenants.sources.registry import make_driver
 
 if TYPE_CHECKING:
     from gateway.database import Postgres
@@ -41,6 +50,8 @@ if TYPE_CHECKING:
     from tenants.datakeys import DataKeys
 
 _PURGE_EVERY_S = 600.0
+_ROTATE_EVERY_S = 2.0
+_UPSTREAM_CONNECTIONS = 50
 
 
 class TenantTrail:
@@ -132,16 +143,38 @@ class ControlParts:
             [*make_auth_routers(auth), make_tenants_router(tenants)],
             middleware=[authentication(RequestAuthenticator(verifier, settings.issuer, time.time))],
         )
+        egress = EgressPolicy(allow_private=settings.allow_private_upstreams)
+        proxy = None
+        if settings.egress_proxy is not None:
+            proxy = EgressProxy.parse(settings.egress_proxy.reveal(), settings.no_proxy)
+        self._upstream = ConnectionPool(DirectConnector(egress, proxy=proxy), PoolLimits(total=_UPSTREAM_CONNECTIONS))
+        calls = GuardedCalls(self._upstream, egress)
+        rng = random.Random()  # noqa: S311 - spreads the runs; nothing secret is drawn from it
+
+        def driver_of(source: KeySource, credential: Secret | None) -> Driver:
+            return make_driver(source.driver, source.config, credential, http=calls, now_unix=time.time)
+
+        self._rotation = RotationEngine(
+            self._sessions, data_keys, driver_of, KeyProbe(self._upstream, egress), now=_now, rng=rng
+        )
         self.jobs = Jobs(
             postgres,
-            [*maintenance_jobs(postgres), Job("expired-tokens", _PURGE_EVERY_S, self._purge)],
+            [
+                *maintenance_jobs(postgres),
+                Job("expired-tokens", _PURGE_EVERY_S, self._purge),
+                Job("key-rotation", _ROTATE_EVERY_S, self._rotate),
+            ],
             metrics,
-            rng=random.Random(),  # noqa: S311 - spreads the runs; nothing secret is drawn from it
+            rng=rng,
         )
 
     async def close(self) -> None:
-        """Close the ORM's connections."""
+        """Close the connections to providers and to the database."""
+        await self._upstream.close()
         await self._sessions.aclose()
+
+    async def _rotate(self) -> None:
+        await self._rotation.run_once()
 
     async def _purge(self) -> None:
         async with self._sessions.platform() as session:

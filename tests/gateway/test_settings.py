@@ -9,9 +9,11 @@ import pytest
 
 from auth.secret import Secret
 from gateway.configuration_page import configuration_page
-from gateway.preflight import parse_peppers, preflight, role_findings, static_findings
+from gateway.custody import parse_peppers
+from gateway.preflight import preflight, role_findings, static_findings
 from gateway.schema import RoleCheck
-from gateway.settings import VARIABLES, ConfigurationInvalid, is_loopback, read_settings
+from gateway.settings import ConfigurationInvalid, is_loopback, read_settings
+from gateway.variables import VARIABLES
 from tests.conftest import TestDatabase
 
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -52,6 +54,7 @@ def test_names_and_fields_are_unique() -> None:
         ("LLM_PROXY_ISSUER", "https://llm.example.com/?a=1", "query"),
         ("LLM_PROXY_ISSUER", "https://user@llm.example.com", "user"),
         ("LLM_PROXY_KEK", "keyring", "file:PATH"),
+        ("LLM_PROXY_KEK", "gcp-kms://x", "file:PATH"),
         ("LLM_PROXY_MAX_BODY", "0", "size"),
         ("LLM_PROXY_MAX_BODY", "lots", "size"),
         ("LLM_PROXY_DRAIN", "nan", "number of seconds"),
@@ -121,7 +124,8 @@ class TestPreflight:
         [
             ("LLM_PROXY_ISSUER", "http://llm.example.com", "use https"),
             ("LLM_PROXY_KEK", "file:/nonexistent/keyring", "does not exist"),
-            ("LLM_PROXY_KEK", "gcp-kms://x", "does not know"),
+            ("LLM_PROXY_KEK", "vault://vault:8200/transit/key", "Vault token"),
+            ("LLM_PROXY_KEK", "awskms://eu-central-1/alias/x", "AWS credentials"),
             ("LLM_PROXY_KEK_KEYS", "c2hvcnQ=", "32 bytes"),
             ("LLM_PROXY_KEK_KEYS", base64.b64encode(bytes(32)).decode(), "repeated"),
             ("LLM_PROXY_PEPPERS", "1:c2hvcnQ=", "32 random bytes"),
