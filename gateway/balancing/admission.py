@@ -143,7 +143,7 @@ class Admission:
     """The queue of one pool; see the module. Invariant: `waiting` <= `max_waiting`, but for tickets put back."""
 
     def __init__(self, *, max_waiting: int = 1000, late_lane: bool = False) -> None:
-        self._max_waiting = max(0, max_waiting)
+        self.max_waiting = max(0, max_waiting)
         self._late_lane = late_lane
         self._levels: dict[LevelKey, _Level] = {}
         self._where: dict[int, tuple[Ticket, LevelKey]] = {}
@@ -169,7 +169,7 @@ class Admission:
         if now + wait_s > ticket.deadline:
             return TurnedAway(Away.TOO_LATE, wait_s)
         displaced: Ticket | None = None
-        if len(self._where) >= self._max_waiting:
+        if len(self._where) >= self.max_waiting:
             displaced = self._displaceable(ticket)
             if displaced is None:
                 return TurnedAway(Away.FULL, wait_s)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import inf
 from random import Random
 
+from gateway.balancing.book import QuotaBook
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.explain import Explanation, explain
@@ -20,8 +21,7 @@ from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready
 from gateway.balancing.semantics import model_family, semantics_of
-from gateway.balancing.sharing import SharedQuotas
-from gateway.balancing.slate import Slate, SlateKey, build_slate, is_as_large, slate_key
+from gateway.balancing.slate import Priced, Slate, SlateKey, build_slate, is_as_large, slate_key
 from gateway.balancing.strategy import Strategy
 from gateway.balancing.view import BalancerView, view_endpoint, view_quota
 
@@ -51,7 +51,8 @@ class Balancer:
 
     `on_freed` is called when capacity may have become free (an outcome, a hint, a revival, a reconfiguration), so that
     a queue wakes before `Wait.until`. `unix_offset_s` turns `now` into Unix time (unix = now + offset), for windows
-    that end at midnight.
+    that end at midnight. Balancers with the same `book` draw on common quotas; whoever drops one calls `close`.
+    `priced` gives a key with its prices for a model.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class Balancer:
         now: float = 0.0,
         unix_offset_s: float = 0.0,
         on_freed: Callable[[], None] | None = None,
+        book: QuotaBook | None = None,
+        priced: Priced | None = None,
     ) -> None:
         self._rng = rng
         self._now = now
@@ -76,7 +79,8 @@ class Balancer:
         self._next_lease = 1
         self._version = 0
         self._strategy = strategy
-        self._shared = SharedQuotas()
+        self._book = book if book is not None else QuotaBook()
+        self._priced = priced
         self.reconfigure(endpoints, quotas, strategy)
 
     def reconfigure(self, endpoints: Sequence[Endpoint], quotas: Sequence[Quota], strategy: Strategy) -> None:
@@ -87,29 +91,19 @@ class Balancer:
         configured = {quota.id: quota for quota in quotas}
         for endpoint in endpoints:
             configured.setdefault(endpoint.quota_id, Quota(endpoint.quota_id, provider=endpoint.provider))
-        kept_quotas: dict[str, QuotaState] = {}
-        for quota_id in {endpoint.quota_id: None for endpoint in endpoints}:
-            quota = configured[quota_id]
-            state = self._quotas.get(quota_id)
-            if state is None or state.quota.provider != quota.provider:
-                state = QuotaState(quota)
-            elif state.quota != quota:
-                state.quota = quota
-                for ledger in state.ledgers.values():
-                    ledger.configure(quota.limits, self._now)
-            kept_quotas[quota_id] = state
-        self._shared.keep(kept_quotas)
+        drawn_on = {endpoint.quota_id: configured[endpoint.quota_id] for endpoint in endpoints}
+        self._quotas = self._book.hold(self, drawn_on.values(), self._now)
         kept: dict[str, EndpointState] = {}
         for endpoint in endpoints:
             known = self._states.get(endpoint.id)
-            quota_state = kept_quotas[self._shared.stands_for(endpoint.quota_id)]
+            quota_state = self._book.counted(endpoint.quota_id)
             if known is None:
                 known = EndpointState(endpoint, quota_state)
             else:
                 known.endpoint = endpoint
                 known.quota = quota_state
             kept[endpoint.id] = known
-        self._states, self._quotas, self._strategy = kept, kept_quotas, strategy
+        self._states, self._strategy = kept, strategy
         self._slates.clear()
         self._freed()
 
@@ -140,7 +134,7 @@ class Balancer:
         key = slate_key(ask)
         slate = self._slates.get(key)
         if slate is None:
-            built = build_slate(self._states.values(), ask, self._ledger, self._rng)
+            built = build_slate(self._states.values(), ask, self._ledger, self._rng, self._priced)
             if isinstance(built, Refusal):
                 return built
             while len(self._slates) >= MAX_SLATES:
@@ -157,7 +151,7 @@ class Balancer:
             if len(quota.ledgers) >= MAX_FAMILIES:
                 # Slates hold ledgers: one that is dropped must not live on in any of them.
                 del quota.ledgers[min(quota.ledgers, key=lambda name: quota.ledgers[name].used_at)]
-                self._slates.clear()
+                self._book.ledger_dropped()
             ledger = Ledger(quota.quota.limits, semantics, self._now, unix_offset_s=self._unix_offset_s)
             quota.ledgers[family] = ledger
         return ledger
@@ -215,14 +209,21 @@ class Balancer:
     def _take_hint(self, opened: _OpenLease, hint: Hint, now: float) -> None:
         opened.candidate.ledger.learn(opened.reservation, hint, now)
         endpoint = opened.candidate.endpoint
-        if hint.quota_name is not None and self._shared.note(endpoint.quota_id, endpoint.provider, hint.quota_name):
-            quota = self._quotas.get(self._shared.stands_for(endpoint.quota_id))
-            if quota is not None:
-                for state in self._states.values():
-                    if state.endpoint.quota_id == endpoint.quota_id:
-                        state.quota = quota
-                # Slates hold the ledgers of the quotas as they were.
-                self._slates.clear()
+        if hint.quota_name is not None:
+            self._book.note(endpoint.quota_id, endpoint.provider, hint.quota_name)
+
+    def forget_slates(self) -> None:
+        """Look candidates up anew; the book calls it when ledgers were dropped."""
+        self._slates.clear()
+
+    def redraw(self, quota_id: str) -> None:
+        """Have the keys of `quota_id` draw on what stands for it now; the book calls it."""
+        quota = self._book.counted(quota_id)
+        for state in self._states.values():
+            if state.endpoint.quota_id == quota_id:
+                state.quota = quota
+        # Slates hold the ledgers of the quotas as they were.
+        self._slates.clear()
 
     def observe(self, lease: Lease, outcome: Outcome, *, now: float) -> None:
         """Give a lease back with what became of it; raises `UnknownLease` the second time."""
@@ -245,9 +246,18 @@ class Balancer:
         self._freed()
 
     def _freed(self) -> None:
+        self.woken()
+        self._book.freed(self)
+
+    def woken(self) -> None:
+        """Take in that capacity may have become free, here or in another pool on the same quotas."""
         self._version += 1
         if self._on_freed is not None:
             self._on_freed()
+
+    def close(self) -> None:
+        """Let go of the quotas: the pool is gone. Open leases are still given back with `observe`."""
+        self._book.release(self)
 
     def revive(self, endpoint_id: str) -> None:
         """An active health check succeeded: the key is used again at once. Unknown ids are ignored."""
@@ -282,5 +292,5 @@ class Balancer:
             self._strategy.name,
             len(self._open),
             tuple(view_endpoint(state, now) for state in self._states.values()),
-            tuple(view_quota(quota_id, quota, self._shared, now) for quota_id, quota in self._quotas.items()),
+            tuple(view_quota(quota_id, quota, self._book.shared, now) for quota_id, quota in self._quotas.items()),
         )

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from gateway.balancing.decision import Ask, Refusal, Wait
+from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.ready import Candidate, EndpointState, Level
 
 SlateKey = tuple[str, str, frozenset[str]]
 LedgerOf = Callable[[EndpointState, str], Ledger]
+Priced = Callable[[Endpoint, str], Endpoint]
+"""Gives a key with its prices for a model; prices are by model, and an `Endpoint` has but one."""
 
 
 RESERVED_SHARE = 0.1
@@ -40,7 +43,9 @@ class Slate:
         return self._critical if critical else self._others
 
 
-def build_slate(states: Iterable[EndpointState], ask: Ask, ledger_of: LedgerOf, rng: Random) -> Slate | Refusal:
+def build_slate(
+    states: Iterable[EndpointState], ask: Ask, ledger_of: LedgerOf, rng: Random, priced: Priced | None = None
+) -> Slate | Refusal:
     """Filter by model and dialect, then residency; the order within a level is drawn, so that none is favoured."""
     serving = [state for state in states if state.endpoint.serves(ask.model, ask.dialect)]
     if not serving:
@@ -50,6 +55,9 @@ def build_slate(states: Iterable[EndpointState], ask: Ask, ledger_of: LedgerOf, 
         if not serving:
             return Refusal.RESIDENCY
     candidates = [Candidate(state, ledger_of(state, ask.model)) for state in serving]
+    if priced is not None:
+        for candidate in candidates:
+            candidate.endpoint = priced(candidate.endpoint, ask.model)
     rng.shuffle(candidates)
     key = slate_key(ask)
     tiers: dict[int, list[Candidate]] = {}

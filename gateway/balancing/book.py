@@ -1,0 +1,109 @@
+"""The quotas of one tenant, one bucket each, however many pools draw on them.
+
+A provider counts an organisation's requests whatever pool they came through, so what is left of a quota belongs to no
+pool. Each pool's balancer holds the quotas of its keys in a common book; whoever frees capacity lets those know that
+hold the same quota, and quotas that headers show to be one are one for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from gateway.balancing.quota import Quota
+from gateway.balancing.ready import QuotaState
+from gateway.balancing.sharing import SharedQuotas
+
+
+class Holder(Protocol):
+    """A balancer, as the book sees it."""
+
+    def woken(self) -> None:
+        """Take in that another pool has changed a quota that this one draws on."""
+
+    def forget_slates(self) -> None:
+        """Drop whatever holds on to ledgers: one of a common quota was dropped."""
+
+    def redraw(self, quota_id: str) -> None:
+        """Have the keys of `quota_id` draw on what stands for it now."""
+
+
+class QuotaBook:
+    """Quota states by id, kept as long as some balancer holds them; single-threaded.
+
+    Invariant: a quota has one state, whichever holder asks for it, until its provider changes.
+    """
+
+    __slots__ = ("_held", "_neighbours", "_shared", "_states")
+
+    def __init__(self) -> None:
+        self._states: dict[str, QuotaState] = {}
+        self._shared = SharedQuotas()
+        self._held: dict[Holder, frozenset[str]] = {}
+        self._neighbours: dict[Holder, tuple[Holder, ...]] = {}
+
+    @property
+    def shared(self) -> SharedQuotas:
+        """What headers have told of quotas that are one."""
+        return self._shared
+
+    def hold(self, holder: Holder, quotas: Iterable[Quota], now: float) -> dict[str, QuotaState]:
+        """Give the states of `quotas` by id, from now on all that `holder` holds; changed limits are taken over."""
+        mine: dict[str, QuotaState] = {}
+        for quota in quotas:
+            state = self._states.get(quota.id)
+            if state is None or state.quota.provider != quota.provider:
+                state = QuotaState(quota)
+            elif state.quota != quota:
+                state.quota = quota
+                for ledger in state.ledgers.values():
+                    ledger.configure(quota.limits, max(now, ledger.used_at))
+            self._states[quota.id] = mine[quota.id] = state
+        if self._held.get(holder) != mine.keys():
+            self._held[holder] = frozenset(mine)
+            self._tidy()
+        return mine
+
+    def release(self, holder: Holder) -> None:
+        """Forget a balancer whose pool is gone; its open leases are settled as usual."""
+        self._held.pop(holder, None)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        held = frozenset[str]().union(*self._held.values())
+        self._states = {quota_id: state for quota_id, state in self._states.items() if quota_id in held}
+        self._shared.keep(held)
+        self._meet()
+
+    def _meet(self) -> None:
+        """Work out who draws on what another one draws on, too."""
+        drawn = {
+            holder: frozenset(self._shared.stands_for(quota_id) for quota_id in held)
+            for holder, held in self._held.items()
+        }
+        self._neighbours = {
+            holder: tuple(other for other, theirs in drawn.items() if other is not holder and theirs & mine)
+            for holder, mine in drawn.items()
+        }
+
+    def counted(self, quota_id: str) -> QuotaState:
+        """Give the state that requests on a held quota are counted on."""
+        return self._states[self._shared.stands_for(quota_id)]
+
+    def note(self, quota_id: str, provider: str, name: str) -> None:
+        """Take in the provider's own name for a quota; all whose keys then draw on another one are told."""
+        if quota_id in self._states and self._shared.note(quota_id, provider, name):
+            self._meet()
+            for holder, held in self._held.items():
+                if quota_id in held:
+                    holder.redraw(quota_id)
+
+    def ledger_dropped(self) -> None:
+        """Tell all that some ledger is no longer its quota's."""
+        for holder in self._held:
+            holder.forget_slates()
+
+    def freed(self, holder: Holder) -> None:
+        """Let those know that draw on a quota of `holder`: there may be capacity."""
+        for other in self._neighbours.get(holder, ()):
+            other.woken()
