@@ -1,0 +1,294 @@
+"""The engine under both balancers: the gateway's own balancing, exchange and connection pool, wired for one process.
+
+Runs on one event loop. `LoadBalancer` drives it from other threads, `AsyncLoadBalancer` directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from random import Random
+
+from gateway.balancing.balancer import Balancer
+from gateway.balancing.decision import Ask, Lease
+from gateway.balancing.exchange import Exchange
+from gateway.balancing.retry import RetryBudget, RetryPolicy
+from gateway.balancing.steps import Failure, Pause
+from gateway.balancing.strategies.registry import make_strategy
+from gateway.upstream.connect import DirectConnector, EgressProxy, tls_context
+from gateway.upstream.dispatch import Answer, Prepared, dispatch
+from gateway.upstream.message import Deadlines, UpstreamRequest
+from gateway.upstream.pool import ConnectionPool
+from llm_proxy.answers import Attempt, Served
+from llm_proxy.calls import Call
+from llm_proxy.config import EGRESS, Configuration, Key
+from llm_proxy.errors import BalancerClosed, ConfigurationError
+from llm_proxy.failures import as_error, full
+from llm_proxy.line import Lines, Place
+from llm_proxy.stats import Stats, make_stats
+
+BACKOFF = "backoff"
+"""The reason of an `Exchange`'s pause between two tries that is not about capacity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How calls are made; times in seconds.
+
+    `deadlines` bounds the phases of an attempt, its `total_s` the whole call with all attempts. `max_wait_s` is how
+    long a call may wait for capacity, `max_attempts` how many keys it may try (the first included). `egress_proxy` is
+    http://[user:password@]host:port, `ca_file` adds a certificate authority to the public ones.
+    """
+
+    deadlines: Deadlines = field(default_factory=lambda: Deadlines(total_s=600.0))
+    max_wait_s: float = 30.0
+    max_attempts: int = 4
+    egress_proxy: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An answer that may be read: 2xx, or the provider's own final error. Its reader finishes or closes `answer`."""
+
+    answer: Answer
+    served: Served
+    key: Key
+
+
+class Engine:
+    """One configuration at work: its keys' state, their connections, and the calls that wait."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        options: Options,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
+        rng: Random | None = None,
+    ) -> None:
+        self.configuration = configuration
+        self.options = options
+        self._clock = clock
+        self._unix_clock = unix_clock
+        self._rng = rng or Random()  # noqa: S311 - choices and jitter, no secrets
+        self._lines = Lines(clock)
+        keys = configuration.keys.values()
+        self._balancer = Balancer(
+            [key.endpoint for key in keys],
+            [key.quota for key in keys],
+            make_strategy(configuration.strategy),
+            rng=self._rng,
+            now=clock(),
+            unix_offset_s=unix_clock() - clock(),
+            on_freed=self._lines.freed,
+        )
+        self._policy = RetryPolicy(
+            max_attempts=options.max_attempts, failover=configuration.failover, max_pause_s=options.max_wait_s
+        )
+        self._budget = RetryBudget()
+        self._connector = _connector(options)
+        self._connections: ConnectionPool | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    async def open(self, call: Call, deadlines: Deadlines | None = None, *, answer_s: float | None = None) -> Opened:
+        """Send `call` on the keys that may serve it until one answers; raises an `LLMProxyError` when none does.
+
+        `answer_s` bounds the time to the answer's head over all attempts (default: `deadlines.total_s`).
+        """
+        connections = self._pool()
+        deadlines = deadlines or self.options.deadlines
+        model = call.model or self._any_model(call.dialect)
+        deadline = self._clock() + (deadlines.total_s if answer_s is None else min(answer_s, deadlines.total_s))
+        exchange = Exchange(
+            self._balancer,
+            Ask(
+                model=model,
+                dialect=call.dialect,
+                est_input_tokens=call.est_input_tokens,
+                est_output_tokens=call.est_output_tokens,
+                deadline=deadline,
+            ),
+            self._policy,
+            self._budget,
+            rng=self._rng,
+        )
+        attempt = _Attempts(self, call, deadlines, Place(self._lines, (call.dialect, model)), deadline)
+        try:
+            if (call.dialect, model) in self._lines.waiting and not await attempt.stand(deadline):
+                raise full(self.configuration.name, model, None)
+            found = await dispatch(
+                exchange,
+                attempt.prepare,
+                connections,
+                clock=self._clock,
+                park=attempt.park,
+                unix_clock=self._unix_clock,
+            )
+        finally:
+            attempt.place.leave()
+        if isinstance(found, Failure):
+            if self._closed:
+                raise BalancerClosed("The balancer was closed during the call.")
+            raise as_error(found, self.configuration.name, model, len(exchange.attempts))
+        key = self.configuration.keys[found.lease.endpoint.id]
+        return Opened(found, _served(found, key, exchange), key)
+
+    def stats(self) -> Stats:
+        """Say what is known now."""
+        connections = self._connections.view() if self._connections is not None else None
+        return make_stats(
+            self._balancer.view(self._clock()),
+            waiting=self._lines.size,
+            open_connections=connections.open if connections else 0,
+            idle_connections=connections.idle if connections else 0,
+        )
+
+    async def close(self) -> None:
+        """End the calls that are under way and close every connection; calling it again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._connections is not None and self._loop is asyncio.get_running_loop():
+            await self._connections.close()
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether `close` was called."""
+        return self._closed
+
+    def _pool(self) -> ConnectionPool:
+        """Return the connections, which belong to the running loop."""
+        if self._closed:
+            raise BalancerClosed("The balancer is closed.", hint="Make a new one, or keep it open while it is used.")
+        loop = asyncio.get_running_loop()
+        if self._connections is None or self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError(
+                    "An AsyncLoadBalancer belongs to one event loop at a time: use one for each loop, or LoadBalancer, "
+                    "which any thread may call."
+                )
+            # The loop it was used on is over (as after asyncio.run): its sockets are too; what was learned stays.
+            self._connections, self._loop = ConnectionPool(self._connector), loop
+            self._lines.waiting.clear()
+        return self._connections
+
+    def _any_model(self, dialect: str) -> str:
+        """Name a model for calls that name none: one that as many keys as possible serve."""
+        globs = [key.endpoint.models for key in self.configuration.keys.values() if dialect in key.endpoint.dialects]
+        return "" if not globs or not all(globs) else globs[0][0]
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The monotonic clock that deadlines are given in."""
+        return self._clock
+
+    @property
+    def max_wait_s(self) -> float:
+        """How long a call may wait for capacity."""
+        return self._policy.max_pause_s
+
+
+class _Attempts:
+    """What `dispatch` asks of one call: a request for each lease, and a place to wait in."""
+
+    __slots__ = ("_call", "_deadline", "_deadlines", "_engine", "place")
+
+    def __init__(self, engine: Engine, call: Call, deadlines: Deadlines, place: Place, deadline: float) -> None:
+        self._engine = engine
+        self._call = call
+        self._deadlines = deadlines
+        self._deadline = deadline
+        self.place = place
+
+    def prepare(self, lease: Lease) -> Prepared:
+        self.place.leave()
+        call = self._call
+        face = self._engine.configuration.keys[lease.endpoint.id].faces[call.dialect]
+        named = {name for name, _ in call.headers}
+        defaults = [header for header in face.target.face.defaults if header[0] not in named]
+        return Prepared(
+            face.target.origin,
+            UpstreamRequest(
+                method=call.method.encode(),
+                target=face.target.path(call.path),
+                headers=[*call.headers, *defaults] if defaults else call.headers,
+                body=call.body,
+                fixed=face.fixed,
+            ),
+            face.target.hint_style,
+            self._deadlines,
+        )
+
+    async def park(self, pause: Pause) -> bool:
+        if pause.reason == BACKOFF:
+            # Not for want of capacity: standing in line would hold up those whom this failure does not concern.
+            await asyncio.sleep(max(0.0, pause.until - self._engine.clock()))
+            return True
+        return await self.stand(pause.until)
+
+    async def stand(self, until: float) -> bool:
+        deadline = min(self._deadline, self._engine.clock() + self._engine.max_wait_s)
+        return await self.place.wait(until, deadline)
+
+
+def _served(answer: Answer, key: Key, exchange: Exchange) -> Served:
+    request_id = next((v for n, v in answer.headers if n in (b"x-request-id", b"request-id")), None)
+    attempts = [
+        Attempt(
+            attempt.endpoint_id,
+            str(attempt.kind or answer.kind),
+            attempt.status,
+            answer.first_byte_s if attempt.total_s is None else attempt.total_s,
+        )
+        for attempt in exchange.attempts
+    ]
+    return Served(
+        key=key.name,
+        provider=key.provider,
+        request_id=None if request_id is None else request_id.decode("latin-1"),
+        attempts=tuple(attempts),
+    )
+
+
+@cache
+def _public_tls() -> ssl.SSLContext:
+    """Reading the roots takes longer than everything else about a balancer: once a process."""
+    return tls_context()
+
+
+def _connector(options: Options) -> DirectConnector:
+    proxy = None
+    if options.egress_proxy is not None:
+        try:
+            proxy = EgressProxy.parse(options.egress_proxy)
+        except ValueError as error:
+            raise ConfigurationError([("/egress_proxy", str(error))]) from None
+    try:
+        tls = _public_tls() if options.ca_file is None else tls_context(options.ca_file)
+    except OSError as error:
+        raise ConfigurationError([("/ca_file", f"cannot be read as certificates: {error.strerror or error}")]) from None
+    return DirectConnector(EGRESS, tls=tls, proxy=proxy)
+
+
+def check_options(options: Options) -> None:
+    """Raise `ConfigurationError` for options that no call could be made with."""
+    times = {f"deadlines.{name}": getattr(options.deadlines, name) for name in Deadlines.__dataclass_fields__}
+    problems = [(f"/{name}", "must be more than 0 seconds") for name, value in times.items() if not value > 0]
+    if not options.max_wait_s >= 0:
+        problems.append(("/max_wait_s", "must be 0 seconds or more"))
+    if options.max_attempts < 1:
+        problems.append(("/max_attempts", "must be 1 or more"))
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def with_total(deadlines: Deadlines, timeout_s: float | None) -> Deadlines:
+    """Return `deadlines` for a call that may take `timeout_s` in all (None: as configured)."""
+    return deadlines if timeout_s is None else replace(deadlines, total_s=timeout_s)
