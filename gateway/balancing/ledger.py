@@ -24,6 +24,10 @@ COOLDOWN_CAP_S = 300.0
 """No provider's word stops a quota for longer without being asked again."""
 BLIND_COOLDOWN_S = 0.5
 """The first cool-down after a 429 that says nothing; it doubles with each further one, up to a minute."""
+PRESSED_STRETCH = 0.5
+PRESSED_CAP = 6.0
+PRESSED_RELIEF = 0.25
+"""See `Ledger._back_off`: what a 429 adds to the next wait, for how many at most, and what a success takes off."""
 
 
 class Dimension(IntEnum):
@@ -66,6 +70,7 @@ class Ledger:
     __slots__ = (
         "_limits",
         "_meters",
+        "_pressed",
         "_semantics",
         "_share",
         "_share_at",
@@ -86,6 +91,7 @@ class Ledger:
         self._semantics = semantics
         self._unix_offset_s = unix_offset_s
         self._told_as_of = -inf
+        self._pressed = 0.0
         self.used_at = now
         self.cooldown_until = -inf
         self.strikes = 0
@@ -217,11 +223,27 @@ class Ledger:
             self._cool_down(outcome.hint, now)
         elif kind is OutcomeKind.OK:
             self.strikes = 0
+            if self._pressed > 0.0:
+                self._pressed -= PRESSED_RELIEF
         self._share_at = nan
         for dimension, meter, reserved, _ in reservation.entries:
             delta = self._correction(dimension, reserved, reservation, outcome)
             if delta:
                 meter.adjust(delta, reservation.started_at, now)
+        if kind is OutcomeKind.RATE_LIMITED and self._semantics.minute == "continuous":
+            self._back_off(reservation, now)
+
+    def _back_off(self, reservation: Reservation, now: float) -> None:
+        """Wait longer after each 429 of many, in units of the time in which the request's own share refills.
+
+        Where refused requests count and somebody else draws on the quota too, one that comes as soon as it would fit by
+        our account is refused and eats what has refilled, again and again: nothing would ever get through.
+        """
+        free_at = max((meter.earliest(amount, now) for _, meter, amount, _ in reservation.entries), default=now)
+        if self._pressed > 0.0 and free_at < inf:
+            wait_s = (free_at - now) * (1.0 + PRESSED_STRETCH * self._pressed)
+            self.cooldown_until = max(self.cooldown_until, now + min(wait_s, COOLDOWN_CAP_S))
+        self._pressed = min(PRESSED_CAP, self._pressed + 1.0)
 
     def _correction(self, dimension: Dimension, reserved: float, reservation: Reservation, outcome: Outcome) -> float:
         """Give what is to be charged beyond the reservation (negative: refunded)."""

@@ -174,6 +174,7 @@ class _Replay:
             est_output_tokens=demand.est_output_tokens,
             priority=demand.priority,
             deadline=demand.patience_until,
+            output_unset=demand.max_tokens is None,
         )
         exchange = Exchange(self._leasing, ask, self._policy, self._budget, rng=self._rng)
         request = _Request(demand, exchange)

@@ -7,11 +7,13 @@ from math import inf
 import pytest
 
 from gateway.balancing.decision import Ask
-from gateway.balancing.hints import Hint, WindowHint
+from gateway.balancing.hints import Hint, WindowHint, parse_hint
 from gateway.balancing.ledger import BLIND_COOLDOWN_S, COOLDOWN_CAP_S, COOLDOWN_MIN_S, Dimension, Ledger
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.quota import Limits
 from gateway.balancing.semantics import SEMANTICS, model_family, semantics_of
+from gateway.simulation.limits.model import Cost, Rejected
+from gateway.simulation.limits.openai import OpenAILimits
 
 
 def ledger(provider: str = "unheard-of", **limits: int) -> Ledger:
@@ -242,3 +244,22 @@ def test_blind_429s_back_off_until_one_succeeds() -> None:
 )
 def test_families(model: str, provider: str, family: str) -> None:
     assert model_family(model, semantics_of(provider)) == family
+
+
+def test_a_quota_that_others_drain_does_not_refuse_for_ever() -> None:
+    """OpenAI counts refused requests: who comes as soon as one fits, while others take a share, never gets through."""
+    provider, account = OpenAILimits(Limits(rpm=60)), ledger("openai", rpm=60)
+    now, served, refused = 0.0, 0, 0
+    while now < 600.0:
+        began, now = now, max(now + 0.01, account.ready_at(10, 10, now))
+        provider.drain("gpt-4o", 0.15 * (now - began), 0.0, now)
+        reservation = account.reserve(10, 10, now)
+        answer = provider.admit(Cost("gpt-4o", 10, 10, 0), now)
+        hint = parse_hint(dict(answer.headers), "openai", now_unix=now)
+        assert hint is not None
+        account.learn(reservation, hint, now)
+        kind = OutcomeKind.RATE_LIMITED if isinstance(answer, Rejected) else OutcomeKind.OK
+        account.settle(reservation, Outcome(kind, hint=hint), now)
+        served, refused = served + (kind is OutcomeKind.OK), refused + (kind is not OutcomeKind.OK)
+    assert served > 0.6 * 600.0
+    assert refused < served / 2
