@@ -39,7 +39,12 @@ class Portal:
             self._loop.close()
 
     def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run what `make` gives and wait for it; interrupting the wait cancels it. BalancerClosed after `stop`."""
+        """Run what `make` gives and wait for it; interrupting the wait cancels it.
+
+        BalancerClosed after `stop`, and for what a forked child took over from its parent (an open stream).
+        """
+        if self._pid != os.getpid():
+            raise BalancerClosed("This belongs to the parent process.", hint="Call the balancer anew in the child.")
         with self._lock:
             if self._stopping:
                 raise BalancerClosed(_CLOSED)
