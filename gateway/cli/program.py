@@ -7,7 +7,7 @@ import sys
 import rich_click as click
 
 from auth.errors import Fault
-from gateway.cli import clients, keys, operate, pools, run, simulate, tenants
+from gateway.cli import clients, kek, keys, operate, pools, run, simulate, tenants
 from gateway.cli.output import errors, print_fault
 from gateway.control.version import program_version
 
@@ -19,7 +19,7 @@ EXIT_INTERRUPTED = 130
 @click.version_option(program_version(), prog_name="llm-proxy")
 @click.command_panel("Run", commands=["dev", "serve", "gateway", "control", "simulated-provider", "simulate"])
 @click.command_panel("Manage (against a running gateway)", commands=["tenant", "client", "pool", "key", "token"])
-@click.command_panel("Operate", commands=["migrate", "bootstrap", "config"])
+@click.command_panel("Operate", commands=["migrate", "bootstrap", "kek", "config"])
 def program() -> None:
     """An OAuth2-secured, multi-tenant gateway for LLM APIs: encrypted key pools, balanced, rotated and metered.
 
@@ -42,6 +42,7 @@ for _command in (
     clients.token,
     operate.migrate,
     operate.bootstrap,
+    kek.kek,
     operate.config,
 ):
     program.add_command(_command)
