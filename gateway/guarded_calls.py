@@ -6,7 +6,7 @@ to, TLS is verified, redirects are not followed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,7 +19,24 @@ from tenants.sources.protocol import HttpAnswer, SourceAway, SourceRefused
 
 MAX_ANSWER_BYTES: Final = 1 << 20
 _DEADLINES: Final = Deadlines(connect_s=5.0, write_s=10.0, first_byte_s=20.0, idle_s=10.0, total_s=25.0)
+_SAFE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+"""Idempotent methods (RFC 9110 section 9.2.2) may be sent again when a kept connection turns out to be closed."""
 _FRAMING: Final = frozenset({"host", "content-length", "connection", "transfer-encoding"})
+
+
+class _Once:
+    """A body that is sent once only: a POST that makes a key must not be repeated behind its caller's back."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    @property
+    def length(self) -> int:
+        return len(self._body)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._body:
+            yield self._body
 
 
 class GuardedCalls:
@@ -44,7 +61,9 @@ class GuardedCalls:
             for name, value in (headers or {}).items()
             if name.lower() not in _FRAMING
         ]
-        request = UpstreamRequest(method.upper().encode(), target.encode(), given, body or b"")
+        verb = method.upper()
+        sent = (body or b"") if verb in _SAFE else _Once(body or b"")
+        request = UpstreamRequest(verb.encode(), target.encode(), given, sent)
         try:
             response = await self._upstream.send(origin, request, _DEADLINES)
             try:

@@ -17,6 +17,8 @@ from tenants.sources.protocol import ProbeResult
 
 _DEADLINES: Final = Deadlines(connect_s=5.0, write_s=5.0, first_byte_s=10.0, idle_s=10.0, total_s=20.0)
 _PEEK_BYTES: Final = 16 * 1024
+_PATHS: Final = {"openrouter": "key"}
+"""What to ask where the list of models is public: OpenRouter describes the key that asks."""
 _LET_IN: Final = frozenset({OutcomeKind.OK, OutcomeKind.CLIENT_ERROR, OutcomeKind.RATE_LIMITED})
 """A provider that has no such list, or counts the probe against a limit, has taken the key."""
 
@@ -38,7 +40,7 @@ class KeyProbe:
             target = resolve(provider, dialect, base_url=base_url, policy=self._policy)
             request = UpstreamRequest(
                 b"GET",
-                target.path(f"{DIALECT_ROOTS[dialect]}/models"),
+                target.path(f"{DIALECT_ROOTS[dialect]}/{_PATHS.get(provider, 'models')}"),
                 [(b"accept", b"application/json"), *target.face.defaults],
                 b"",
                 target.credential_block(secret),

@@ -9,6 +9,9 @@
 | POST /_sim/keys/{name}/revoke, …/restore | answer 401 to it from now on; undo that |
 | PUT /_sim/keys/{name}/faults | replace its faults (a list of `Fault`); DELETE forgets them |
 | PUT /_sim/quotas/{organisation} | change its limits while in use (a `Limits`) |
+| GET /_sim/administration | calls of the admin APIs by step, and the keys they made |
+| PUT /_sim/administration/faults | what fails there (a list of `AdminFault`); DELETE forgets them |
+| PUT /_sim/administration/works_after | seconds for which a key made from now on is refused at first |
 
 It has no authentication: the simulated provider is for loopback and closed test networks.
 """
@@ -22,6 +25,7 @@ import msgspec
 from gateway.balancing.quota import Limits
 from gateway.simulation.config import KeyConfig
 from gateway.simulation.faults import Fault
+from gateway.simulation.keysmith import AdminFault, Keysmith
 from gateway.simulation.ledger import Ledger
 from gateway.simulation.wire import Reply, json_reply
 
@@ -29,11 +33,11 @@ PREFIX = "/_sim/"
 _DONE = {"ok": True}
 
 
-def handle(ledger: Ledger, method: str, path: str, body: bytes, now: float) -> Reply:
+def handle(ledger: Ledger, smith: Keysmith, method: str, path: str, body: bytes, *, now: float) -> Reply:
     """Carry out one admin call."""
     steps = path.removeprefix(PREFIX).strip("/").split("/")
     try:
-        done = _act(ledger, method, steps, body, now)
+        done = _act(ledger, smith, method, steps, body, now=now)
     except (msgspec.MsgspecError, ValueError) as error:
         return Reply(msgspec.json.encode({"error": str(error)}), status=422)
     if done is None:
@@ -42,7 +46,7 @@ def handle(ledger: Ledger, method: str, path: str, body: bytes, now: float) -> R
     return json_reply(done)
 
 
-def _act(ledger: Ledger, method: str, steps: list[str], body: bytes, now: float) -> Any:
+def _act(ledger: Ledger, smith: Keysmith, method: str, steps: list[str], body: bytes, *, now: float) -> Any:
     match method, steps:
         case "GET", ["state"]:
             return ledger.view()
@@ -62,6 +66,14 @@ def _act(ledger: Ledger, method: str, steps: list[str], body: bytes, now: float)
         case "PUT", ["quotas", name]:
             if not ledger.resize(name, msgspec.json.decode(body, type=Limits), now):
                 return None
+        case "GET", ["administration"]:
+            return smith.view()
+        case "PUT", ["administration", "faults"]:
+            smith.replace_faults(msgspec.json.decode(body, type=tuple[AdminFault, ...]))
+        case "DELETE", ["administration", "faults"]:
+            smith.replace_faults(())
+        case "PUT", ["administration", "works_after"]:
+            smith.works_after_s = msgspec.json.decode(body, type=float)
         case _:
             return None
     return _DONE

@@ -13,10 +13,11 @@ from urllib.parse import parse_qs
 import msgspec
 
 from gateway.balancing.outcome import TokenUsage
-from gateway.simulation import admin, anthropic_api, delivery, openai_media, routes
+from gateway.simulation import admin, anthropic_api, delivery, key_admin, openai_media, routes
 from gateway.simulation.channel import BodyTooLarge, CallerLeft, Channel, Receive, Scope, Send
 from gateway.simulation.config import ProviderConfig
 from gateway.simulation.faults import Fault, FaultKind, parse_fault
+from gateway.simulation.keysmith import Errand, Keysmith, refused
 from gateway.simulation.ledger import Key, Ledger, Seen
 from gateway.simulation.limits.model import Cost, LimitModel, Rejected, Ticket
 from gateway.simulation.prompt_cache import PromptCache
@@ -46,7 +47,7 @@ class SimulatedProvider:
     """Speaks OpenAI, Anthropic and Gemini with the limits, headers, errors and faults of the real ones.
 
     `clock` is Unix seconds and decides limits and time stamps; `rng` draws ids, jitter and faults with a rate. `ledger`
-    holds keys and counts. One event loop at a time drives it.
+    holds keys and counts, `smith` what the admin APIs made. One event loop at a time drives it.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class SimulatedProvider:
         self.ledger = Ledger(config)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - ids of a simulation
+        self.smith = Keysmith(self.ledger, self._rng, clock, works_after_s=config.works_after_s)
         self._cache = PromptCache()
         self._closing = asyncio.Event()
 
@@ -102,14 +104,19 @@ class SimulatedProvider:
             await self._send(channel, visit, refusal(visit.dialect, 413, message))
             return
         if path.startswith(admin.PREFIX) and path not in _HEALTH:
-            reply = admin.handle(self.ledger, visit.method, path, body, visit.arrived)
+            reply = admin.handle(self.ledger, self.smith, visit.method, path, body, now=visit.arrived)
             await delivery.plain(channel, reply, ())
             return
         if path in _HEALTH:
             await delivery.plain(channel, Reply(b'{"status":"ok"}'), ())
             return
-        key = visit.key = self.ledger.find(_credential(headers, scope.get("query_string", b"")))
-        if key is None or key.revoked:
+        query: bytes = scope.get("query_string", b"")
+        errand = key_admin.find(visit.method, path, query, headers, body)
+        if errand is not None:
+            await self._administer(channel, visit, errand)
+            return
+        key = visit.key = self.ledger.find(_credential(headers, query))
+        if key is None or key.revoked or visit.arrived < key.works_from:
             await self._turn_away(channel, visit)
             return
         # Kept by reference: a reset in between gives the key new counts, and these go with the old ones.
@@ -124,6 +131,19 @@ class SimulatedProvider:
             raise
         finally:
             use.in_flight -= 1
+
+    async def _administer(self, channel: Channel, visit: _Visit, errand: Errand) -> None:
+        self.smith.calls[errand.step.value] += 1
+        early = self.smith.draw(errand.step, late=False)
+        if early is not None and await self._fail_early(channel, visit, early):
+            return
+        if not key_admin.allowed(errand, visit.headers, self.config.admin_secret):
+            await self._send(channel, visit, refused(401, "The admin credential is not valid."))
+            return
+        reply = errand.run(self.smith)
+        late = self.smith.draw(errand.step, late=True)
+        if late is None or not await self._fail_early(channel, visit, late):
+            await self._send(channel, visit, reply)
 
     async def _turn_away(self, channel: Channel, visit: _Visit) -> None:
         if visit.key is None:

@@ -55,7 +55,8 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole provider. `models` are listed by GET /v1/models; those with a `*` only match.
 
-    `answer_tokens` fixes the length of every prose answer (None: it depends on the prompt).
+    `answer_tokens` fixes the length of every prose answer (None: it depends on the prompt). `admin_secret` is the
+    credential of the admin APIs; a key that they make is refused for its first `works_after_s` seconds.
     """
 
     keys: tuple[KeyConfig, ...]
@@ -81,6 +82,8 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         "sim-*",
     )
     answer_tokens: int | None = None
+    admin_secret: str = "sim-admin-key"  # noqa: S105 - of a simulation
+    works_after_s: float = 0.0
     max_body_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:

@@ -47,11 +47,12 @@ class KeyUse:
 
 @dataclass(slots=True)
 class Key:
-    """One key and its state."""
+    """One key and its state; it is refused before `works_from` (Unix seconds), as new keys are for a while."""
 
     config: KeyConfig
     faults: FaultPlan
     revoked: bool
+    works_from: float = 0.0
     use: KeyUse = field(default_factory=KeyUse)
 
 

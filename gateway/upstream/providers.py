@@ -96,6 +96,7 @@ _ROWS = (
     ),
     Provider("mistral", "Mistral", "https://api.mistral.ai", _OPENAI_V1, "mistral"),
     Provider("groq", "Groq", "https://api.groq.com", {"openai": Face("/openai/v1")}, "groq"),
+    Provider("xai", "xAI", "https://api.x.ai", _OPENAI_V1, "openai"),
     Provider("openrouter", "OpenRouter", "https://openrouter.ai", {"openai": Face("/api/v1")}, "openai"),
     Provider(
         "bedrock", "Amazon Bedrock", "https://bedrock-runtime.{region}.amazonaws.com", {"openai": Face("/openai/v1")},

@@ -72,6 +72,25 @@ async def test_redirects_are_not_followed(server: Server, pool: ConnectionPool) 
     assert len(server.seen) == 1
 
 
+async def test_a_post_is_not_sent_again_over_another_connection(pool: ConnectionPool) -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/keys"
+    calls = GuardedCalls(pool, INSIDE)
+    await calls.call("GET", url)
+    with pytest.raises(SourceAway):
+        await calls.call("POST", url, body=b"{}")
+    listening.close()
+    assert [head.split(b" ")[0] for head in seen] == [b"GET", b"POST"]
+
+
 @pytest.mark.parametrize("path", ["/large", "/cut"])
 async def test_an_answer_that_cannot_be_used_counts_as_none(server: Server, pool: ConnectionPool, path: str) -> None:
     with pytest.raises(SourceAway):
