@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -38,8 +39,9 @@ def static_findings(settings: Settings, *, control: bool = True) -> list[Finding
     try:
         make_keks(settings, NoCalls())
     except Fault as fault:
+        told = re.sub("[Tt]he environment", "LLM_PROXY_KEK_KEYS", fault.public)
         mode = " A keyring file has mode 0600." if isinstance(fault, KeyringUnsafe) else ""
-        found.append(("LLM_PROXY_KEK", f"{fault.public} {fault.hint}{mode}".strip()))
+        found.append(("LLM_PROXY_KEK", f"{told} {fault.hint}{mode}".strip()))
     if control:
         try:
             parse_peppers(settings.peppers)
