@@ -83,3 +83,13 @@ $(CHART)/.ready: requirements/chart.lock requirements/helm.lock helm/tools.py
 	@$(CHART)/bin/python -m pip --disable-pip-version-check --no-input -q install --require-hashes -r requirements/chart.lock
 	@$(CHART)/bin/python helm/tools.py $(CHART)/tools
 	@touch $@
+
+.PHONY: test-policy
+test-policy: $(CHART)/.ready .venv-policy/.ready ## Scan the rendered chart with Checkov (helm/policy.yaml argues each exception)
+	$(CHART)/tools/helm-4 template rel helm/llm-proxy -n llm -f helm/llm-proxy/ci/production.yaml >.venv-policy/production.yaml
+	.venv-policy/bin/checkov -f .venv-policy/production.yaml --config-file helm/policy.yaml
+
+.venv-policy/.ready: requirements/policy.lock
+	@$(PYTHON) -m venv .venv-policy
+	@.venv-policy/bin/python -m pip --disable-pip-version-check --no-input -q install --require-hashes -r requirements/policy.lock
+	@touch $@

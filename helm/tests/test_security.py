@@ -51,10 +51,27 @@ def test_secrets_come_by_reference_only(name: str) -> None:
     for where, spec in pod_specs(rendered).items():
         for container in containers(spec):
             for variable in container.get("env", []):
-                if any(word in variable["name"] for word in SECRET_NAMES):
+                if any(word in variable["name"] for word in SECRET_NAMES) and not variable["name"].endswith("_FILE"):
                     assert variable["valueFrom"].keys() == {"secretKeyRef"}, (where, variable["name"])
                 if "://" in variable.get("value", "") and "@" in variable["value"]:
                     assert ":$(" in variable["value"], (where, variable["name"])
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_secret_file_is_mounted_and_open_to_our_group_alone(name: str) -> None:
+    for where, spec in pod_specs(render(profile(name))).items():
+        volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
+        for container in containers(spec):
+            files = set()
+            for mount in container["volumeMounts"]:
+                projected = volumes.get(mount["name"], {}).get("projected")
+                if projected:
+                    assert mount["readOnly"] is True
+                    assert projected["defaultMode"] == 0o440
+                    items = [item for source in projected["sources"] for item in source["secret"]["items"]]
+                    files |= {f"{mount['mountPath']}/{item['path']}" for item in items}
+            told = {each["value"] for each in container.get("env", []) if each["name"].endswith("_FILE")}
+            assert told == files, where
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -75,7 +92,7 @@ def test_a_variable_that_is_put_into_another_stands_before_it(name: str) -> None
 def test_only_the_migration_sees_the_owner_and_only_control_the_peppers(name: str) -> None:
     for where, spec in pod_specs(render(profile(name))).items():
         for container in containers(spec):
-            names = {variable["name"] for variable in container.get("env", [])}
+            names = {variable["name"].removesuffix("_FILE") for variable in container.get("env", [])}
             migrates = container["name"] == "migrate"
             assert ("LLM_PROXY_MIGRATION_URL" in names) == migrates, where
             assert ("LLM_PROXY_PEPPERS" in names) == (container["name"] == "control"), where

@@ -15,7 +15,7 @@ cd "$CACHE"
 
 if [ ! -d src/kubernetes ]; then
   # Debian's own source lists with source packages switched on, in a state directory of their own: the machine's stay.
-  for list in /etc/apt/sources.list.d/debian.sources; do sed 's/^Types:.*/Types: deb-src/' "$list" >apt/sources/"$(basename "$list")"; done
+  sed 's/^Types:.*/Types: deb-src/' /etc/apt/sources.list.d/debian.sources >apt/sources/debian.sources
   apt=(-o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$CACHE/apt/sources" -o Dir::State::Lists="$CACHE/apt/lists")
   apt-get "${apt[@]}" -qq update
   (cd src && apt-get "${apt[@]}" -qq source --download-only kubernetes && dpkg-source --skip-patches --no-check -x kubernetes_"$VERSION"-*.dsc kubernetes >/dev/null)

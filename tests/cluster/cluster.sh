@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Starts and stops a one-node Kubernetes 1.20 in a network namespace of its own; sourced by run.sh after lib.sh.
 #
 # Traps that shaped it: the namespace is entered with `nsenter --net`, because `ip netns exec` remounts /sys and kubelet
@@ -9,7 +10,7 @@ D=$CACHE/node
 K8S=$CACHE/bin
 TOOLS=$ROOT/.venv-chart/tools
 export KUBECONFIG=$D/admin.kubeconfig HELM_CACHE_HOME=$D/helm/cache HELM_CONFIG_HOME=$D/helm/config HELM_DATA_HOME=$D/helm/data
-SYSCTLS="vm.overcommit_memory kernel.panic kernel.panic_on_oops"
+SYSCTLS=(vm.overcommit_memory kernel.panic kernel.panic_on_oops)
 
 inside() { nsenter --net=/var/run/netns/$NS "$@"; }
 kubectl() { inside "$TOOLS/kubectl" "$@"; }
@@ -21,7 +22,8 @@ await() { # seconds, what, command…
 }
 start() { # name command… : runs inside the namespace, notes the process id
   local name=$1; shift
-  inside setsid "$@" >"$D/log/$name.log" 2>&1 </dev/null & echo $! >"$D/pid/$name"
+  # exec, so that the process id is the program's own and not that of a shell around it.
+  (exec nsenter --net=/var/run/netns/$NS setsid "$@" >"$D/log/$name.log" 2>&1 </dev/null) & echo $! >"$D/pid/$name"
 }
 
 network_up() {
@@ -128,7 +130,8 @@ C
 
 cluster_up() {
   rm -rf "$D"; mkdir -p "$D"/{pki,log,pid,cni,kubelet,import,helm}
-  sysctl $SYSCTLS | tr -d ' ' >"$D/sysctls"
+  sysctl "${SYSCTLS[@]}" | tr -d ' ' >"$D/sysctls"
+  ls /run/netns >"$D/netns-before" 2>/dev/null || true
   ulimit -n 20000
   network_up
 }
@@ -147,8 +150,13 @@ cluster_down() ( # whatever is left of a former run; a step that finds nothing i
   for name in containerd scheduler controller-manager apiserver etcd postgres; do stop $name; done
   sleep 2
   grep " $D/" /proc/mounts | cut -d' ' -f2 | sort -r | xargs -r -n1 umount -l 2>/dev/null
-  grep -o "/run/netns/cni-[^ ]*" /proc/mounts | sort -u | xargs -r -n1 umount -l 2>/dev/null
-  [ -f "$D/sysctls" ] && sysctl -q $(cat "$D/sysctls")
+  # The pods' network namespaces: those that came since cluster_up, for another runtime may have some too.
+  if [ -f "$D/netns-before" ]; then
+    for name in /run/netns/cni-*; do
+      grep -qxF "$(basename "$name")" "$D/netns-before" || { umount -l "$name" 2>/dev/null; rm -f "$name"; }
+    done
+  fi
+  [ -f "$D/sysctls" ] && xargs sysctl -q <"$D/sysctls"
   find /sys/fs/cgroup -depth -type d -path '*/kubepods*' -exec rmdir {} + 2>/dev/null
   ip netns del $NS 2>/dev/null
   true

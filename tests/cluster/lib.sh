@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Names and tools that the scripts of this folder share; sourced, never run.
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(cd "$HERE/../.." && pwd)
@@ -29,8 +30,8 @@ ensure_base() {
   bd bud --isolation chroot -q -t "$BASE" "$IMAGES/context" >/dev/null
 }
 
-# Builds $1 (a tag) from the work tree; the host's certificates let pip reach its index from inside.
+# Builds $1 (a tag) from the work tree, or from SOURCE, such as an unpacked `git archive`; the host's certificates let pip reach its index from inside.
 build_image() {
   bd bud --isolation chroot -q --layers -v /etc/ssl/certs:/etc/ssl/certs:ro --build-arg BASE_IMAGE="$BASE" \
-    --build-arg REVISION="$(git -C "$ROOT" rev-parse HEAD)" -t "$1" -f "$ROOT/Containerfile" "$ROOT" >/dev/null
+    --build-arg REVISION="$(git -C "$ROOT" rev-parse HEAD)" -t "$1" -f "$ROOT/Containerfile" "${SOURCE:-$ROOT}" >/dev/null
 }

@@ -13,10 +13,8 @@ for role in super owner app; do openssl rand -hex 16 | tr -d '\n' >"$P/$role"; d
 chown -R 65534:65534 "$P"
 as "$bin/initdb" -D "$P/data" -U postgres -A scram-sha-256 --pwfile "$P/super" --no-sync >"$D/log/initdb.log"
 echo "host all all 10.0.0.0/8 scram-sha-256" >>"$P/data/pg_hba.conf"
-inside setsid setpriv --reuid=65534 --regid=65534 --clear-groups env -i PATH=/usr/bin:/bin LC_ALL=C "$bin/postgres" -D "$P/data" \
-  -c listen_addresses=$NODE -c unix_socket_directories="$P/run" -c fsync=off -c max_connections=200 \
-  >"$D/log/postgres.log" 2>&1 </dev/null &
-echo $! >"$D/pid/postgres"
+start postgres setpriv --reuid=65534 --regid=65534 --clear-groups env -i PATH=/usr/bin:/bin LC_ALL=C "$bin/postgres" -D "$P/data" \
+  -c listen_addresses=$NODE -c unix_socket_directories="$P/run" -c fsync=off -c max_connections=200
 inside "$ROOT/.venv/bin/python" - "$P" $NODE <<'PY'
 import asyncio, pathlib, sys, asyncpg
 folder, host = pathlib.Path(sys.argv[1]), sys.argv[2]

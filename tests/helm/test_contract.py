@@ -12,8 +12,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from gateway.proxy.routes import is_inference
-from gateway.settings import VARIABLES
 from gateway.telemetry import Metrics
+from gateway.variables import VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "llm-proxy"
@@ -29,8 +29,15 @@ SCRAPED = {"namespace", "pod", "job", "le", "exported_job"}
 
 
 def set_by_the_chart() -> set[str]:
-    """Return the variables that the templates name."""
+    """Return the variables that the templates name, and secrets by the path of their file."""
     return set(re.findall(r'(?:- name: |"name" ")([A-Z][A-Z0-9_]+)', ENV_TEMPLATE))
+
+
+def test_secrets_are_given_by_file_and_only_they_can_be() -> None:
+    by_file = set(re.findall(r'env.fromFile" \(dict "name" "([A-Z_]+)"', ENV_TEMPLATE))
+
+    assert by_file
+    assert all(KNOWN[name].secret for name in by_file)
 
 
 def config_names() -> set[str]:
@@ -48,7 +55,8 @@ def test_what_the_program_can_be_told_can_be_said_in_values() -> None:
     groups = {"Listening and identity", "Database", "Custody", "Traffic", "Operations"}
     wanted = {variable.name for variable in VARIABLES if variable.group in groups}
 
-    assert wanted - set_by_the_chart() - config_names() == set()
+    missing = wanted - set_by_the_chart() - config_names()
+    assert not missing, "add them to `config` in helm/llm-proxy/values.schema.json (a secret: to templates/_env.tpl)"
 
 
 def test_no_secret_can_be_given_in_values() -> None:

@@ -8,6 +8,72 @@
       key: {{ .key }}
 {{- end -}}
 
+{{- /*
+A secret that is taken whole from a Secret is mounted and given by its path (NAME_FILE), so that it stands in no process's
+environment. Only passwords that are put into a URL here must be variables.
+*/ -}}
+{{- define "llm-proxy.env.fromFile" -}}
+- name: {{ .name }}_FILE
+  value: /etc/llm-proxy/secrets/{{ .file }}
+{{- end -}}
+
+{{- /* Tells whether a place of key-encryption keys is in use; takes (list .Values "vault://"). */ -}}
+{{- define "llm-proxy.kekIn" -}}
+{{- $word := last . -}}
+{{- range splitList "," (first .).encryption.kek -}}
+{{- if hasPrefix $word (trim .) -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* One entry of the projected volume. */ -}}
+{{- define "llm-proxy.secretFile" -}}
+- secret:
+    name: {{ .secret }}
+    items:
+      - {key: {{ .key }}, path: {{ .file }}}
+{{- end -}}
+
+{{- /* The files of a component; takes root and component (gateway, control or migrate). */ -}}
+{{- define "llm-proxy.secretFiles" -}}
+{{- $root := .root -}}
+{{- with $root.Values }}
+{{- $secret := include "llm-proxy.databaseSecret" $root }}
+{{- $host := include "llm-proxy.databaseHost" $root }}
+{{- if eq $.component "migrate" }}
+{{- if .cnpg.enabled }}
+{{ include "llm-proxy.secretFile" (dict "secret" (printf "%s-app" (include "llm-proxy.cnpgName" $root)) "key" "uri" "file" "migration-url") }}
+{{- else if not $host }}
+{{ include "llm-proxy.secretFile" (dict "secret" (include "llm-proxy.migrationSecret" $root) "key" .database.migrationUrlKey "file" "migration-url") }}
+{{- end }}
+{{- else }}
+{{- if not $host }}
+{{ include "llm-proxy.secretFile" (dict "secret" $secret "key" .database.urlKey "file" "database-url") }}
+{{- if .database.directUrlKey }}
+{{ include "llm-proxy.secretFile" (dict "secret" $secret "key" .database.directUrlKey "file" "database-direct-url") }}
+{{- end }}
+{{- end }}
+{{- if include "llm-proxy.kekIn" (list . "env") }}
+{{ include "llm-proxy.secretFile" (dict "secret" (default .existingSecret .encryption.existingSecret) "key" .encryption.kekKeysKey "file" "kek-keys") }}
+{{- end }}
+{{- if include "llm-proxy.kekIn" (list . "awskms://") }}
+{{ include "llm-proxy.secretFile" (dict "secret" .encryption.aws.existingSecret "key" .encryption.aws.secretAccessKeyKey "file" "aws-secret-access-key") }}
+{{- if .encryption.aws.sessionTokenKey }}
+{{ include "llm-proxy.secretFile" (dict "secret" .encryption.aws.existingSecret "key" .encryption.aws.sessionTokenKey "file" "aws-session-token") }}
+{{- end }}
+{{- end }}
+{{- if and (include "llm-proxy.kekIn" (list . "vault://")) (not .encryption.vault.tokenPath) }}
+{{ include "llm-proxy.secretFile" (dict "secret" .encryption.vault.existingSecret "key" .encryption.vault.tokenKey "file" "vault-token") }}
+{{- end }}
+{{- if .egressProxy.existingSecret }}
+{{ include "llm-proxy.secretFile" (dict "secret" .egressProxy.existingSecret "key" .egressProxy.key "file" "egress-proxy") }}
+{{- end }}
+{{- if eq $.component "control" }}
+{{ include "llm-proxy.secretFile" (dict "secret" (default .existingSecret .peppers.existingSecret) "key" .peppers.key "file" "peppers") }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- /* DATABASE_URL of the login role. A password must come before the variable that uses it. */ -}}
 {{- define "llm-proxy.env.database" -}}
 {{- $host := include "llm-proxy.databaseHost" . -}}
@@ -22,9 +88,9 @@
 - name: DATABASE_URL
   value: {{ printf "postgresql://%s:$(APP_PASSWORD)@%s:%v/%s?sslmode=%s" .Values.database.username $host .Values.database.port .Values.database.name (include "llm-proxy.sslMode" .) | quote }}
 {{- else }}
-{{ include "llm-proxy.env.fromSecret" (dict "name" "DATABASE_URL" "secret" $secret "key" .Values.database.urlKey) }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "DATABASE_URL" "file" "database-url") }}
 {{- if .Values.database.directUrlKey }}
-{{ include "llm-proxy.env.fromSecret" (dict "name" "DATABASE_DIRECT_URL" "secret" $secret "key" .Values.database.directUrlKey) }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "DATABASE_DIRECT_URL" "file" "database-direct-url") }}
 {{- end }}
 {{- end }}
 {{- include "llm-proxy.env.databaseCA" . }}
@@ -34,14 +100,12 @@
 {{- define "llm-proxy.env.migration" -}}
 {{- $host := include "llm-proxy.databaseHost" . -}}
 {{- $secret := include "llm-proxy.migrationSecret" . -}}
-{{- if .Values.cnpg.enabled }}
-{{ include "llm-proxy.env.fromSecret" (dict "name" "LLM_PROXY_MIGRATION_URL" "secret" (printf "%s-app" (include "llm-proxy.cnpgName" .)) "key" "uri") }}
-{{- else if $host }}
+{{- if and $host (not .Values.cnpg.enabled) }}
 {{ include "llm-proxy.env.fromSecret" (dict "name" "OWNER_PASSWORD" "secret" $secret "key" .Values.database.migrationPasswordKey) }}
 - name: LLM_PROXY_MIGRATION_URL
   value: {{ printf "postgresql://%s:$(OWNER_PASSWORD)@%s:%v/%s?sslmode=%s" .Values.database.migrationUsername $host .Values.database.port .Values.database.name (include "llm-proxy.sslMode" .) | quote }}
 {{- else }}
-{{ include "llm-proxy.env.fromSecret" (dict "name" "LLM_PROXY_MIGRATION_URL" "secret" $secret "key" .Values.database.migrationUrlKey) }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "LLM_PROXY_MIGRATION_URL" "file" "migration-url") }}
 {{- end }}
 {{- include "llm-proxy.env.databaseCA" . }}
 {{- end -}}
@@ -80,14 +144,29 @@
 {{- include "llm-proxy.env.database" $root }}
 - name: LLM_PROXY_KEK
   value: {{ .encryption.kek | quote }}
-{{- if eq .encryption.kek "env" }}
-{{ include "llm-proxy.env.fromSecret" (dict "name" "LLM_PROXY_KEK_KEYS" "secret" (default .existingSecret .encryption.existingSecret) "key" .encryption.kekKeysKey) }}
+{{- if include "llm-proxy.kekIn" (list . "env") }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "LLM_PROXY_KEK_KEYS" "file" "kek-keys") }}
+{{- end }}
+{{- if include "llm-proxy.kekIn" (list . "awskms://") }}
+{{ include "llm-proxy.env.fromSecret" (dict "name" "AWS_ACCESS_KEY_ID" "secret" .encryption.aws.existingSecret "key" .encryption.aws.accessKeyIdKey) }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "AWS_SECRET_ACCESS_KEY" "file" "aws-secret-access-key") }}
+{{- if .encryption.aws.sessionTokenKey }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "AWS_SESSION_TOKEN" "file" "aws-session-token") }}
+{{- end }}
+{{- end }}
+{{- if include "llm-proxy.kekIn" (list . "vault://") }}
+{{- if .encryption.vault.tokenPath }}
+- name: LLM_PROXY_VAULT_TOKEN_PATH
+  value: {{ .encryption.vault.tokenPath | quote }}
+{{- else }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "VAULT_TOKEN" "file" "vault-token") }}
+{{- end }}
 {{- end }}
 {{- if .egressProxy.existingSecret }}
-{{ include "llm-proxy.env.fromSecret" (dict "name" "LLM_PROXY_EGRESS_PROXY" "secret" .egressProxy.existingSecret "key" .egressProxy.key) }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "LLM_PROXY_EGRESS_PROXY" "file" "egress-proxy") }}
 {{- end }}
 {{- if eq $.component "control" }}
-{{ include "llm-proxy.env.fromSecret" (dict "name" "LLM_PROXY_PEPPERS" "secret" (default .existingSecret .peppers.existingSecret) "key" .peppers.key) }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "LLM_PROXY_PEPPERS" "file" "peppers") }}
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -11,11 +11,17 @@ values.schema.json.
 {{- if not .issuer -}}
 {{- $e = append $e "issuer is empty: set the public https URL under which clients reach /oauth2, such as https://llm.example.com" -}}
 {{- end -}}
-{{- if and (not .existingSecret) (or (and (eq .encryption.kek "env") (not .encryption.existingSecret)) (not .peppers.existingSecret)) -}}
+{{- if and (not .existingSecret) (or (and (include "llm-proxy.kekIn" (list . "env")) (not .encryption.existingSecret)) (not .peppers.existingSecret)) -}}
 {{- $e = append $e "no Secret for the key-encryption key and the peppers: create one (README.md shows how) and set existingSecret" -}}
 {{- end -}}
 {{- if and (not .existingSecret) (not .database.existingSecret) (not .cnpg.enabled) -}}
 {{- $e = append $e "no Secret for the database: set existingSecret or database.existingSecret" -}}
+{{- end -}}
+{{- if and (include "llm-proxy.kekIn" (list . "awskms://")) (not .encryption.aws.existingSecret) -}}
+{{- $e = append $e "encryption.aws.existingSecret is empty: awskms:// needs an access key" -}}
+{{- end -}}
+{{- if and (include "llm-proxy.kekIn" (list . "vault://")) (not .encryption.vault.tokenPath) (not .encryption.vault.existingSecret) -}}
+{{- $e = append $e "vault:// needs a token: set encryption.vault.tokenPath (an agent's file) or encryption.vault.existingSecret" -}}
 {{- end -}}
 {{- if and .database.directUrlKey (or .database.host .cnpg.enabled .devDatabase.enabled) -}}
 {{- $e = append $e "database.directUrlKey goes with URLs from the Secret only: empty it, or empty database.host" -}}

@@ -111,7 +111,7 @@ spec:
             {{- toYaml . | nindent 12 }}
           {{- end }}
           volumeMounts:
-            {{- include "llm-proxy.volumeMounts" $root | nindent 12 }}
+            {{- include "llm-proxy.volumeMounts" . | nindent 12 }}
             {{- with $v.extraVolumeMounts }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
@@ -119,7 +119,10 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
       volumes:
-        {{- include "llm-proxy.volumes" $root | nindent 8 }}
+        {{- include "llm-proxy.volumes" . | nindent 8 }}
+        {{- if eq $root.Values.migrations.mode "initContainer" }}
+        {{- include "llm-proxy.secretVolume" (dict "root" $root "component" "migrate") | trim | nindent 8 }}
+        {{- end }}
         {{- with $v.extraVolumes }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -159,10 +162,16 @@ readinessProbe:
   failureThreshold: {{ .probes.readinessFailures }}
 {{- end -}}
 
+{{- /* Takes root and component; the init container of migrations has a volume of its own. */ -}}
 {{- define "llm-proxy.volumeMounts" -}}
 - name: tmp
   mountPath: /tmp
-{{- if .Values.database.caSecret }}
+{{- if include "llm-proxy.secretFiles" . | trim }}
+- name: {{ .component }}-secrets
+  mountPath: /etc/llm-proxy/secrets
+  readOnly: true
+{{- end }}
+{{- if .root.Values.database.caSecret }}
 - name: database-ca
   mountPath: /etc/llm-proxy/database-ca
   readOnly: true
@@ -172,12 +181,23 @@ readinessProbe:
 {{- define "llm-proxy.volumes" -}}
 - name: tmp
   emptyDir:
-    sizeLimit: {{ .Values.tmpSizeLimit }}
-{{- if .Values.database.caSecret }}
+    sizeLimit: {{ .root.Values.tmpSizeLimit }}
+{{- include "llm-proxy.secretVolume" . }}
+{{- if .root.Values.database.caSecret }}
 - name: database-ca
   secret:
-    secretName: {{ .Values.database.caSecret }}
+    secretName: {{ .root.Values.database.caSecret }}
     items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
+{{- end -}}
+
+{{- define "llm-proxy.secretVolume" -}}
+{{- with include "llm-proxy.secretFiles" . | trim }}
+- name: {{ $.component }}-secrets
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- . | nindent 6 }}
 {{- end }}
 {{- end -}}
 
@@ -200,7 +220,7 @@ resources:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 volumeMounts:
-  {{- include "llm-proxy.volumeMounts" . | nindent 2 }}
+  {{- include "llm-proxy.volumeMounts" (dict "root" . "component" "migrate") | nindent 2 }}
 {{- end -}}
 
 {{- define "llm-proxy.service" -}}
