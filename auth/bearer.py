@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -29,11 +29,40 @@ class DpopRefused(TokenRefused):
     challenge = 'DPoP error="invalid_dpop_proof"'
 
 
-class RequestAuthenticator:
-    """Reads the caller from an ASGI scope; no IO.
+class ProofChecker:
+    """Checks the proofs that come with DPoP-bound tokens; each is good once in this process.
 
-    `base_url` is the public URL of the gateway, against which DPoP proofs are checked: never the Host header.
+    `base_url` is the public URL of the gateway, against which proofs are checked: never the Host header.
     """
+
+    def __init__(self, base_url: str, clock: Callable[[], float], *, used: ProofCache | None = None) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._clock = clock
+        self._used = used or ProofCache()
+
+    def check(self, token: str, proofs: Sequence[str], *, method: str, path: str) -> str:
+        """Return the thumbprint of the key that signed the one proof among `proofs`; raises `DpopRefused`."""
+        if len(proofs) != 1:
+            raise DpopRefused("The request needs exactly one DPoP header.", hint="Sign a proof for this request.")
+        now = self._clock()
+        proof = check_proof(proofs[0], method=method, url=self._base_url + path, now=now, access_token=token)
+        if isinstance(proof, ProofRefused):
+            raise DpopRefused(
+                f"The DPoP proof is not valid: {proof.reason}.", hint="Sign a new proof for this request."
+            )
+        if not self._used.first_use(proof, now=now):
+            raise DpopRefused("The DPoP proof was used before.", hint="Sign a new proof for each request.")
+        return proof.jkt
+
+
+def refuse_unbound(principal: Principal) -> None:
+    """Refuse a token that came with a proof and is bound to no key: its sender believes in a protection it lacks."""
+    if not principal.jkt:
+        raise TokenUnbound("The access token is not bound to a key.", hint="Send it as 'Authorization: Bearer'.")
+
+
+class RequestAuthenticator:
+    """Reads the caller from an ASGI scope; no IO. `base_url` is the public URL of the gateway."""
 
     def __init__(
         self,
@@ -45,9 +74,7 @@ class RequestAuthenticator:
         certificate: CertificateThumbprint = no_certificate,
     ) -> None:
         self._verifier = verifier
-        self._base_url = base_url.rstrip("/")
-        self._clock = clock
-        self._proofs = proofs or ProofCache()
+        self._proofs = ProofChecker(base_url, clock, used=proofs)
         self._certificate = certificate
 
     def caller(self, scope: AsgiScope) -> Principal | Fault:
@@ -59,10 +86,13 @@ class RequestAuthenticator:
 
     def verify(self, scope: AsgiScope, token: str, *, dpop: bool = False) -> Principal:
         """Verify a token that was found in `scope`; `dpop`: it came as `Authorization: DPoP` with a proof beside it."""
-        jkt = self._proof(scope, token) if dpop else ""
+        jkt = ""
+        if dpop:
+            proofs, method = _header(scope, b"dpop"), scope.get("method", "GET")
+            jkt = self._proofs.check(token, proofs, method=method, path=scope["path"])
         principal = self._verifier.verify(token, jkt=jkt, x5t_s256=self._certificate(scope))
-        if dpop and not principal.jkt:
-            raise TokenUnbound("The access token is not bound to a key.", hint="Send it as 'Authorization: Bearer'.")
+        if dpop:
+            refuse_unbound(principal)
         return principal
 
     def _by_header(self, scope: AsgiScope) -> Principal:
@@ -82,21 +112,6 @@ class RequestAuthenticator:
                 "The Authorization header is not one access token.", hint="Send 'Authorization: Bearer <token>' once."
             )
         return self.verify(scope, token.strip(), dpop=kind.lower() == "dpop")
-
-    def _proof(self, scope: AsgiScope, token: str) -> str:
-        proofs = _header(scope, b"dpop")
-        if len(proofs) != 1:
-            raise DpopRefused("The request needs exactly one DPoP header.", hint="Sign a proof for this request.")
-        now = self._clock()
-        url = self._base_url + scope["path"]
-        proof = check_proof(proofs[0], method=scope.get("method", "GET"), url=url, now=now, access_token=token)
-        if isinstance(proof, ProofRefused):
-            raise DpopRefused(
-                f"The DPoP proof is not valid: {proof.reason}.", hint="Sign a new proof for this request."
-            )
-        if not self._proofs.first_use(proof, now=now):
-            raise DpopRefused("The DPoP proof was used before.", hint="Sign a new proof for each request.")
-        return proof.jkt
 
 
 def _header(scope: AsgiScope, name: bytes) -> list[str]:

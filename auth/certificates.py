@@ -6,12 +6,19 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from cryptography import x509
 
-from auth.form import ClientCertificate
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """The caller's TLS certificate (DER); `verified`: its chain was checked against the installation's CAs."""
+
+    der: bytes
+    verified: bool
 
 
 def thumbprint(der: bytes) -> str:

@@ -13,8 +13,8 @@ from litestar.params import FromQuery
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from auth.audit import Event, Trail
+from auth.certificates import ClientCertificate
 from auth.client_secrets import Peppers
-from auth.form import ClientCertificate
 from auth.principal import Principal
 from auth.server import OAuthServer, ServerConfig
 from auth.signing_keys import SigningKeys

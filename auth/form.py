@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
+from auth.certificates import ClientCertificate
 from auth.oauth_errors import InvalidRequestError, plain
 from auth.secret import Secret
 
@@ -29,14 +30,6 @@ _BODY_ONLY = frozenset(
         "token",
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ClientCertificate:
-    """The caller's TLS certificate (DER); `verified`: its chain was checked against the installation's CAs."""
-
-    der: bytes
-    verified: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from auth.form import ClientCertificate
+from auth.certificates import ClientCertificate
 
 MAX_HEADER_CHARS = 16_384
 

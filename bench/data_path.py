@@ -27,6 +27,7 @@ import uvicorn
 import uvloop
 from relay_client import REQUEST, mock, pin
 
+from auth.bearer import ProofChecker
 from auth.keyset import KeySet, Signer
 from auth.revocations import Revocations
 from auth.secret import Secret
@@ -110,6 +111,7 @@ def gateway(pipe: Connection, upstream_port: int, profile: str | None) -> None:
         recorder.start()
         data_path = DataPath(
             verifier=verifier,
+            proofs=ProofChecker(ISSUER, time.time),
             directory=directory,
             upstream=ConnectionPool(DirectConnector(egress)),
             recorders=(recorder,),

@@ -133,7 +133,9 @@ class Gateway:
         data_keys = DataKeys(postgres, make_keks(settings, GuardedCalls(kms, private)))
         keys, revocations = KeySet(), Revocations()
         verifier = Verifier(settings.issuer, settings.token_audience, keys, revocations, time.time)
-        signing = SigningKeys(postgres, data_keys, keys) if self._has_control else None
+        signing = (
+            SigningKeys(postgres, data_keys, keys, algs=settings.signing_algorithms) if self._has_control else None
+        )
         trust = Trust(postgres, keys, revocations, clock=time.time, signing=signing, poll_s=settings.snapshot_poll_s)
         self.health.require("signing keys", lambda: None if trust.is_ready else "No signing key is loaded yet.")
         first = asyncio.Event()

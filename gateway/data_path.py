@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from auth.bearer import ProofChecker
 from auth.sealing import Sealer
 from gateway.database import Change, Postgres
 from gateway.health import Health
@@ -84,6 +85,7 @@ class DataPathParts:
         self._usage = UsageRecorder(PostgresUsageStore(postgres))
         self.app = DataPath(
             verifier=verifier,
+            proofs=ProofChecker(settings.issuer or "", unix_clock),
             directory=self._directory,
             upstream=self._pool,
             recorders=(self._usage, TrafficMetrics(metrics)),

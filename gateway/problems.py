@@ -97,6 +97,10 @@ def problem_of(error: Exception) -> Problem:
             hint="Each entry of `errors` names a place and what it expects; /docs describes every request.",
             errors=tuple(_validation_errors(error.extra)),
         )
+    if isinstance(error, RecursionError) and "serializing" in str(
+        error
+    ):  # msgspec's, at a body that is nested too deep
+        return Problem(400, "malformed", "The request cannot be read.", "Its JSON is nested too deeply.")
     if isinstance(error, NotFoundException):
         return Problem(404, "not_found", "There is nothing at this address.", hint="See /docs for the addresses.")
     if isinstance(error, MethodNotAllowedException):

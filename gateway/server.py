@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from auth.errors import Fault
+from gateway.forwarded import ForwardedCaller
 from gateway.telemetry import new_request_id
 
 if TYPE_CHECKING:
@@ -211,6 +212,9 @@ def make_server(
 ) -> GatewayServer:
     """Make the server of one process for an ASGI app; `run(sockets=[open_socket(…)])` serves until a signal."""
     protocol = type("Protocol", (DeadlineProtocol,), {"max_connections": settings.max_connections})
+    believes_certificates = settings.client_certificates != "off"
+    if believes_certificates:
+        app = ForwardedCaller(app, trusted=settings.trusted_proxies, form=settings.client_certificates)
     config = uvicorn.Config(
         app,
         loop="auto",
@@ -221,7 +225,7 @@ def make_server(
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=True,
+        proxy_headers=not believes_certificates,
         forwarded_allow_ips=settings.trusted_proxies,
         timeout_keep_alive=round(settings.keep_alive_s),
         timeout_graceful_shutdown=round(settings.drain_s),

@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 
 from auth.secret import Secret
 
+SIGNING_ALGORITHMS = ("ES256", "RS256", "Ed25519")
+"""`auth.keyset.ALGORITHMS`, spelled out: that module costs the command line 50 ms of cryptography."""
+
 
 def text(value: str) -> str:
     """Take it as it is."""
@@ -90,6 +93,14 @@ def proxy_url(value: str) -> Secret:
     if parts.scheme != "http" or not parts.hostname:
         raise ValueError("must be a URL such as http://proxy.internal:3128")
     return Secret(value)
+
+
+def signing_algorithms(value: str) -> tuple[str, ...]:
+    """Read the names of signature algorithms, the default first."""
+    names = tuple(name.strip() for name in value.split(","))
+    if not set(names) <= set(SIGNING_ALGORITHMS) or len(set(names)) < len(names):
+        raise ValueError(f"must hold some of {', '.join(SIGNING_ALGORITHMS)}, comma-separated, each once")
+    return names
 
 
 def kek(value: str) -> str:

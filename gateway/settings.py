@@ -33,6 +33,8 @@ class Settings:
     issuer: str | None
     audience: str | None
     trusted_proxies: str
+    client_certificates: str
+    signing_algorithms: tuple[str, ...]
     database_url: Secret | None
     database_direct_url: Secret | None
     migration_url: Secret | None

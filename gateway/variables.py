@@ -16,6 +16,7 @@ from gateway.setting_values import (
     proxy_url,
     seconds,
     secret,
+    signing_algorithms,
     size,
     text,
     whole,
@@ -58,6 +59,25 @@ VARIABLES: Final = (
         "127.0.0.1",
         "Addresses or networks, comma-separated, whose `X-Forwarded-For` and `-Proto` are believed.",
         text,
+    ),
+    Variable(
+        "LLM_PROXY_CLIENT_CERTIFICATES",
+        "client_certificates",
+        LISTEN,
+        "off",
+        "How the trusted proxies pass on callers' TLS certificates (RFC 8705): `client-cert` (RFC 9440, verified "
+        "chains alone), `nginx` (`X-SSL-Client-Cert` escaped, `X-SSL-Client-Verify`) or `off`. The proxy must drop "
+        "these headers from what it receives.",
+        one_of("off", "client-cert", "nginx"),
+    ),
+    Variable(
+        "LLM_PROXY_SIGNING_ALGORITHMS",
+        "signing_algorithms",
+        LISTEN,
+        "ES256,RS256",
+        "The algorithms that keys are kept for, comma-separated, out of ES256, RS256 and Ed25519; the first one signs "
+        "tokens unless a client asks for another.",
+        signing_algorithms,
     ),
     Variable(
         "DATABASE_URL",

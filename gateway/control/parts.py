@@ -28,8 +28,10 @@ from gateway.control.app import make_control
 from gateway.control.key_probe import KeyProbe
 from gateway.control.orm import OrmSessions
 from gateway.custody import parse_peppers
+from gateway.forwarded import certificate_of, thumbprint_of
 from gateway.guarded_calls import GuardedCalls
 from gateway.jobs import Job, Jobs, maintenance_jobs
+from gateway.published_keys import GuardedJwks
 from gateway.upstream.connect import DirectConnector, EgressProxy
 from gateway.upstream.guard import EgressPolicy, UnsafeUrl, check_base_url
 from gateway.upstream.pool import ConnectionPool, PoolLimits
@@ -112,7 +114,15 @@ class ControlParts:
         )
         peppers = Peppers(parse_peppers(settings.peppers))
         trail = TenantTrail()
-        config = ServerConfig(issuer=settings.issuer, audience=settings.token_audience)
+        egress = EgressPolicy(allow_private=settings.allow_private_upstreams)
+        proxy = None
+        if settings.egress_proxy is not None:
+            proxy = EgressProxy.parse(settings.egress_proxy.reveal(), settings.no_proxy)
+        self._upstream = ConnectionPool(DirectConnector(egress, proxy=proxy), PoolLimits(total=_UPSTREAM_CONNECTIONS))
+        calls = GuardedCalls(self._upstream, egress)
+        config = ServerConfig(
+            issuer=settings.issuer, audience=settings.token_audience, mtls=settings.client_certificates != "off"
+        )
         server = OAuthServer(
             config,
             sessions=self._sessions,
@@ -121,6 +131,7 @@ class ControlParts:
             peppers=peppers,
             trail=trail,
             clock=time.time,
+            jwks=GuardedJwks(calls),
         )
         auth = AuthServices(
             config=config,
@@ -130,6 +141,7 @@ class ControlParts:
             peppers=peppers,
             trail=trail,
             clock=time.time,
+            certificate_of=lambda request: certificate_of(request.scope),
         )
         tenants = TenantServices(
             sessions=self._sessions,
@@ -139,16 +151,11 @@ class ControlParts:
             now=_now,
             forget=data_keys.forget,
         )
+        authenticator = RequestAuthenticator(verifier, settings.issuer, time.time, certificate=thumbprint_of)
         self.app: Litestar = make_control(
             [*make_auth_routers(auth), make_tenants_router(tenants)],
-            middleware=[authentication(RequestAuthenticator(verifier, settings.issuer, time.time))],
+            middleware=[authentication(authenticator)],
         )
-        egress = EgressPolicy(allow_private=settings.allow_private_upstreams)
-        proxy = None
-        if settings.egress_proxy is not None:
-            proxy = EgressProxy.parse(settings.egress_proxy.reveal(), settings.no_proxy)
-        self._upstream = ConnectionPool(DirectConnector(egress, proxy=proxy), PoolLimits(total=_UPSTREAM_CONNECTIONS))
-        calls = GuardedCalls(self._upstream, egress)
         rng = random.Random()  # noqa: S311 - spreads the runs; nothing secret is drawn from it
 
         def driver_of(source: KeySource, credential: Secret | None) -> Driver:

@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 from uuid_utils.compat import uuid7
 
+from auth.bearer import ProofChecker, refuse_unbound
 from auth.details import Detail, read_details
 from auth.errors import Fault
 from auth.principal import Principal
@@ -49,8 +50,8 @@ _PROBLEM = b"application/problem+json"
 class Verifier(Protocol):
     """Turns a token into its principal; fulfilled by `auth.tokens.Verifier`."""
 
-    def verify(self, token: str) -> Principal:
-        """Return the caller, or raise NotAuthenticated."""
+    def verify(self, token: str, *, jkt: str = "", x5t_s256: str = "") -> Principal:
+        """Return the caller, or raise NotAuthenticated; a bound token needs its key's or certificate's thumbprint."""
 
 
 class DataPath:
@@ -64,6 +65,7 @@ class DataPath:
         self,
         *,
         verifier: Verifier,
+        proofs: ProofChecker,
         directory: Directory,
         upstream: Sender,
         recorders: Sequence[Recorder],
@@ -74,6 +76,7 @@ class DataPath:
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
         self._verifier = verifier
+        self._proofs = proofs
         self._directory = directory
         self._upstream = upstream
         self._recorders = tuple(recorders)
@@ -144,7 +147,7 @@ class DataPath:
     ) -> None:
         operation = route.operation
         record.operation = operation.name
-        principal = self._verifier.verify(find_token(channel.headers, channel.query))
+        principal = self._caller(channel)
         record.principal = principal
         if INFERENCE not in principal.scopes:
             raise _no_scope()
@@ -170,6 +173,16 @@ class DataPath:
                 raise
             answer = await self._send(changed, inquiry, intake)
         await relay(channel, answer, record, shape=shape, est_input_tokens=intake.est_input_tokens)
+
+    def _caller(self, channel: Channel) -> Principal:
+        token, is_dpop = find_token(channel.headers, channel.query)
+        if not is_dpop:
+            return self._verifier.verify(token, x5t_s256=channel.certificate)
+        proofs = [value.decode("latin-1") for name, value in channel.headers if name == b"dpop"]
+        jkt = self._proofs.check(token, proofs, method=channel.method, path=channel.raw_path.decode("latin-1"))
+        principal = self._verifier.verify(token, jkt=jkt, x5t_s256=channel.certificate)
+        refuse_unbound(principal)
+        return principal
 
     async def _tenant(self, principal: Principal) -> TenantRuntime:
         tenant = self._directory.get(principal.tenant_id) or await self._directory.find(principal.tenant_id)

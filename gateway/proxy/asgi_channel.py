@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from gateway.forwarded import thumbprint_of
 from gateway.proxy.channel import CallerGone, HeaderList
 
 Scope = MutableMapping[str, Any]
@@ -30,6 +31,7 @@ class AsgiChannel:
         "_watch",
         "aborted",
         "body_over",
+        "certificate",
         "client",
         "headers",
         "method",
@@ -46,6 +48,7 @@ class AsgiChannel:
         self.headers: HeaderList = headers if isinstance(headers, list) else list(headers)
         client = scope.get("client")
         self.client: str = client[0] if client else ""
+        self.certificate: str = thumbprint_of(scope)
         self.aborted = False
         self._receive = receive
         self._send = send

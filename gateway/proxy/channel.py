@@ -20,7 +20,8 @@ class Channel(Protocol):
     """A request head, then body in, head out, chunks out.
 
     `method` is upper case; `raw_path` the path as sent, percent-encoding and all, without the query; `headers` in order
-    with lower-case names; `client` the peer's address, "" if unknown.
+    with lower-case names; `client` the peer's address, "" if unknown; `certificate` the
+    `x5t#S256` of its TLS certificate (RFC 8705), "" without one.
     """
 
     method: str
@@ -28,6 +29,7 @@ class Channel(Protocol):
     query: bytes
     headers: HeaderList
     client: str
+    certificate: str
 
     @property
     def body_over(self) -> bool:

@@ -7,11 +7,13 @@ OpenAI's SDK sends `Authorization: Bearer`, Anthropic's `x-api-key`, Azure's `ap
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from auth.errors import NotAuthenticated
 from gateway.proxy.faults import RequestFault
 
 _BARE = frozenset({b"x-api-key", b"api-key", b"x-goog-api-key"})
+_SCHEMES = frozenset({b"bearer", b"dpop"})
 _IN_QUERY = (b"access_token=", b"api_key=", b"api-key=", b"key=", b"token=")
 
 MAX_TOKEN_BYTES = 8192
@@ -36,18 +38,26 @@ class MisplacedCredentials(RequestFault):
     code = "invalid_request"
 
 
-def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
-    """Return the token. Raises NoCredentials, BadCredentials or MisplacedCredentials, each with its mend."""
+class Presented(NamedTuple):
+    """A token as it came; `is_dpop`: with the scheme that announces a proof beside it (RFC 9449 section 7.1)."""
+
+    token: str
+    is_dpop: bool = False
+
+
+def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> Presented:
+    """Return the token; `headers` may hold others, too. Raises NoCredentials, BadCredentials or MisplacedCredentials, each with its mend."""
     token = b""
+    is_dpop = False
     for name, value in headers:
         if name == b"authorization":
             scheme, _, found = value.strip().partition(b" ")
-            if scheme.lower() != b"bearer":
+            if (word := scheme.lower()) not in _SCHEMES:
                 raise BadCredentials(
-                    "The Authorization header is not of the Bearer scheme.",
+                    "The Authorization header is not of the Bearer or DPoP scheme.",
                     hint="Send 'Authorization: Bearer <access token>' with a token from /oauth2/token.",
                 )
-            found = found.strip()
+            found, is_dpop = found.strip(), is_dpop or word == b"dpop"
         elif name in _BARE:
             found = value.strip()
             if found[:7].lower() == b"bearer ":
@@ -73,4 +83,4 @@ def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
         )
     if len(token) > MAX_TOKEN_BYTES or not token.isascii():
         raise BadCredentials("The access token is malformed.", hint="Send the access_token of /oauth2/token unchanged.")
-    return token.decode("ascii")
+    return Presented(token.decode("ascii"), is_dpop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from auth.errors import NotPermitted
 from auth.guards import principal_of, requires
 from auth.paging import cut_page, page_ask
 from auth.principal import PLATFORM_TENANT_ID
+from auth.revocation_store import revoke_key
+from auth.revocations import MAX_TOKEN_LIFETIME_S, tenant_key
 from auth.scopes import PLATFORM, TENANT_SCOPES
 from tenants import audit
 from tenants.api.call import Caller, Cursor, IfMatch, Limit, once, reply
@@ -98,7 +101,7 @@ async def change_tenant(
     services: Services,
     if_match: IfMatch = None,
 ) -> Response[TenantOut]:
-    """A suspended tenant's requests are refused; its data stays."""
+    """A suspended tenant's requests are refused, also with tokens that it has got; its data stays."""
     now = services.now()
     async with services.sessions.platform() as session:
         row = await store.get(session, tenant_id, if_match=if_match, for_change=True)
@@ -109,6 +112,8 @@ async def change_tenant(
         if data.settings is not UNSET:
             row.settings = merge_patch(row.settings, data.settings)
         await store.save(session, row, at=now)
+        if data.status == "suspended":
+            await _revoke_tokens(session, row.id, at=now)
         detail = {"changed": [name for name, value in msgspec.structs.asdict(data).items() if value is not UNSET]}
         if data.status is not UNSET:
             detail["status"] = [data.status]
@@ -123,6 +128,7 @@ async def delete_tenant(tenant_id: FromPath[UUID], call: Caller, services: Servi
     async with services.sessions.platform() as session:
         row = await store.get(session, tenant_id, if_match=if_match, for_change=True)
         await store.remove(session, row)
+        await _revoke_tokens(session, tenant_id, at=now)
         await audit.record(
             session,
             PLATFORM_TENANT_ID,
@@ -133,6 +139,12 @@ async def delete_tenant(tenant_id: FromPath[UUID], call: Caller, services: Servi
             detail={"slug": row.slug},
         )
     services.forget(tenant_id)
+
+
+async def _revoke_tokens(session: AsyncSession, tenant_id: UUID, *, at: datetime) -> None:
+    """Refuse every token that the tenant got so far, in the management API too; the note outlives the tenant."""
+    until = at + timedelta(seconds=MAX_TOKEN_LIFETIME_S)
+    await revoke_key(session, PLATFORM_TENANT_ID, tenant_key(tenant_id), now=at, expires_at=until)
 
 
 def operators_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

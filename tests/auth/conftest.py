@@ -22,11 +22,11 @@ from uuid_utils.compat import uuid7
 
 from auth.audit import InMemoryTrail
 from auth.bearer import AsgiScope, RequestAuthenticator
+from auth.certificates import ClientCertificate
 from auth.client_secrets import Peppers
 from auth.clients import ClientSpec, create_client
 from auth.deps import AuthServices
 from auth.errors import Fault
-from auth.form import ClientCertificate
 from auth.keyset import KeySet
 from auth.middleware import authentication
 from auth.principal import PLATFORM_TENANT_ID, Principal

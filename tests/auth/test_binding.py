@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jwt
 
-from auth.certificates import thumbprint
-from auth.form import ClientCertificate
+from auth.certificates import ClientCertificate, thumbprint
 from auth.keyset import Signer
 from tests.auth.conftest import ISSUER, NOW, TestClient, World
 

@@ -59,7 +59,7 @@ async def test_it_serves_what_it_documents(gateway: Gateway) -> None:
         assert "script" not in page.headers["content-security-policy"]
         assert "/api/v1/pools" in page.text
         assert (await client.get("/.well-known/oauth-authorization-server")).json()["issuer"] == ISSUER
-        assert len((await client.get("/oauth2/jwks")).json()["keys"]) == 1
+        assert [key["alg"] for key in (await client.get("/oauth2/jwks")).json()["keys"]] == ["ES256", "RS256"]
         assert (await client.get("/readyz")).status_code == 200
         assert (await client.get("/livez")).status_code == 200
         assert "llm_proxy_tenants" in (await client.get("/metrics")).text

@@ -35,6 +35,11 @@ def body(data: JSONBody[Body]) -> dict[str, Any]:
     return {"name": data.name}
 
 
+def test_a_body_nested_too_deeply_is_the_callers_fault() -> None:
+    status, document, _ = ask("POST", "/body", content=b'{"name":' + b"[" * 100_000)
+    assert (status, document["code"]) == (400, "malformed")
+
+
 def ask(method: str, path: str, **arguments: Any) -> tuple[int, dict[str, Any], Any]:
     with create_test_client(
         [boom, fault, body], exception_handlers={Exception: handle}, raise_server_exceptions=False

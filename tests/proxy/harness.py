@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from auth.bearer import ProofChecker
 from auth.errors import NotAuthenticated
 from auth.principal import Principal
 from auth.secret import Secret
@@ -62,7 +63,7 @@ class FixedVerifier:
         self.principals[token] = Principal(tenant_id, "app", frozenset(scopes), f"jti-{token}", 2e9, details=details)
         return token
 
-    def verify(self, token: str) -> Principal:
+    def verify(self, token: str, *, jkt: str = "", x5t_s256: str = "") -> Principal:
         try:
             return self.principals[token]
         except KeyError:
@@ -214,6 +215,7 @@ async def running_gateway(
     upstream = ConnectionPool(DirectConnector(egress, tls=TLS))
     data_path = DataPath(
         verifier=verifier,
+        proofs=ProofChecker("http://127.0.0.1", time.time),
         directory=directory,
         upstream=upstream,
         recorders=(usage,),

@@ -64,7 +64,7 @@ def test_what_reaches_the_caller() -> None:
     ],
 )
 def test_tokens_are_found_where_sdks_put_them(headers: list[tuple[bytes, bytes]], token: str) -> None:
-    assert find_token(headers, b"") == token
+    assert find_token(headers, b"").token == token
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from uuid_utils.compat import uuid7
 
 from auth.client_secrets import Peppers
 from auth.principal import PLATFORM_TENANT_ID, Principal
+from auth.revocations import Revocations, Traces
 from auth.scopes import TENANT_SCOPES
 from auth.secret import Secret
 from auth.storage import Connections
@@ -145,6 +146,10 @@ async def test_suspend_and_delete_a_tenant(operator: Api, acme: Planted, databas
         for table in ("data_key", "provider_key", "key_version", "pool"):
             assert await connection.fetchval(f"select count(*) from {table}") == 0, table
         assert await connection.fetchval("select action from audit_event order by at desc limit 1") == "tenant.delete"
+    revoked = Revocations()
+    await revoked.refresh(database, now=0.0)
+    token = Principal(acme.tenant_id, "app", frozenset({"keys:read"}), "jti", 1e12)
+    assert revoked.refuses(Traces.of(token))  # by the management API too, which asks for no tenant's status
     await operator("DELETE", f"/tenants/{PLATFORM_TENANT_ID}", expect=409)
 
 

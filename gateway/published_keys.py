@@ -1,0 +1,38 @@
+"""Fetches the key sets that clients and workload platforms publish, past the guard that tenants' addresses pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from auth.errors import Unavailable
+from gateway.guarded_calls import GuardedCalls
+from tenants.sources.protocol import SourceAway, SourceRefused
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class GuardedJwks:
+    """Implements `auth.remote_keys.JwksFetcher`; no redirect is followed and no large answer read."""
+
+    def __init__(self, calls: GuardedCalls) -> None:
+        self._calls = calls
+
+    async def fetch(self, uri: str) -> Mapping[str, Any]:
+        """Return the JWK Set at `uri`; raises `Unavailable` when there is none to be had."""
+        return await fetch_document(self._calls, uri)
+
+
+async def fetch_document(calls: GuardedCalls, uri: str) -> Mapping[str, Any]:
+    """Return the JSON object at `uri`; raises `Unavailable` with the reason for the log."""
+    try:
+        answer = await calls.call("GET", uri, headers={"accept": "application/json"})
+        if answer.status != 200:
+            raise Unavailable("The document does not answer.", debug=f"{uri} answered {answer.status}")
+        return _decode(answer.body)
+    except (SourceAway, SourceRefused) as error:
+        raise Unavailable("The document does not answer.", debug=f"{uri}: {error}") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Unavailable("The document is no JSON object.", debug=f"{uri}: {error}") from None
