@@ -1,0 +1,169 @@
+"""The production form: separate processes over a Postgres that a test can take away and bring back."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from auth.secret import Secret
+from gateway.embedded.postgres import UNSAFE_BUT_FAST, EmbeddedPostgres
+from gateway.schema import ensure_login, migrate
+from tests.e2e.conftest import free_port, wait_for
+
+PROGRAM = str(Path(sys.executable).parent / "llm-proxy")
+
+
+class InterruptiblePostgres:
+    """A real server behind a fixed local port: `stop` shuts the server down, `start` brings it back where it was."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self._server = EmbeddedPostgres(directory, settings=UNSAFE_BUT_FAST)
+        self._target: int | None = None
+        self._relay: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self._password = Secret("")
+
+    async def start(self) -> None:
+        address = await asyncio.to_thread(self._server.start)
+        self._target, self._password = address.port, address.password
+        self._relay = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
+
+    async def stop(self) -> None:
+        if self._relay is not None:
+            self._relay.close()
+            self._relay = None
+        for writer in list(self._open):
+            writer.transport.abort()
+        await asyncio.to_thread(self._server.stop)
+
+    def url(self, user: str, password: Secret) -> str:
+        return f"postgresql://{user}:{password.reveal()}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def owner_url(self) -> str:
+        return self.url("llm_proxy_owner", self._password)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._open |= {writer, there_writer}
+        try:
+            await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
+        finally:
+            self._open -= {writer, there_writer}
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@dataclass
+class Installation:
+    """A migrated database with an operator, and the processes that were started over it."""
+
+    directory: Path
+    postgres: InterruptiblePostgres
+    environment: dict[str, str]
+    operator: dict[str, str] = field(default_factory=dict)
+    _running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def spawn(self, command: str, port: int) -> tuple[subprocess.Popen[bytes], Path]:
+        log = self.directory / f"{command}-{port}.log"
+        with log.open("ab") as sink:
+            process = subprocess.Popen(
+                [PROGRAM, command], stdout=sink, stderr=sink, env={**self.environment, "PORT": str(port)}
+            )
+        self._running.append(process)
+        return process, log
+
+    async def start(self, command: str, port: int | None = None) -> str:
+        """Start `serve`, `gateway` or `control`; return its base URL when it is ready."""
+        port = port or free_port()
+        process, log = self.spawn(command, port)
+        await asyncio.to_thread(wait_for, f"http://127.0.0.1:{port}/readyz", process, log)
+        return f"http://127.0.0.1:{port}"
+
+    def stop_all(self) -> None:
+        for process in self._running:
+            process.send_signal(signal.SIGTERM)
+        for process in self._running:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def token(self, base_url: str, client: dict[str, str]) -> str:
+        answer = httpx2.post(
+            f"{base_url}/oauth2/token",
+            data={"grant_type": "client_credentials"},
+            auth=(client["client_id"], client["client_secret"]),
+        )
+        return str(answer.raise_for_status().json()["access_token"])
+
+    def new_tenant(self, control_url: str, slug: str, pool: dict[str, Any]) -> str:
+        """Create a tenant with one pool as an operator would; return a token of the tenant's first client."""
+        operator = {"authorization": f"Bearer {self.token(control_url, self.operator)}"}
+        made = httpx2.post(f"{control_url}/api/v1/tenants", json={"slug": slug}, headers=operator)
+        assert made.status_code == 201, made.text
+        token = self.token(control_url, made.json()["client"])
+        imported = httpx2.post(
+            f"{control_url}/api/v1/pools/import", json=pool, headers={"authorization": f"Bearer {token}"}
+        )
+        assert imported.status_code == 201, imported.text
+        return token
+
+
+@asynccontextmanager
+async def installation(directory: Path, issuer_port: int, **variables: str) -> AsyncIterator[Installation]:
+    """Set up what an operator sets up: database, role, secrets, first client."""
+    postgres = InterruptiblePostgres(directory / "postgres")
+    await postgres.start()
+    password = Secret(secrets.token_urlsafe(16))
+    await asyncio.to_thread(migrate, postgres.owner_url)
+    await ensure_login(postgres.owner_url, "gateway", password)
+    environment = {
+        **os.environ,
+        "DATABASE_URL": postgres.url("gateway", password),
+        "LLM_PROXY_ISSUER": f"http://127.0.0.1:{issuer_port}",
+        "LLM_PROXY_KEK": "env",
+        "LLM_PROXY_KEK_KEYS": base64.b64encode(secrets.token_bytes(32)).decode(),
+        "LLM_PROXY_PEPPERS": "1:" + base64.b64encode(secrets.token_bytes(32)).decode(),
+        "LLM_PROXY_ALLOW_PRIVATE_UPSTREAMS": "true",
+        "LLM_PROXY_DRAIN_LEAD": "0",
+        "LLM_PROXY_HOME": str(directory / "unused"),
+        **variables,
+    }
+    running = Installation(directory, postgres, environment)
+    try:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [PROGRAM, "bootstrap", "--json"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+        running.operator = json.loads(done.stdout)
+        yield running
+    finally:
+        await asyncio.to_thread(running.stop_all)
+        await postgres.stop()
