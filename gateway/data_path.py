@@ -71,10 +71,11 @@ class DataPathParts:
         if settings.egress_proxy is not None:
             proxy = EgressProxy.parse(settings.egress_proxy.reveal(), settings.no_proxy)
         self._drain_s = settings.drain_s
+        prices = load_prices()
         self._loader = SnapshotLoader(postgres, sealer)
         self._directory = Directory(
             self._loader,
-            Workshop(egress, clock, rng, unix_offset_s=unix_clock() - clock()),
+            Workshop(egress, clock, rng, unix_offset_s=unix_clock() - clock(), prices=prices),
             poll_s=settings.snapshot_poll_s,
         )
         self._pool = ConnectionPool(
@@ -89,7 +90,7 @@ class DataPathParts:
             directory=self._directory,
             upstream=self._pool,
             recorders=(self._usage, TrafficMetrics(metrics)),
-            prices=load_prices(),
+            prices=prices,
             rng=rng,
             limits=IntakeLimits(
                 max_body_bytes=settings.max_body_bytes,
@@ -126,6 +127,7 @@ class DataPathParts:
         app, usage, pool, loader = self.app, self._usage, self._pool, self._loader
         gauge, counter = metrics.watch_gauge, metrics.watch_counter
         gauge("llm_proxy_in_flight", "Inference requests in progress.", lambda: app.in_flight)
+        gauge("llm_proxy_queued", "Inference requests that wait for capacity.", self._queued)
         gauge("llm_proxy_tenants", "Tenants in memory.", lambda: sum(1 for _ in self._directory))
         gauge("llm_proxy_usage_buffered", "Usage rows that wait to be written.", lambda: usage.buffered)
         counter("llm_proxy_usage_written", "Usage rows written.", lambda: usage.written)
@@ -137,3 +139,6 @@ class DataPathParts:
         counter("llm_proxy_keys_revived", "Keys that a probe brought back into service.", lambda: prober.revived)
         opened = "Provider connections opened."
         counter("llm_proxy_upstream_connections_opened", opened, lambda: pool.view().opened_total)
+
+    def _queued(self) -> int:
+        return sum(pool.queue.waiting for tenant in self._directory for pool in tenant.pools.values())

@@ -34,10 +34,14 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
 
 class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How often a request may be tried; `budget_ratio` caps retries as a share of all requests."""
+    """How often a request may be tried; `budget_ratio` caps retries as a share of all requests.
+
+    `max_pause_s` bounds how long a request waits for capacity when every key is full; 0: not at all.
+    """
 
     max_attempts: Annotated[int, Meta(ge=1, le=10)] | UnsetType = UNSET
     budget_ratio: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    max_pause_s: Annotated[float, Meta(ge=0, le=600)] | UnsetType = UNSET
 
 
 class Deadlines(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -49,6 +53,21 @@ class Deadlines(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     total_s: Seconds | UnsetType = UNSET
 
 
+class StrategyOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What strategies may be told; each takes what concerns it.
+
+    `weight_by`: what `weighted` follows. `threshold`: the free share of a limit below which `rate_limit_aware` turns
+    elsewhere. `overflow_daily`: it spends daily limits only when the others are full. `home_region`: where callers are
+    that do not say so, for `geographic`. `cache_affinity`: keep conversations where their prompt cache is warm.
+    """
+
+    weight_by: Literal["fixed", "limit", "remaining", "price"] | UnsetType = UNSET
+    threshold: Annotated[float, Meta(ge=0, lt=1)] | UnsetType = UNSET
+    overflow_daily: bool | UnsetType = UNSET
+    home_region: str | UnsetType = UNSET
+    cache_affinity: bool | UnsetType = UNSET
+
+
 class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a pool does beside choosing a key; a missing member means the installation's default."""
 
@@ -56,6 +75,8 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     retry: RetrySettings | UnsetType = UNSET
     deadlines: Deadlines | UnsetType = UNSET
     model_aliases: dict[str, str] | UnsetType = UNSET
+    max_waiting: Annotated[int, Meta(ge=0, le=100_000, description="Requests that wait at once")] | UnsetType = UNSET
+    strategy_options: StrategyOptions | UnsetType = UNSET
 
 
 class TenantIn(Struct, frozen=True, forbid_unknown_fields=True):

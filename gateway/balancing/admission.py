@@ -21,6 +21,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import heappop, heappush
+from itertools import takewhile
 from math import inf
 
 from gateway.balancing.ewma import Ewma
@@ -75,7 +76,7 @@ class TurnedAway:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionView:
-    """The queue for dashboards: waiting by priority and by client, the oldest's wait, the rate of turns a second."""
+    """The queue for dashboards: waiting by priority and by client, the oldest's wait, how many are served a second."""
 
     waiting: int
     by_priority: Mapping[int, int]
@@ -101,7 +102,10 @@ class _Level:
             self.served[ticket.client_id] = max(self.served.get(ticket.client_id, 0.0), self.virtual_now)
         tickets[ticket.id] = ticket
         if first:
-            tickets.move_to_end(ticket.id, last=False)
+            # Before all that came later; those that came earlier and were passed over keep standing before it.
+            before = list(takewhile(lambda each: each < ticket.id, tickets))
+            for ticket_id in (ticket.id, *reversed(before)):
+                tickets.move_to_end(ticket_id, last=False)
 
     def remove(self, ticket: Ticket) -> None:
         tickets = self.clients[ticket.client_id]
@@ -222,10 +226,13 @@ class Admission:
         _, key = self._where[chosen.id]
         self._levels[key].charge(chosen)
         self._drop(chosen.id)
+        return chosen
+
+    def served(self, now: float) -> None:
+        """Take in that a ticket's turn found capacity: the rate of this is what waits are estimated by."""
         if self._last_turn is not None:
             self._interval.add(max(0.0, now - self._last_turn), now)
         self._last_turn = now
-        return chosen
 
     def _longest_waiting(self, skip: Container[str]) -> Ticket | None:
         self._compact()
@@ -259,7 +266,8 @@ class Admission:
                 self._insert(found[0], late=True)
 
     def put_back(self, ticket: Ticket, now: float) -> None:
-        """Give a ticket its place back: its turn came and there was no capacity for it after all."""
+        """Give a ticket its place back: its turn came and there was no capacity for it after all, so it was none."""
+        self._turns -= 1
         late = self._late_lane and ticket.due <= now
         self._insert(ticket, late=late, first=True)
         self._levels[ticket.priority, late].refund(ticket)

@@ -59,6 +59,11 @@ class PriceTable:
         fresh = usage.input - usage.cached_input
         return (fresh * per_input + usage.cached_input * per_cached + usage.output * per_output + 500) // 1000
 
+    def per_million(self, provider: str, model: str) -> tuple[float, float] | None:
+        """Return the prices of input and output tokens in US dollars per million, None without a price."""
+        rates = self._rates(provider, model)
+        return None if rates is None else (rates[0] / 1e6, rates[1] / 1e6)
+
     def _rates(self, provider: str, model: str) -> tuple[int, int, int] | None:
         """Return (input, output, cached) in millionths of a millionth of a dollar a token."""
         for price in self._prices:

@@ -26,15 +26,17 @@ from gateway.metering.pricing import PriceTable
 from gateway.proxy.asgi_channel import AsgiChannel, Receive, Scope, Send
 from gateway.proxy.call import Call
 from gateway.proxy.channel import CallerGone, Channel
-from gateway.proxy.choice import choose_pool, named_pool
+from gateway.proxy.choice import choose_pool
 from gateway.proxy.credentials import find_token
 from gateway.proxy.dialects import Shape, error_answer, status_of
 from gateway.proxy.directory import Directory
 from gateway.proxy.faults import Broken, Forbidden, NoSuchPath, RequestFault, TenantSuspended, WrongMethod
+from gateway.proxy.head import RequestHead
+from gateway.proxy.inquiry import Inquiry, Leaver
 from gateway.proxy.intake import Intake, IntakeLimits, take_in
 from gateway.proxy.model_list import list_body, models_of, one_body
 from gateway.proxy.record import Recorder, RequestRecord
-from gateway.proxy.routes import GET_MODEL, LIST_MODELS, Route, Unroutable, is_inference, match
+from gateway.proxy.routes import GET_MODEL, LIST_MODELS, Unroutable, is_inference, match
 from gateway.proxy.runtime import TenantRuntime
 from gateway.proxy.stream import relay
 from gateway.upstream.dispatch import Answer, Sender
@@ -44,7 +46,6 @@ logger = logging.getLogger(__name__)
 __all__ = ["DataPath", "Verifier", "is_inference"]
 
 _DETAILS_CACHE_BOUND = 4096
-_PROBLEM = b"application/problem+json"
 
 
 class Verifier(Protocol):
@@ -96,7 +97,7 @@ class DataPath:
     async def serve(self, channel: Channel) -> None:
         """Answer one request. Returns normally whatever happens, except when this task is cancelled from outside."""
         record = RequestRecord(uuid7(), clock=self._clock, unix=self._unix_clock())
-        leaver = _Leaver()
+        leaver = Leaver()
         self.in_flight += 1
         try:
             await self._answer(channel, record, leaver)
@@ -112,16 +113,16 @@ class DataPath:
             self.answered += 1
             record.write(self._recorders, self._prices)
 
-    async def _answer(self, channel: Channel, record: RequestRecord, leaver: _Leaver) -> None:
-        is_anthropic, wants_problem = _spoken(channel)
-        found = match(channel.method, channel.raw_path, is_anthropic=is_anthropic)
+    async def _answer(self, channel: Channel, record: RequestRecord, leaver: Leaver) -> None:
+        head = RequestHead(channel.headers)
+        found = match(channel.method, channel.raw_path, is_anthropic=head.is_anthropic)
         dialect = found.dialect if isinstance(found, Unroutable) else found.operation.dialect
-        shape: Shape = "problem" if wants_problem else dialect
+        shape: Shape = "problem" if head.wants_problem else dialect
         fault: Fault
         try:
             if isinstance(found, Unroutable):
                 raise _unroutable(found)
-            await self._serve_route(found, channel, record, leaver, shape)
+            await self._serve_route(Inquiry(found, channel, head, record), leaver, shape)
             return
         except CallerGone:
             raise
@@ -142,27 +143,23 @@ class DataPath:
         await channel.send_head(status, headers)
         await channel.finish(body)
 
-    async def _serve_route(
-        self, route: Route, channel: Channel, record: RequestRecord, leaver: _Leaver, shape: Shape
-    ) -> None:
-        operation = route.operation
+    async def _serve_route(self, inquiry: Inquiry, leaver: Leaver, shape: Shape) -> None:
+        channel, record, operation = inquiry.channel, inquiry.record, inquiry.route.operation
         record.operation = operation.name
-        principal = self._caller(channel)
-        record.principal = principal
+        principal = record.principal = self._caller(channel, inquiry.head)
         if INFERENCE not in principal.scopes:
             raise _no_scope()
         tenant = await self._tenant(principal)
-        inquiry = _Inquiry(route, channel, record, self._details_of(principal))
+        inquiry.admit(self._details_of(principal))
         if operation.name in (LIST_MODELS, GET_MODEL):
             body = self._models(tenant, inquiry)
             if body is None:
                 body = self._models(await self._look_again(tenant), inquiry, is_last=True)
             await _send_models(channel, record, body or b"")
             return
-        intake = await take_in(channel, operation, self._limits)
-        record.model = intake.model or route.model or ""
-        leaver.task = asyncio.current_task()
-        channel.on_gone(leaver.leave)
+        intake = await take_in(channel, inquiry.head, operation, self._limits)
+        record.model = intake.model or inquiry.route.model or ""
+        leaver.watch(channel)
         try:
             answer = await self._send(tenant, inquiry, intake)
         except RequestFault as refusal:
@@ -174,8 +171,8 @@ class DataPath:
             answer = await self._send(changed, inquiry, intake)
         await relay(channel, answer, record, shape=shape, est_input_tokens=intake.est_input_tokens)
 
-    def _caller(self, channel: Channel) -> Principal:
-        token, is_dpop = find_token(channel.headers, channel.query)
+    def _caller(self, channel: Channel, head: RequestHead) -> Principal:
+        token, is_dpop = find_token(head.credentials, channel.query)
         if not is_dpop:
             return self._verifier.verify(token, x5t_s256=channel.certificate)
         proofs = [value.decode("latin-1") for name, value in channel.headers if name == b"dpop"]
@@ -200,7 +197,7 @@ class DataPath:
         found = self._directory.get(tenant.tenant_id)
         return tenant if found is None else found
 
-    def _models(self, tenant: TenantRuntime, inquiry: _Inquiry, *, is_last: bool = False) -> bytes | None:
+    def _models(self, tenant: TenantRuntime, inquiry: Inquiry, *, is_last: bool = False) -> bytes | None:
         """Return the answer's body; None (never at last) when there is nothing to tell yet."""
         route = inquiry.route
         dialect = route.operation.dialect
@@ -214,13 +211,19 @@ class DataPath:
             return None
         return list_body(dialect, models) if models or is_last else None
 
-    async def _send(self, tenant: TenantRuntime, inquiry: _Inquiry, intake: Intake) -> Answer:
+    async def _send(self, tenant: TenantRuntime, inquiry: Inquiry, intake: Intake) -> Answer:
         record, dialect = inquiry.record, inquiry.route.operation.dialect
         choice = choose_pool(
-            tenant, inquiry.details, named=inquiry.named, model=record.model, dialect=dialect, now=self._unix_clock()
+            tenant,
+            inquiry.details,
+            named=inquiry.named,
+            wishes=inquiry.wishes,
+            model=record.model,
+            dialect=dialect,
+            now=self._unix_clock(),
         )
         record.pool = choice.pool
-        call = Call(inquiry.route, inquiry.channel, intake, choice, record, clock=self._clock, rng=self._rng)
+        call = Call(inquiry, intake, choice, clock=self._clock, rng=self._rng)
         return await call.send(self._upstream)
 
     def _details_of(self, principal: Principal) -> tuple[Detail, ...]:
@@ -243,39 +246,6 @@ class DataPath:
         return found
 
 
-class _Inquiry:
-    """What one request asks for, and how far its token goes."""
-
-    __slots__ = ("channel", "details", "named", "record", "route")
-
-    def __init__(self, route: Route, channel: Channel, record: RequestRecord, details: tuple[Detail, ...]) -> None:
-        self.route = route
-        self.channel = channel
-        self.record = record
-        self.details = details
-        self.named = named_pool(route.pool, channel.headers)
-
-
-class _Leaver:
-    """Cancels the request's own task when the caller disconnects, and remembers that it was that."""
-
-    __slots__ = ("is_gone", "task")
-
-    def __init__(self) -> None:
-        self.is_gone = False
-        self.task: asyncio.Task[object] | None = None
-
-    def leave(self) -> None:
-        self.is_gone = True
-        if self.task is not None:
-            self.task.cancel()
-
-    def stay(self) -> None:
-        """Take the cancellation back: the task goes on to its own end."""
-        if self.task is not None:
-            self.task.uncancel()
-
-
 async def _send_models(channel: Channel, record: RequestRecord, body: bytes) -> None:
     identifier = record.request_id.encode()
     headers = [
@@ -287,17 +257,6 @@ async def _send_models(channel: Channel, record: RequestRecord, body: bytes) -> 
     record.status, record.outcome = 200, "ok"
     await channel.send_head(200, headers)
     await channel.finish(body)
-
-
-def _spoken(channel: Channel) -> tuple[bool, bool]:
-    """Return whether the caller is an Anthropic client, and whether it wants problem documents."""
-    is_anthropic = wants_problem = False
-    for name, value in channel.headers:
-        if name == b"anthropic-version":
-            is_anthropic = True
-        elif name == b"accept" and _PROBLEM in value:
-            wants_problem = True
-    return is_anthropic, wants_problem
 
 
 def _unroutable(found: Unroutable) -> RequestFault:

@@ -10,7 +10,8 @@ from gateway.balancing.decision import Ask, Lease, Refusal
 from gateway.balancing.exchange import Exchange
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.steps import Failure, Pause
-from gateway.proxy.channel import Channel, HeaderList
+from gateway.proxy.affinity import affinity_of
+from gateway.proxy.channel import HeaderList
 from gateway.proxy.choice import Choice
 from gateway.proxy.faults import (
     NoCapacity,
@@ -20,11 +21,9 @@ from gateway.proxy.faults import (
     UpstreamFailed,
     UpstreamSlow,
 )
-from gateway.proxy.headers import forwarded
+from gateway.proxy.inquiry import Inquiry
 from gateway.proxy.intake import Intake
 from gateway.proxy.queue import Place
-from gateway.proxy.record import RequestRecord
-from gateway.proxy.routes import Route
 from gateway.upstream.dispatch import Answer, Prepared, Sender, dispatch
 from gateway.upstream.message import UpstreamRequest
 from gateway.upstream.providers import DIALECT_ROOTS
@@ -38,54 +37,60 @@ _QUERIES = {"gemini": (b"alt=sse",), "anthropic": (b"beta=true",), "openai": ()}
 class Call:
     """Sends one taken-in request on keys of the chosen pool until one answers, or none can."""
 
-    __slots__ = ("_channel", "_choice", "_clock", "_exchange", "_headers", "_intake", "_place", "_record", "_route")
+    __slots__ = (
+        "_ask",
+        "_channel",
+        "_choice",
+        "_clock",
+        "_exchange",
+        "_headers",
+        "_intake",
+        "_place",
+        "_record",
+        "_route",
+    )
 
     def __init__(
         self,
-        route: Route,
-        channel: Channel,
+        inquiry: Inquiry,
         intake: Intake,
         choice: Choice,
-        record: RequestRecord,
         *,
         clock: Callable[[], float],
         rng: Random,
     ) -> None:
-        self._route = route
-        self._channel = channel
+        self._route = route = inquiry.route
+        self._channel = inquiry.channel
         self._intake = intake
         self._choice = choice
-        self._record = record
+        self._record = inquiry.record
         self._clock = clock
         self._place: Place | None = None
-        pool, dialect = choice.pool, route.operation.dialect
-        self._headers = forwarded(channel.headers)
+        pool = choice.pool
+        self._headers = inquiry.head.forwarded
+        self._ask = Ask(
+            model=choice.model,
+            dialect=route.operation.dialect,
+            est_input_tokens=intake.est_input_tokens,
+            est_output_tokens=intake.est_output_tokens,
+            region=inquiry.wishes.region,
+            residency=choice.residency,
+            priority=choice.priority,
+            deadline=clock() + pool.deadlines.total_s,
+            affinity=affinity_of(intake.held) if pool.has_affinity and not intake.is_form else None,
+            output_unset=intake.output_unset,
+        )
         self._exchange = Exchange(
-            pool.balancer,
-            Ask(
-                model=choice.model,
-                dialect=dialect,
-                est_input_tokens=intake.est_input_tokens,
-                est_output_tokens=intake.est_output_tokens,
-                residency=choice.allowed.residency,
-                priority=choice.allowed.priority,
-                deadline=clock() + pool.deadlines.total_s,
-            ),
-            pool.policy,
-            pool.budget,
-            rng=rng,
-            replayable=intake.replayable,
+            pool.balancer, self._ask, pool.policy, pool.budget, rng=rng, replayable=intake.replayable
         )
 
     async def send(self, upstream: Sender) -> Answer:
         """Return the answer to relay. Raises the RequestFault to answer with, or what the body's source raised."""
-        pool, line = self._choice.pool, (self._route.operation.dialect, self._choice.model)
+        queue = self._choice.pool.queue
         try:
-            if pool.queue.is_waited_for(line):
-                # Others wait for this model: whoever comes now stands behind them.
-                deadline = self._clock() + pool.policy.max_pause_s
-                if not await self._stand(deadline, deadline):
-                    raise self._full(None)
+            if queue.waiting and queue.is_waited_for(self._line()) and not await self._stand(None):
+                # Others wait for these keys: whoever comes now stands behind those with as much right.
+                raise self._full(None)
             answer = await dispatch(self._exchange, self._prepare, upstream, clock=self._clock, park=self._park)
         finally:
             self._record.attempts += len(self._exchange.attempts)
@@ -98,7 +103,7 @@ class Call:
 
     def _prepare(self, lease: Lease) -> Prepared:
         if self._place is not None:
-            self._place.leave()
+            self._place.leave(served=True)
             self._place = None
         pool, operation = self._choice.pool, self._route.operation
         target = self._record.target = pool.targets[lease.endpoint.id]
@@ -138,16 +143,34 @@ class Call:
             # Not for want of capacity: standing in line would hold up those whom this failure does not concern.
             await asyncio.sleep(pause.until - self._clock())
             return True
-        return await self._stand(pause.until, self._clock() + self._choice.pool.policy.max_pause_s)
+        return await self._stand(pause.until)
 
-    async def _stand(self, until: float, deadline: float) -> bool:
+    async def _stand(self, until: float | None) -> bool:
+        began = self._clock()
         if self._place is None:
-            line = (self._route.operation.dialect, self._choice.model)
-            priority = self._choice.allowed.priority
-            self._place = self._choice.pool.queue.place(line, priority=priority, deadline=deadline)
-        return await self._place.wait(until)
+            ask, pool = self._ask, self._choice.pool
+            principal = self._record.principal
+            self._place = pool.queue.place(
+                self._line(),
+                client_id=principal.client_id if principal is not None else "",
+                priority=ask.priority,
+                deadline=min(ask.deadline, began + pool.policy.max_pause_s),
+                cost=float(max(1, ask.est_input_tokens + ask.est_output_tokens)),
+            )
+        try:
+            return await self._place.wait(until)
+        finally:
+            self._record.waited_s += self._clock() - began
+
+    def _line(self) -> str:
+        """Name whom this request competes with: same model and places, and critical or not (for tiers keep a share)."""
+        ask = self._ask
+        return f"{ask.dialect}\n{ask.model}\n{ask.priority <= 0}\n{','.join(sorted(ask.residency))}"
 
     def _full(self, retry_after_s: float | None) -> NoCapacity:
+        told = self._place.retry_after_s if self._place is not None else None
+        if told is not None:
+            retry_after_s = max(told, retry_after_s or 0.0)
         return NoCapacity(
             f"Every key of pool {self._choice.pool.name!r} that serves {self._choice.model!r} is at its limit.",
             hint="Slow down and try again later, or add keys or quota to the pool.",

@@ -13,6 +13,7 @@ from auth.details import Detail
 from gateway.policy import Allowed, Denied, judge, may_use_pool
 from gateway.proxy.faults import (
     Forbidden,
+    NoKeyInRegion,
     NoPoolReached,
     NoSuchDialect,
     NoUsableKey,
@@ -20,9 +21,8 @@ from gateway.proxy.faults import (
     UnknownModel,
     UnknownPool,
 )
+from gateway.proxy.head import Wishes
 from gateway.proxy.runtime import PoolRuntime, TenantRuntime
-
-POOL_HEADER = b"x-llm-proxy-pool"
 
 _MEMBERS = {
     "pools": "the pool",
@@ -34,30 +34,36 @@ _MEMBERS = {
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The pool, the real model ("" for a request without one), and what the token allows there."""
+    """The pool, the real model ("" for a request without one), and what the token allows there.
+
+    `residency`: the only regions that may serve, empty = any, after token, tenant and request; `priority` the same way.
+    """
 
     pool: PoolRuntime
     model: str
     allowed: Allowed
+    residency: frozenset[str]
+    priority: int
 
 
-def named_pool(in_path: str | None, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+def named_pool(in_path: str | None, wished: str | None) -> str | None:
     """Return the pool that the caller names, None if it leaves the choice. Raises RequestFault if it names two."""
-    name = in_path
-    for header, value in headers:
-        if header == POOL_HEADER:
-            found = value.decode("latin-1").strip()
-            if name is not None and found != name:
-                raise RequestFault(
-                    "The request names two different pools.",
-                    hint="Name the pool in the path or in x-llm-proxy-pool, once.",
-                )
-            name = found
-    return name
+    if in_path is not None and wished is not None and in_path != wished:
+        raise RequestFault(
+            "The request names two different pools.", hint="Name the pool in the path or in x-llm-proxy-pool, once."
+        )
+    return in_path if wished is None else wished
 
 
 def choose_pool(
-    tenant: TenantRuntime, details: Sequence[Detail], *, named: str | None, model: str, dialect: str, now: float
+    tenant: TenantRuntime,
+    details: Sequence[Detail],
+    *,
+    named: str | None,
+    wishes: Wishes,
+    model: str,
+    dialect: str,
+    now: float,
 ) -> Choice:
     """Choose; `model` is the caller's name for it, `now` Unix seconds. Raises the RequestFault to answer with."""
     if named is not None:
@@ -75,7 +81,7 @@ def choose_pool(
                 f"No key of pool {named!r} serves the model {model!r} over the {dialect} API.",
                 hint="GET /v1/models lists the choices; a key's `models` and `provider` decide what it serves.",
             )
-        return _judged(pool, details, model, now)
+        return _judged(tenant, pool, details, wishes=wishes, model=model, now=now)
     reachable = [pool for pool in tenant.pools.values() if may_use_pool(details, pool.name)]
     if tenant.default is not None and tenant.default in reachable:
         reachable.remove(tenant.default)
@@ -84,8 +90,8 @@ def choose_pool(
     for pool in reachable:
         if _serves(pool, model, dialect):
             try:
-                return _judged(pool, details, model, now)
-            except Forbidden as error:
+                return _judged(tenant, pool, details, wishes=wishes, model=model, now=now)
+            except (Forbidden, NoKeyInRegion) as error:
                 refusal = refusal or error
     if refusal is not None:
         raise refusal
@@ -117,7 +123,9 @@ def _serves(pool: PoolRuntime, model: str, dialect: str) -> bool:
     return pool.serves(model, dialect)
 
 
-def _judged(pool: PoolRuntime, details: Sequence[Detail], model: str, now: float) -> Choice:
+def _judged(
+    tenant: TenantRuntime, pool: PoolRuntime, details: Sequence[Detail], *, wishes: Wishes, model: str, now: float
+) -> Choice:
     real = pool.real_model(model)
     models = (model, real) if real != model else (model,) if model else ()
     found = judge(details, pool=pool.name, models=models, regions=pool.regions, now=now)
@@ -127,7 +135,33 @@ def _judged(pool: PoolRuntime, details: Sequence[Detail], model: str, now: float
             f"(authorization_details.{found.member}).",
             hint="Ask whoever issued the token for a wider one, or change the request.",
         )
-    return Choice(pool, real, found)
+    residency = found.residency
+    if tenant.residency or wishes.residency:
+        residency = _narrowed(tenant, pool, wishes, residency)
+    return Choice(pool, real, found, residency, _priority(found, wishes))
+
+
+def _narrowed(tenant: TenantRuntime, pool: PoolRuntime, wishes: Wishes, allowed: frozenset[str]) -> frozenset[str]:
+    regions = frozenset(
+        region
+        for region in allowed or pool.regions
+        if (not wishes.residency or wishes.admits(region)) and tenant.admits(region)
+    )
+    if not regions:
+        whose = "x-llm-proxy-residency" if wishes.residency else "the tenant's setting `residency`"
+        raise NoKeyInRegion(
+            f"No key of pool {pool.name!r} lies in a region that {whose} allows.",
+            hint=f"The pool's regions are: {', '.join(sorted(pool.regions)) or 'none; its keys name no region'}.",
+        )
+    return regions
+
+
+def _priority(allowed: Allowed, wishes: Wishes) -> int:
+    """Give what is asked for, but never more urgent than the token's, which is also what silence means."""
+    if wishes.priority is None:
+        return allowed.priority
+    narrowed = allowed.detail is not None and allowed.detail.priority is not None
+    return max(wishes.priority, allowed.priority) if narrowed else wishes.priority
 
 
 def _no_key(pool: str) -> NoUsableKey:

@@ -46,7 +46,7 @@ class Presented(NamedTuple):
 
 
 def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> Presented:
-    """Return the token; `headers` may hold others, too. Raises NoCredentials, BadCredentials or MisplacedCredentials, each with its mend."""
+    """Return the token. Raises NoCredentials, BadCredentials or MisplacedCredentials, each with its mend."""
     token = b""
     is_dpop = False
     for name, value in headers:

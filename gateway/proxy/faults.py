@@ -81,6 +81,14 @@ class UnknownPool(RequestFault):
     may_be_outdated = True
 
 
+class NoKeyInRegion(RequestFault):
+    """Keys serve the model, none where tenant or caller allow it to be served."""
+
+    code = "no_key_in_region"
+    status = 404
+    may_be_outdated = True
+
+
 class Forbidden(RequestFault):
     """The token is valid and does not allow this."""
 

@@ -1,7 +1,7 @@
 """Which headers cross the gateway, in either direction: allow-lists. Pure.
 
-Towards the provider: what its API reads. Never the caller's credential, cookies, forwarding or tracing headers, nor
-anything that `Connection` names (RFC 9110 section 7.6.1).
+Towards the provider (`head.RequestHead.forwarded`): what its API reads. Never the caller's credential, cookies,
+forwarding or tracing headers, nor anything that `Connection` names (RFC 9110 section 7.6.1).
 
 Towards the caller: what describes the content, and what SDKs read: the provider's `x-request-id` / `request-id` stay,
 so that a support case with the provider can name them; `retry-after*` stay. Rate-limit headers do not cross: they
@@ -12,6 +12,8 @@ The gateway adds
     x-llm-proxy-pool         the pool's name          x-llm-proxy-key        the key's name, never the key
     x-llm-proxy-provider     the provider             x-llm-proxy-region     the key's region, if it has one
     x-llm-proxy-attempts     how many keys were tried, the answering one included
+    x-llm-proxy-queued-ms    how long the request waited for capacity, if it did
+    x-llm-proxy-explain      why that key, to those who ask and may know (see `explanation`)
 """
 
 from __future__ import annotations
@@ -39,25 +41,10 @@ RETURNED = frozenset(
 )  # fmt: skip
 """Sent to the caller as the provider sent them."""
 
-_IDENTITY = (b"accept-encoding", b"identity")
-_PLAIN_CONNECTION = frozenset({b"keep-alive", b"close"})
-
-
-def forwarded(headers: Headers) -> HeaderList:
-    """Return what is sent upstream. Answers are asked for uncompressed, so that usage can be read as it passes."""
-    picked = [_IDENTITY]
-    listed: frozenset[bytes] | None = None
-    for header in headers:
-        name = header[0]
-        if name in FORWARDED:
-            picked.append(header)
-        elif name == b"connection":
-            value = header[1].strip().lower()
-            if value not in _PLAIN_CONNECTION:
-                listed = frozenset(part.strip() for part in value.split(b",")) | (listed or frozenset())
-    if listed is not None:
-        return [header for header in picked if header[0] not in listed]
-    return picked
+IDENTITY = (b"accept-encoding", b"identity")
+"""Answers are asked for uncompressed, so that usage can be read as it passes."""
+PLAIN_CONNECTION = frozenset({b"keep-alive", b"close"})
+"""Values of `Connection` that name no header."""
 
 
 def returned(headers: Headers) -> HeaderList:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gateway.proxy.channel import Channel
 from gateway.proxy.faults import BadBody, BodyTooLarge, BodyTooSlow, WrongContentType
 from gateway.proxy.form_model import ModelWatch, boundary_of, find_model
+from gateway.proxy.head import RequestHead
 from gateway.proxy.json_model import decode, locate_model, model_name, replace_model
 from gateway.proxy.routes import Operation
 
@@ -59,7 +60,8 @@ class Upload:
 class Intake:
     """A request's body as taken in. `model` is the caller's name for it, "" if none is named (then the pool's is used).
 
-    `span` is where the model's name stands in the held bytes, None if it does not.
+    `span` is where the model's name stands in the held bytes, None if it does not. `output_unset`: the caller sets no
+    maximum of output tokens, `est_output_tokens` is a guess.
     """
 
     model: str
@@ -70,6 +72,7 @@ class Intake:
     wants_stream: bool = False
     est_input_tokens: int = 0
     est_output_tokens: int = 0
+    output_unset: bool = False
     max_bytes: int = 0
     is_form: bool = False
 
@@ -96,11 +99,15 @@ class Intake:
 NO_BODY = Intake(model="", held=b"")
 
 
-async def take_in(channel: Channel, operation: Operation, limits: IntakeLimits) -> Intake:
+async def take_in(channel: Channel, head: RequestHead, operation: Operation, limits: IntakeLimits) -> Intake:
     """Read what `operation` takes from `channel`. Raises a RequestFault, or CallerGone."""
     if operation.body == "none":
         return NO_BODY
-    content_type, length = _described(channel)
+    if head.content_encoding and head.content_encoding != b"identity":
+        raise WrongContentType(
+            "The request body is compressed.", hint="Send it without Content-Encoding: its model must be read."
+        )
+    content_type, length = head.content_type, head.length
     media_type = content_type.partition(b";")[0].strip().lower()
     is_form = media_type == b"multipart/form-data"
     if is_form and operation.body == "json":
@@ -132,12 +139,14 @@ async def _take_json(channel: Channel, operation: Operation, bound: int, body_s:
     if not body:
         raise BadBody("The request has no body.", hint='Send a JSON object such as {"model": "…"}.')
     fields = decode(body)
+    asked_output = _output_tokens(fields) if operation.generates else 0
     intake = Intake(
         model="",
         held=body,
         wants_stream=fields.stream is True,
         est_input_tokens=len(body) // 4 + 1,
-        est_output_tokens=_output_tokens(fields) if operation.generates else 0,
+        est_output_tokens=DEFAULT_OUTPUT_TOKENS if asked_output is None else asked_output,
+        output_unset=asked_output is None,
     )
     if not operation.model_in_path:
         if fields.model is None and operation.name == "moderations":
@@ -192,21 +201,7 @@ async def _read(channel: Channel, bound: int, body_s: float) -> tuple[bytes, boo
         ) from None
 
 
-def _described(channel: Channel) -> tuple[bytes, int | None]:
-    content_type, length = b"", None
-    for name, value in channel.headers:
-        if name == b"content-type":
-            content_type = value
-        elif name == b"content-length" and value.isdigit():
-            length = int(value)
-        elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
-            raise WrongContentType(
-                "The request body is compressed.", hint="Send it without Content-Encoding: its model must be read."
-            )
-    return content_type, length
-
-
-def _output_tokens(fields: object) -> int:
+def _output_tokens(fields: object) -> int | None:
     for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
         value = getattr(fields, name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -216,7 +211,7 @@ def _output_tokens(fields: object) -> int:
         value = config.get("maxOutputTokens")
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return min(value, MAX_OUTPUT_TOKENS)
-    return DEFAULT_OUTPUT_TOKENS
+    return None
 
 
 def _too_large(bound: int) -> BodyTooLarge:

@@ -1,134 +1,192 @@
-"""Where requests wait while every key is full: short lines, first come first served within a priority.
+"""Where requests wait while every key is full: parks them, and wakes whoever's turn it is.
 
-One line for each model (what is full for one may be free for another). Only the head of a line tries again: when its
-pause ends, or earlier when a request of the pool has ended. Whoever gets a key leaves, and the next in line tries at
-once. New requests for a model that is waited for stand at the end, so nobody is overtaken within a priority.
+Who goes next is `gateway.balancing.admission`'s to say: by priority, fair between a tenant's clients, bounded, nobody
+longer than its deadline. Here are the waiting tasks. Requests that compete for the same keys form a line; of each line
+one request at a time tries, when its line's pause ends or capacity may have come free earlier. One that fails gets its
+place back; one that succeeds leaves and lets the next try at once. Whoever arrives while others wait in its line stands
+in it, too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import dataclass
+from math import inf
 
-LineKey: TypeAlias = tuple[str, str]
-"""(dialect, model)"""
+from gateway.balancing.admission import Admission, AdmissionView, Ticket, TurnedAway
+
+_FAR_S = 3600.0
+
+
+@dataclass(slots=True)
+class _Line:
+    """Requests for the same keys: how many stand in it, who tries now, until when trying is known to be useless."""
+
+    size: int = 0
+    trying: Place | None = None
+    closed_until: float = -inf
 
 
 class Place:
-    """One request's place in a line; made by `PoolQueue.place`, good for many waits, given up by `leave`."""
+    """One request's place; made by `PoolQueue.place`, good for many waits, given up by `leave`.
 
-    __slots__ = ("_deadline", "_line", "_queue", "_rank", "_waiter")
+    `retry_after_s` tells, after `wait` returned False, when trying again makes sense, if that is known.
+    """
 
-    def __init__(self, queue: PoolQueue, line: LineKey, rank: tuple[int, int], deadline: float) -> None:
+    __slots__ = ("_queue", "_turn", "retry_after_s", "ticket")
+
+    def __init__(self, queue: PoolQueue, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self.retry_after_s: float | None = None
         self._queue = queue
-        self._line = line
-        self._rank = rank
-        self._deadline = deadline
-        self._waiter: asyncio.Future[None] | None = None
+        self._turn: asyncio.Future[bool] | None = None
 
-    def __lt__(self, other: Place) -> bool:
-        return self._rank < other._rank
+    async def wait(self, until: float | None) -> bool:
+        """Wait for its turn; nothing comes free by itself before `until` (queue's clock, seconds), None: not known.
 
-    async def wait(self, until: float) -> bool:
-        """Wait until it is worth trying: at `until` (queue's clock, seconds), or earlier, at the head of the line.
-
-        False: there was no room in the queue, or the request's deadline has passed. Cancelling gives up the place.
+        False: there is no room, it would take (or took) longer than its deadline, or it was displaced by a request
+        with more right to wait. Cancelling gives up the place.
         """
-        queue = self._queue
-        if not queue._stand(self, self._line):
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._turn = turn
+        if not self._queue._stand(self, until):
             return False
         try:
-            await self._wait(until)
+            return await turn
         except BaseException:
             self.leave()
             raise
-        if queue.clock() >= self._deadline:
-            self.leave()
-            return False
-        return True
-
-    async def _wait(self, until: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._waiter = waiter = loop.create_future()
-        at_head = self._queue._head(self._line) is self
-        # Behind others there is nothing to try before they have gone; the head's pause ends by itself.
-        wake_at = min(until, self._deadline) if at_head else self._deadline
-        timer = loop.call_later(max(0.0, min(wake_at - self._queue.clock(), 3600.0)), self.wake)
-        try:
-            await waiter
         finally:
-            timer.cancel()
-            self._waiter = None
+            self._turn = None
 
-    def wake(self) -> None:
-        """Let it try now."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def leave(self, *, served: bool = False) -> None:
+        """Give up the place: a key was got (`served`), or waiting is over. The next in line tries."""
+        self._queue._leave(self, served=served)
 
-    def leave(self) -> None:
-        """Give up the place: a key was got, or waiting is over. The next in line tries."""
-        self._queue._leave(self, self._line)
+    def _tell(self, turn: bool) -> None:
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(turn)
 
 
 class PoolQueue:
-    """The lines of one pool; at most `max_waiting` requests stand in all of them together.
-
-    `clock` is monotonic seconds, the one that deadlines and pauses are given in.
-    """
+    """The waiting requests of one pool; `clock` is monotonic seconds, the one of deadlines and pauses."""
 
     def __init__(self, clock: Callable[[], float], *, max_waiting: int = 1000) -> None:
-        self.clock = clock
-        self.max_waiting = max_waiting
-        self._lines: dict[LineKey, list[Place]] = {}
-        self._size = 0
+        self._clock = clock
+        self._admission = Admission(max_waiting=max_waiting)
+        self._lines: dict[str, _Line] = {}
+        self._places: dict[int, Place] = {}
         self._tickets = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
 
     @property
     def waiting(self) -> int:
-        """How many requests stand in line."""
-        return self._size
+        """How many requests stand here, those included that are trying just now."""
+        return len(self._places)
 
-    def is_waited_for(self, line: LineKey) -> bool:
-        """Tell whether somebody waits for this model already."""
+    def resize(self, max_waiting: int) -> None:
+        """Bound the queue anew; who waits already stays."""
+        self._admission.max_waiting = max(0, max_waiting)
+
+    def is_waited_for(self, line: str) -> bool:
+        """Tell whether somebody waits in this line already."""
         return line in self._lines
 
-    def place(self, line: LineKey, *, priority: int, deadline: float) -> Place:
-        """Take a number; standing in line begins with the first `wait`. A smaller `priority` goes first."""
+    def place(self, line: str, *, client_id: str, priority: int, deadline: float, cost: float = 1.0) -> Place:
+        """Take a number; standing in line begins with the first `wait`. See `Ticket` for the arguments."""
         self._tickets += 1
-        return Place(self, line, (priority, self._tickets), deadline)
+        now = self._clock()
+        return Place(self, Ticket(self._tickets, client_id, line, priority, now, deadline, cost=cost))
 
     def released(self) -> None:
-        """Tell that capacity may have come free: the head of each line tries."""
+        """Tell that capacity may have come free: one request of each line tries."""
         if self._lines:
             for line in self._lines.values():
-                line[0].wake()
+                line.closed_until = -inf
+            self._go_on()
 
-    def _head(self, line: LineKey) -> Place | None:
-        places = self._lines.get(line)
-        return places[0] if places else None
+    def view(self) -> AdmissionView:
+        """Give who waits, for how long, and how many are served a second."""
+        return self._admission.view(self._clock())
 
-    def _stand(self, place: Place, line: LineKey) -> bool:
-        places = self._lines.get(line)
-        if places is not None and place in places:
-            return True
-        if self._size >= self.max_waiting:
-            return False
-        heapq.heappush(self._lines.setdefault(line, []), place)
-        self._size += 1
+    def _stand(self, place: Place, until: float | None) -> bool:
+        ticket, now = place.ticket, self._clock()
+        if ticket.id in self._places:
+            line = self._lines[ticket.line]
+            line.trying = None
+            self._admission.put_back(ticket, now)
+        else:
+            joined = self._admission.join(ticket, now, earliest=now if until is None else until)
+            if isinstance(joined, TurnedAway):
+                place.retry_after_s = joined.retry_after_s
+                return False
+            self._places[ticket.id] = place
+            line = self._lines.setdefault(ticket.line, _Line())
+            line.size += 1
+            if joined.displaced is not None:
+                self._places[joined.displaced.id].retry_after_s = joined.wait_s
+                self._dismiss(joined.displaced)
+        if until is not None:
+            line.closed_until = until
+        self._go_on()
         return True
 
-    def _leave(self, place: Place, line: LineKey) -> None:
-        places = self._lines.get(line)
-        if places is None or place not in places:
+    def _leave(self, place: Place, *, served: bool) -> None:
+        ticket = place.ticket
+        if self._places.pop(ticket.id, None) is None:
             return
-        was_head = places[0] is place
-        places.remove(place)
-        self._size -= 1
-        if not places:
-            del self._lines[line]
-            return
-        heapq.heapify(places)
-        if was_head:
-            places[0].wake()
+        line = self._lines[ticket.line]
+        if line.trying is place:
+            line.trying = None
+        else:
+            self._admission.leave(ticket.id)
+        if served:
+            self._admission.served(self._clock())
+        self._shorten(ticket.line)
+        self._go_on()
+
+    def _dismiss(self, ticket: Ticket) -> None:
+        """Send away a request that the admission has taken out."""
+        self._places.pop(ticket.id)._tell(False)
+        self._shorten(ticket.line)
+
+    def _shorten(self, name: str) -> None:
+        line = self._lines[name]
+        line.size -= 1
+        if line.size == 0:
+            del self._lines[name]
+
+    def _go_on(self) -> None:
+        """Send home whose time is over, let one of each open line try, and set the alarm for what comes next."""
+        now = self._clock()
+        for ticket in self._admission.expire(now):
+            self._dismiss(ticket)
+        shut = {name for name, line in self._lines.items() if line.trying is not None or line.closed_until > now}
+        while len(shut) < len(self._lines):
+            chosen = self._admission.next(now, skip=shut)
+            if chosen is None:
+                break
+            shut.add(chosen.line)
+            place = self._lines[chosen.line].trying = self._places[chosen.id]
+            place._tell(True)
+        self._set_alarm(now)
+
+    def _set_alarm(self, now: float) -> None:
+        at = self._admission.next_deadline()
+        for line in self._lines.values():
+            if line.trying is None and now < line.closed_until < at:
+                at = line.closed_until
+        if at < self._timer_at or self._timer is None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._timer_at = at
+            if at < inf:
+                delay_s = min(max(0.0, at - now), _FAR_S)
+                self._timer = asyncio.get_running_loop().call_later(delay_s, self._alarm)
+
+    def _alarm(self) -> None:
+        self._timer, self._timer_at = None, inf
+        self._go_on()

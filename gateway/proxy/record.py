@@ -52,6 +52,7 @@ class RequestRecord:
         "target",
         "unix",
         "usage",
+        "waited_s",
     )
 
     def __init__(self, identifier: UUID, *, clock: Callable[[], float], unix: float) -> None:
@@ -71,6 +72,7 @@ class RequestRecord:
         self.outcome = self.ABANDONED
         self.attempts = 0
         self.streamed = False
+        self.waited_s = 0.0
         self.usage = _NOTHING
         self.first_byte_at: float | None = None
 

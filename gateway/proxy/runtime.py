@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from uuid import UUID
 
-import msgspec
-
 from auth.errors import Invalid
+from auth.globs import matches
 from gateway.balancing.balancer import Balancer
+from gateway.balancing.book import QuotaBook
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.retry import RetryBudget, RetryPolicy
-from gateway.balancing.strategies.registry import make_strategy
+from gateway.balancing.strategies.cache_affinity import CacheAffinity
 from gateway.balancing.strategy import Strategy
+from gateway.metering.pricing import PriceTable
 from gateway.proxy.channel import HeaderList
+from gateway.proxy.pool_settings import PoolSettings, read_settings, strategy_of
 from gateway.proxy.queue import PoolQueue
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines
@@ -31,33 +33,6 @@ from tenants.snapshot import KeySnapshot, PoolSnapshot, QuotaSnapshot, TenantSna
 logger = logging.getLogger(__name__)
 
 _SERVES_CACHE_BOUND = 2048
-
-
-class RetrySettings(msgspec.Struct, frozen=True):
-    """See `RetryPolicy` and `RetryBudget`."""
-
-    max_attempts: int = 4
-    budget_ratio: float = 0.2
-    max_pause_s: float = 30.0
-
-
-class DeadlineSettings(msgspec.Struct, frozen=True):
-    """See `Deadlines`."""
-
-    connect_s: float = 5.0
-    first_byte_s: float = 300.0
-    idle_s: float = 120.0
-    total_s: float = 900.0
-
-
-class PoolSettings(msgspec.Struct, frozen=True):
-    """What a pool's settings say; members left out have these defaults."""
-
-    failover: bool = True
-    retry: RetrySettings = RetrySettings()
-    deadlines: DeadlineSettings = DeadlineSettings()
-    model_aliases: dict[str, str] = {}
-    max_waiting: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +86,18 @@ class PoolRuntime:
         """Return the model that `model` is an alias of, or itself."""
         return self.settings.model_aliases.get(model, model)
 
+    @property
+    def has_affinity(self) -> bool:
+        """Tell whether the strategy looks at what a request's prompt begins with."""
+        return isinstance(self.strategy, CacheAffinity)
+
+    def retire(self) -> None:
+        """End it: the pool was deleted, so nothing more is sent with its keys, and nobody waits for them."""
+        self.endpoints, self.targets = (), {}
+        self.known_serves.clear()
+        self.balancer.reconfigure((), (), self.strategy)
+        self.balancer.close()
+
     def serves(self, model: str, dialect: str) -> bool:
         """Tell whether some key serves `model` (an alias or a real name) in `dialect`."""
         found = self.known_serves.get((model, dialect))
@@ -124,7 +111,10 @@ class PoolRuntime:
 
 @dataclass(frozen=True, slots=True)
 class TenantRuntime:
-    """One tenant at `revision`; `pools` by name, in the order of names. `default` is the pool for unnamed requests."""
+    """One tenant at `revision`; `pools` by name, in the order of names. `default` is the pool for unnamed requests.
+
+    `book` holds what is known of the quotas that the pools share.
+    """
 
     tenant_id: UUID
     slug: str
@@ -132,6 +122,13 @@ class TenantRuntime:
     revision: int
     pools: Mapping[str, PoolRuntime]
     default: PoolRuntime | None
+    book: QuotaBook
+    residency: tuple[str, ...] = ()
+    """Patterns of the only regions in which the tenant may be served, empty = any."""
+
+    def admits(self, region: str) -> bool:
+        """Tell whether keys in `region` may serve this tenant."""
+        return not self.residency or any(matches(pattern, region) for pattern in self.residency)
 
     @property
     def targets(self) -> int:
@@ -147,15 +144,24 @@ class Workshop:
     clock: Callable[[], float]
     rng: Random
     unix_offset_s: float = 0.0
+    prices: PriceTable | None = None
     resolved: dict[tuple[str, str, str | None, str | None], Target | None] = field(default_factory=dict)
     """Many keys share an address: each is worked out once. Emptied when it grows."""
+
+    def priced(self, endpoint: Endpoint, model: str) -> Endpoint:
+        """Return `endpoint` with its prices for `model`, if they are known."""
+        found = self.prices.per_million(endpoint.provider, model) if self.prices is not None else None
+        return endpoint if found is None else replace(endpoint, input_price=found[0], output_price=found[1])
 
 
 def build_tenant(snapshot: TenantSnapshot, previous: TenantRuntime | None, workshop: Workshop) -> TenantRuntime:
     """Make the runtime of `snapshot`, taking over the state of pools that `previous` has as well."""
     known = {pool.pool_id: pool for pool in previous.pools.values()} if previous else {}
+    book = previous.book if previous else QuotaBook()
+    for pool_id in known.keys() - {pool.pool_id for pool in snapshot.pools}:
+        known[pool_id].retire()
     pools = {
-        pool.name: _build_pool(snapshot, pool, known.get(pool.pool_id), workshop)
+        pool.name: _build_pool(snapshot, pool, known.get(pool.pool_id), book, workshop)
         for pool in sorted(snapshot.pools, key=lambda pool: pool.name)
     }
     default = next((pool for pool in pools.values() if pool.is_default), None)
@@ -166,13 +172,15 @@ def build_tenant(snapshot: TenantSnapshot, previous: TenantRuntime | None, works
         revision=snapshot.revision,
         pools=pools,
         default=default,
+        book=book,
+        residency=_residency(snapshot),
     )
 
 
 def _build_pool(
-    tenant: TenantSnapshot, pool: PoolSnapshot, before: PoolRuntime | None, workshop: Workshop
+    tenant: TenantSnapshot, pool: PoolSnapshot, before: PoolRuntime | None, book: QuotaBook, workshop: Workshop
 ) -> PoolRuntime:
-    settings = _settings(tenant, pool)
+    settings = read_settings(pool, tenant.slug)
     targets: dict[str, KeyTarget] = {}
     endpoints = []
     for key in pool.keys:
@@ -206,7 +214,7 @@ def _build_pool(
     regions = frozenset(endpoint.region for endpoint in endpoints if endpoint.region)
     if before is None:
         queue = PoolQueue(workshop.clock, max_waiting=settings.max_waiting)
-        strategy = _strategy(tenant, pool)
+        strategy = strategy_of(pool, settings, tenant.slug)
         return PoolRuntime(
             pool_id=pool.pool_id,
             name=pool.name,
@@ -224,6 +232,8 @@ def _build_pool(
                 now=workshop.clock(),
                 unix_offset_s=workshop.unix_offset_s,
                 on_freed=queue.released,
+                book=book,
+                priced=workshop.priced,
             ),
             budget=RetryBudget(settings.retry.budget_ratio),
             policy=policy,
@@ -231,15 +241,15 @@ def _build_pool(
             queue=queue,
             regions=regions,
         )
-    if before.strategy_name != pool.strategy:
+    if (before.strategy_name, before.settings.strategy_options) != (pool.strategy, settings.strategy_options):
         # An unchanged one keeps its object and with it its turns.
-        before.strategy_name, before.strategy = pool.strategy, _strategy(tenant, pool)
+        before.strategy_name, before.strategy = pool.strategy, strategy_of(pool, settings, tenant.slug)
     if before.settings.retry != settings.retry:
         before.budget = RetryBudget(settings.retry.budget_ratio)
     before.name, before.is_default = pool.name, pool.is_default
     before.settings, before.policy, before.deadlines = settings, policy, deadlines
     before.endpoints, before.targets, before.regions = tuple(endpoints), targets, regions
-    before.queue.max_waiting = settings.max_waiting
+    before.queue.resize(settings.max_waiting)
     before.known_serves.clear()
     before.balancer.reconfigure(endpoints, quotas, before.strategy)
     return before
@@ -284,21 +294,13 @@ def _resolve(key: KeySnapshot, dialect: str, workshop: Workshop) -> Target | Non
     return target
 
 
-def _settings(tenant: TenantSnapshot, pool: PoolSnapshot) -> PoolSettings:
-    try:
-        return msgspec.convert(pool.settings, PoolSettings)
-    except msgspec.ValidationError as error:
-        # Written past the API, or by a later version: the pool serves on with what is known to be safe.
-        logger.error("pool settings ignored: %s", error, extra={"tenant": tenant.slug, "pool": pool.name})
-        return PoolSettings()
-
-
-def _strategy(tenant: TenantSnapshot, pool: PoolSnapshot) -> Strategy:
-    try:
-        return make_strategy(pool.strategy)
-    except ValueError as error:
-        logger.error("strategy replaced by weighted: %s", error, extra={"tenant": tenant.slug, "pool": pool.name})
-        return make_strategy("weighted")
+def _residency(tenant: TenantSnapshot) -> tuple[str, ...]:
+    found = tenant.settings.get("residency", ())
+    if isinstance(found, list | tuple) and all(isinstance(each, str) and each for each in found):
+        return tuple(found)
+    # A hard rule that cannot be read admits nothing, rather than everything.
+    logger.error("the tenant's setting `residency` is no list of regions", extra={"tenant": tenant.slug})
+    return ("-",)
 
 
 def _quota(quota: QuotaSnapshot) -> Quota:

@@ -139,7 +139,8 @@ def test_who_would_be_too_late_is_told_at_once_with_an_honest_delay() -> None:
     door = Door()
     for turn in range(21):
         door.join(now=float(turn))
-        door.queue.next(float(turn))  # one turn a second
+        door.queue.next(float(turn))
+        door.queue.served(float(turn))  # one a second
     for _ in range(10):
         door.join(now=21.0)
     answer = door.join(now=21.0, deadline=25.0)
@@ -269,6 +270,7 @@ class Model(RuleBasedStateMachine):
         if self.rng.random() < 0.3:
             self.queue.put_back(ticket, self.now)
             self.waiting[ticket.id] = ticket
+            self.turns -= 1
 
     @precondition(lambda self: self.waiting)
     @rule(at=st.integers(0, 100))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.proxy.credentials import BadCredentials, MisplacedCredentials, NoCredentials, find_token
-from gateway.proxy.headers import forwarded, returned
+from gateway.proxy.head import RequestHead
+from gateway.proxy.headers import returned
 
 IDENTITY = (b"accept-encoding", b"identity")
 
@@ -19,7 +20,7 @@ def test_what_reaches_the_provider() -> None:
         (b"traceparent", b"00"), (b"expect", b"100-continue"), (b"proxy-authorization", b"x"), (b"upgrade", b"h2c"),
         (b"x-llm-proxy-pool", b"main"), (b"x-stainless-os", b"Linux"),
     ]  # fmt: skip
-    assert forwarded(headers) == [
+    assert RequestHead(headers).forwarded == [
         IDENTITY,
         (b"content-type", b"application/json"),
         (b"accept", b"*/*"),
@@ -29,7 +30,8 @@ def test_what_reaches_the_provider() -> None:
 
 @pytest.mark.parametrize("value", [b"x-title", b"close, X-Title", b"keep-alive,x-title "])
 def test_what_connection_names_does_not_cross(value: bytes) -> None:
-    assert forwarded([(b"x-title", b"t"), (b"connection", value), (b"accept", b"a")]) == [IDENTITY, (b"accept", b"a")]
+    head = RequestHead([(b"x-title", b"t"), (b"connection", value), (b"accept", b"a")])
+    assert head.forwarded == [IDENTITY, (b"accept", b"a")]
 
 
 def test_what_reaches_the_caller() -> None:

@@ -1,0 +1,79 @@
+"""What a pool's settings mean to the data path; `tenants.schemas` says what may be written."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from gateway.balancing.strategies.registry import StrategyOptions, make_strategy
+from gateway.balancing.strategies.weighted import WeightBy
+from gateway.balancing.strategy import Strategy
+from tenants.snapshot import PoolSnapshot
+
+logger = logging.getLogger(__name__)
+
+
+class RetrySettings(msgspec.Struct, frozen=True):
+    """See `RetryPolicy` and `RetryBudget`."""
+
+    max_attempts: int = 4
+    budget_ratio: float = 0.2
+    max_pause_s: float = 30.0
+
+
+class DeadlineSettings(msgspec.Struct, frozen=True):
+    """See `Deadlines`."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 300.0
+    idle_s: float = 120.0
+    total_s: float = 900.0
+
+
+class StrategySettings(msgspec.Struct, frozen=True):
+    """See `StrategyOptions`."""
+
+    weight_by: WeightBy = "fixed"
+    threshold: float = 0.05
+    overflow_daily: bool = False
+    home_region: str | None = None
+    cache_affinity: bool = False
+
+
+class PoolSettings(msgspec.Struct, frozen=True):
+    """What a pool's settings say; members left out have these defaults."""
+
+    failover: bool = True
+    retry: RetrySettings = RetrySettings()
+    deadlines: DeadlineSettings = DeadlineSettings()
+    model_aliases: dict[str, str] = {}
+    max_waiting: int = 1000
+    strategy_options: StrategySettings = StrategySettings()
+
+
+def read_settings(pool: PoolSnapshot, tenant: str) -> PoolSettings:
+    """Read them; `tenant` names it in the log."""
+    try:
+        return msgspec.convert(pool.settings, PoolSettings)
+    except msgspec.ValidationError as error:
+        # Written past the API, or by a later version: the pool serves on with what is known to be safe.
+        logger.error("pool settings ignored: %s", error, extra={"tenant": tenant, "pool": pool.name})
+        return PoolSettings()
+
+
+def strategy_of(pool: PoolSnapshot, settings: PoolSettings, tenant: str) -> Strategy:
+    """Make the pool's strategy; `tenant` names it in the log."""
+    asked = settings.strategy_options
+    options = StrategyOptions(
+        weight_by=asked.weight_by,
+        threshold=asked.threshold,
+        overflow_daily=asked.overflow_daily,
+        home_region=asked.home_region,
+        cache_affinity=asked.cache_affinity,
+    )
+    try:
+        return make_strategy(pool.strategy, options)
+    except ValueError as error:
+        logger.error("strategy replaced by weighted: %s", error, extra={"tenant": tenant, "pool": pool.name})
+        return make_strategy("weighted", options)

@@ -1,0 +1,66 @@
+"""Which requests belong together."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.proxy.affinity import affinity_of
+
+SYSTEM = {"role": "system", "content": "be kind"}
+LONG = {"role": "system", "content": "x" * 5000}
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def of(**body: Any) -> str | None:
+    return affinity_of(json.dumps({"model": "m", **body}).encode())
+
+
+SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "turns of a conversation": (
+        {"messages": [SYSTEM, user("hi")]},
+        {"messages": [SYSTEM, user("hi"), {"role": "assistant", "content": "yes?"}, user("well")]},
+    ),
+    "a shared long prompt": ({"messages": [LONG, user("a")]}, {"messages": [LONG, user("b")]}),
+    "anthropic, a shared long prompt": (
+        {"system": "x" * 5000, "messages": [user("a")]},
+        {"system": "x" * 5000, "messages": [user("b")]},
+    ),
+    "the caller says so": (
+        {"prompt_cache_key": "k", "messages": [user("a")]},
+        {"prompt_cache_key": "k", "messages": [user("b")]},
+    ),
+    "other parameters": ({"input": "hi", "temperature": 1}, {"input": "hi", "max_output_tokens": 5}),
+    "gemini": (
+        {"contents": [{"role": "user", "parts": [{"text": "a"}]}]},
+        {"contents": [{"role": "user", "parts": [{"text": "a"}]}, {"role": "model", "parts": []}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_belongs_together(name: str) -> None:
+    first, second = SAME[name]
+    assert of(**first) == of(**second) is not None
+
+
+def test_what_does_not() -> None:
+    bodies: list[dict[str, Any]] = [
+        {"messages": [SYSTEM, user("a")]},
+        {"messages": [SYSTEM, user("b")]},
+        {"messages": [user("a")]},
+        {"prompt": "a"},
+        {"input": "b"},
+        {"prompt_cache_key": "k"},
+    ]
+    assert len({of(**body) for body in bodies}) == len(bodies)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"messages": null}'[:2] + b"}", b"", b"[", b'{"messages": ['])
+def test_what_has_no_prompt(body: bytes) -> None:
+    assert affinity_of(body) is None
