@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -59,7 +59,7 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.run
 # The chart, the image and the cluster: their tools live in an environment of their own.
 CHART       := .venv-chart
 IMAGE       ?= localhost/llm-proxy:dev
-BASE_IMAGE  ?= docker.io/library/python:3.13-slim-bookworm
+BASE_IMAGE  ?= python:3.13-slim-bookworm
 .PHONY: chart-docs test-chart image test-image test-cluster
 
 chart-docs: $(VENV)/.dev ## Make the chart's README from its values
