@@ -69,7 +69,7 @@ pods() {
     -o go-template='{{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}' | grep -v -e migrate -e smoke | sort
 }
 expect() { if "${@:2}"; then echo "ok   $1"; passed=$((passed + 1)); else echo "FAIL $1"; failed=$((failed + 1)); fi; }
-show() { kubectl -n llm get pods,events --sort-by=.metadata.creationTimestamp 2>&1 | tail -40; kubectl -n llm logs -l app.kubernetes.io/instance=gw --all-containers --tail=20 2>&1 | tail -60; }
+show() { kubectl -n llm get pods 2>&1 | tail -20; kubectl -n llm get events --sort-by=.lastTimestamp 2>&1 | tail -20; kubectl -n llm logs -l app.kubernetes.io/instance=gw --all-containers --tail=20 2>&1 | tail -60; }
 passed=0 failed=0
 
 say "install"
