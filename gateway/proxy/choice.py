@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from auth.details import Detail
-from gateway.policy import Allowed, Denied, judge, may_use_pool
+from gateway.policy.access import Allowed, Denied, judge, may_use_pool
 from gateway.proxy.faults import (
     Forbidden,
     NoKeyInRegion,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from auth.details import Detail
-from gateway.policy import Allowed, judge, may_use_pool
+from gateway.policy.access import Allowed, judge, may_use_pool
 from gateway.proxy.faults import UnknownModel, UnknownPool
 from gateway.proxy.routes import Dialect
 from gateway.proxy.runtime import PoolRuntime, TenantRuntime
