@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final, TypeVar
+from typing import Final
 
 from auth.errors import Unavailable
 from auth.sealing import Sealer
@@ -26,18 +25,18 @@ from tenants.custody import key_context, seal_key
 from tenants.errors import SealBroken
 from tenants.fingerprint import fingerprint_of, prefix_of
 from tenants.lifecycle import IN_FLIGHT, VersionState
-from tenants.models import KeySource, KeyVersion, ProviderKey
+from tenants.models import KeySource
 from tenants.rotation_commands import intent, promote, source_context
-from tenants.rotation_plan import Do, Facts, RotationSettings, load_settings, next_do, step_retry_s, tag_of
-from tenants.schedule import Schedule, next_due, parse_schedule, retry_at
+from tenants.rotation_job import Job, facts_of, schedule_of, timed
+from tenants.rotation_plan import Do, load_settings, next_do, step_retry_s, tag_of
+from tenants.schedule import next_due, retry_at
 from tenants.sources.protocol import Driver, Prober, ProviderKeyMade, SourceAway, SourceRefused, SourceUnknown
 from tenants.store import keys, rotations
 from tenants.store.rotations import Claim, ClaimLost
 
 LEASE_S: Final = 120.0
-CALL_TIMEOUT_S: Final = 30.0
-"""Two calls fit into a lease with room to settle."""
 BATCH: Final = 20
+ROUNDS: Final = 10
 ENGINE: Final = Actor("rotation")
 
 _SECOND: Final = timedelta(seconds=1)
@@ -45,19 +44,7 @@ _SECOND: Final = timedelta(seconds=1)
 MakeDriver = Callable[[KeySource, Secret | None], Driver]
 """Builds the driver of a source with its opened admin credential; `SourceRefused` when the settings do not fit."""
 
-T = TypeVar("T")
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    claim: Claim
-    version: KeyVersion
-    others: Sequence[KeyVersion]
-    key: ProviderKey
-    settings: RotationSettings
-    driver: Driver | None
 
 
 def no_alert(event: str, subject: str) -> None:
@@ -91,18 +78,26 @@ class RotationEngine:
         self._alert = alert
 
     async def run_once(self) -> int:
-        """Start what is due by schedule, take one step of everything that has one, and return how many steps."""
+        """Start what is due by schedule, take every step that is due, and return how many that were.
+
+        A step often makes the next one due at once, so there are several rounds; what is left waits for the next run.
+        """
         await self._start_due()
-        async with self._sessions.platform() as session:
-            claims = await rotations.claim_steps(session, now=self._now(), lease_s=LEASE_S, limit=BATCH)
-        await asyncio.gather(*(self._step(claim) for claim in claims))
-        return len(claims)
+        taken = 0
+        for _ in range(ROUNDS):
+            async with self._sessions.platform() as session:
+                claims = await rotations.claim_steps(session, now=self._now(), lease_s=LEASE_S, limit=BATCH)
+            if not claims:
+                break
+            await asyncio.gather(*(self._step(claim) for claim in claims))
+            taken += len(claims)
+        return taken
 
     async def _start_due(self) -> None:
         now = self._now()
         async with self._sessions.platform() as session:
             for key in await rotations.claim_due_keys(session, now=now, limit=BATCH):
-                schedule = _schedule(load_settings(key.rotation))
+                schedule = schedule_of(load_settings(key.rotation))
                 key.due_at = None if schedule is None else next_due(schedule, after=now, rng=self._rng)
                 versions = await keys.versions(session, key.tenant_id, key.id)
                 if schedule is None or any(version.state in IN_FLIGHT for version in versions):
@@ -116,7 +111,7 @@ class RotationEngine:
     async def _step(self, claim: Claim) -> None:
         try:
             job = await self._read(claim)
-            action = next_do(_facts(job.version), job.settings, now=self._now())
+            action = next_do(facts_of(job.version), job.settings, now=self._now())
             await self._act(job, action)
         except ClaimLost:
             _log.info("version %s was taken over by another process", claim.version_id)
@@ -128,7 +123,7 @@ class RotationEngine:
             _log.exception("rotation step of version %s failed", claim.version_id)
             self._alert("rotation.defect", str(claim.version_id))
 
-    async def _act(self, job: _Job, action: Do) -> None:
+    async def _act(self, job: Job, action: Do) -> None:
         match action:
             case Do.CREATE | Do.RECOVER:
                 await self._create(job, recover=action is Do.RECOVER)
@@ -138,11 +133,11 @@ class RotationEngine:
                 await self._promote(job)
             case Do.ENABLE:
                 if job.driver is not None and job.driver.capabilities.disables and job.version.provider_ref:
-                    await _timed(job.driver.enable(job.version.provider_ref))
+                    await timed(job.driver.enable(job.version.provider_ref))
                 await self._settle(job, None)
             case Do.DISABLE:
                 if job.driver is not None and job.driver.capabilities.disables and job.version.provider_ref:
-                    await _timed(job.driver.disable(job.version.provider_ref))
+                    await timed(job.driver.disable(job.version.provider_ref))
                 await self._settle(job, VersionState.DISABLED, after_s=job.settings.retain_s)
             case Do.REVOKE:
                 await self._revoke_there(job)
@@ -154,7 +149,7 @@ class RotationEngine:
             case Do.NOTHING:
                 await self._settle(job, None)
 
-    async def _read(self, claim: Claim) -> _Job:
+    async def _read(self, claim: Claim) -> Job:
         async with self._sessions.tenant(claim.tenant_id) as session:
             version = await rotations.held(session, claim)
             key = await keys.get(session, claim.tenant_id, version.key_id)
@@ -168,39 +163,41 @@ class RotationEngine:
                 plain = await self._sealer.open(claim.tenant_id, source.data_key_id, context, source.sealed)
                 credential = Secret(plain.decode())
             driver = self._make_driver(source, credential)
-        return _Job(claim, version, others, key, load_settings(key.rotation), driver)
+        return Job(claim, version, others, key, load_settings(key.rotation), driver)
 
-    async def _create(self, job: _Job, *, recover: bool) -> None:
+    async def _create(self, job: Job, *, recover: bool) -> None:
         driver = job.driver
         if driver is None or not driver.capabilities.mints:
             raise SourceRefused("the key's source cannot make keys")
         if driver.capabilities.slots is not None:
-            draining = [each for each in job.others if each.state == VersionState.DRAINING and each.step_at is not None]
-            if draining:
-                await self._settle(job, None, until=max(each.step_at for each in draining if each.step_at) + _SECOND)
+            # Their `step_at` may be a claim, two minutes away: the end of a drain is reckoned from its start.
+            drain = timedelta(seconds=job.settings.drain_s)
+            ends = [each.state_changed_at + drain for each in job.others if each.state == VersionState.DRAINING]
+            if ends:
+                await self._settle(job, None, until=max(*ends, self._now()) + _SECOND)
                 return
         tag = tag_of(job.version.id)
         made: ProviderKeyMade | None = None
         if recover and driver.capabilities.finds:
             try:
-                made = await _timed(driver.find(tag))
+                made = await timed(driver.find(tag))
             except SourceRefused as error:
                 raise SourceUnknown(str(error)) from error
             if made is not None and made.secret is None:
                 # It exists and nobody knows its secret: it goes before another is made, so there is never one too many.
-                await _timed(driver.revoke(made.ref))
+                await timed(driver.revoke(made.ref))
                 made = None
         elif recover and not driver.capabilities.repeatable:
             raise SourceUnknown("whether the last attempt made a key is not known, and its source cannot tell")
         if made is None:
             await self._note_attempt(job)
             serving = rotations.current(job.others)
-            made = await _timed(driver.create(tag, in_use=serving.provider_ref if serving else None))
+            made = await timed(driver.create(tag, in_use=serving.provider_ref if serving else None))
         if made.secret is None:
             raise SourceUnknown("the source made a key and did not tell its secret")
         await self._store(job, made.ref, made.secret)
 
-    async def _note_attempt(self, job: _Job) -> None:
+    async def _note_attempt(self, job: Job) -> None:
         async with self._sessions.tenant(job.claim.tenant_id) as session:
             version = await rotations.held(session, job.claim)
             version.attempts += 1
@@ -210,7 +207,7 @@ class RotationEngine:
                         each.step_at = None
                         await keys.move(session, each, VersionState.REVOKED, at=self._now())
 
-    async def _store(self, job: _Job, ref: str, secret: Secret) -> None:
+    async def _store(self, job: Job, ref: str, secret: Secret) -> None:
         sealed = await seal_key(
             self._sealer,
             job.claim.tenant_id,
@@ -230,9 +227,9 @@ class RotationEngine:
             await keys.move(session, version, VersionState.CREATED, at=self._now())
             version.step_at = self._now()
 
-    async def _probe(self, job: _Job) -> None:
+    async def _probe(self, job: Job) -> None:
         secret = await self._open(job)
-        result = await _timed(self._prober.probe(job.key.provider, job.key.base_url, secret))
+        result = await timed(self._prober.probe(job.key.provider, job.key.base_url, secret, region=job.key.region))
         now = self._now()
         async with self._sessions.tenant(job.claim.tenant_id) as session:
             version = await rotations.held(session, job.claim)
@@ -244,7 +241,7 @@ class RotationEngine:
             done = version.successes >= job.settings.probes
             version.step_at = now if done else now + timedelta(seconds=job.settings.probe_interval_s)
 
-    async def _promote(self, job: _Job) -> None:
+    async def _promote(self, job: Job) -> None:
         now = self._now()
         async with self._sessions.tenant(job.claim.tenant_id) as session:
             version = await rotations.held(session, job.claim)
@@ -255,10 +252,10 @@ class RotationEngine:
             detail = {"name": key.name, "number": version.number, "fingerprint": version.fingerprint}
             await audit.record(session, key.tenant_id, ENGINE, "key.rotate", f"key:{key.id}", at=now, detail=detail)
 
-    async def _clean(self, job: _Job) -> None:
+    async def _clean(self, job: Job) -> None:
         ref = job.version.provider_ref
         if job.driver is not None and ref is None and job.driver.capabilities.finds:
-            found = await _timed(job.driver.find(tag_of(job.version.id)))
+            found = await timed(job.driver.find(tag_of(job.version.id)))
             ref = None if found is None else found.ref
         elif ref is None:
             await self._settle(job, None)
@@ -269,20 +266,20 @@ class RotationEngine:
         target = VersionState.REVOKED if job.version.state == VersionState.ORPHANED else None
         await self._settle(job, target, event="key.cleaned")
 
-    async def _revoke_there(self, job: _Job, ref: str | None = None) -> None:
+    async def _revoke_there(self, job: Job, ref: str | None = None) -> None:
         ref = ref or job.version.provider_ref
         if job.driver is None or ref is None or not job.driver.capabilities.revokes:
             return
         # A slot that a newer version has taken over since is that version's: nothing of the old one is left in it.
         if any(each.provider_ref == ref and each.number > job.version.number for each in job.others):
             return
-        await _timed(job.driver.revoke(ref))
+        await timed(job.driver.revoke(ref))
 
-    async def _give_up(self, job: _Job) -> None:
+    async def _give_up(self, job: Job) -> None:
         try:
             ref = job.version.provider_ref
             if ref is None and job.driver is not None and job.driver.capabilities.finds:
-                found = await _timed(job.driver.find(tag_of(job.version.id)))
+                found = await timed(job.driver.find(tag_of(job.version.id)))
                 ref = None if found is None else found.ref
             if ref is not None:
                 await self._revoke_there(job, ref)
@@ -331,7 +328,7 @@ class RotationEngine:
             version.step_at = None if again_s is None else now + timedelta(seconds=again_s)
             key = await keys.get(session, claim.tenant_id, version.key_id)
             key.failures += 1
-            schedule = _schedule(load_settings(key.rotation))
+            schedule = schedule_of(load_settings(key.rotation))
             if schedule is not None:
                 again = retry_at(schedule, failures=key.failures, now=now, rng=self._rng)
                 key.due_at = again if key.due_at is None else min(key.due_at, again)
@@ -341,7 +338,7 @@ class RotationEngine:
 
     async def _settle(
         self,
-        job: _Job,
+        job: Job,
         state: VersionState | None,
         *,
         after_s: float | None = None,
@@ -360,31 +357,10 @@ class RotationEngine:
                 subject = f"key:{job.key.id}"
                 await audit.record(session, version.tenant_id, ENGINE, event, subject, at=now, detail=detail)
 
-    async def _open(self, job: _Job) -> Secret:
+    async def _open(self, job: Job) -> Secret:
         version = job.version
         if version.envelope is None or version.data_key_id is None:
             raise SourceRefused("the version has no secret")
         context = key_context(job.key.pool_id, job.key.id, version.number, job.key.provider)
         plain = await self._sealer.open(version.tenant_id, version.data_key_id, context, version.envelope)
         return Secret(plain.decode())
-
-
-def _facts(version: KeyVersion) -> Facts:
-    return Facts(
-        state=VersionState(version.state),
-        attempts=version.attempts,
-        successes=version.successes,
-        provider_ref=version.provider_ref,
-        created_at=version.created_at,
-        state_changed_at=version.state_changed_at,
-    )
-
-
-def _schedule(settings: RotationSettings) -> Schedule | None:
-    parsed = None if settings.schedule is None else parse_schedule(settings.schedule)
-    return parsed if isinstance(parsed, Schedule) else None
-
-
-async def _timed(call: Awaitable[T]) -> T:
-    async with asyncio.timeout(CALL_TIMEOUT_S):
-        return await call

@@ -290,14 +290,21 @@ class SourcePage(Struct, frozen=True):
 
 
 class VersionOut(Struct, frozen=True):
-    """One secret of a key, told by its first characters and its fingerprint."""
+    """One secret of a key, told by its first characters and its fingerprint.
 
+    A source calls its key `llm-proxy-<id>` at the provider, where `provider_ref` is its id. `step_at` is when the
+    rotation engine looks at it next: the end of its drain, or of the time it can be rolled back to.
+    """
+
+    id: UUID
     number: int
     state: str
     prefix: str
     fingerprint: str
     created_at: datetime
     state_changed_at: datetime
+    step_at: datetime | None = None
+    provider_ref: str | None = None
     error: str | None = None
 
 

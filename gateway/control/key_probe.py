@@ -30,14 +30,16 @@ class KeyProbe:
         self._upstream = upstream
         self._policy = policy
 
-    async def probe(self, provider: str, base_url: str | None, secret: Secret) -> ProbeResult:
+    async def probe(
+        self, provider: str, base_url: str | None, secret: Secret, *, region: str | None = None
+    ) -> ProbeResult:
         """Tell whether the provider takes the key; "unclear" when it did not answer, or cannot be asked."""
         row = PROVIDERS.get(provider)
         if row is None:
             return "unclear"
         dialect = next(iter(row.faces))
         try:
-            target = resolve(provider, dialect, base_url=base_url, policy=self._policy)
+            target = resolve(provider, dialect, base_url=base_url, region=region, policy=self._policy)
             request = UpstreamRequest(
                 b"GET",
                 target.path(f"{DIALECT_ROOTS[dialect]}/{_PATHS.get(provider, 'models')}"),

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from tenants.datakeys import DataKeys
 
 _PURGE_EVERY_S = 600.0
-_ROTATE_EVERY_S = 2.0
+_ROTATE_EVERY_S = 1.0
 _UPSTREAM_CONNECTIONS = 50
 
 

@@ -50,12 +50,15 @@ def quota_out(row: Quota) -> QuotaOut:
 def version_out(row: KeyVersion) -> VersionOut:
     """Show a key version by prefix and fingerprint."""
     return VersionOut(
+        id=row.id,
         number=row.number,
         state=row.state,
         prefix=row.prefix,
         fingerprint=row.fingerprint,
         created_at=row.created_at,
         state_changed_at=row.state_changed_at,
+        step_at=row.step_at,
+        provider_ref=row.provider_ref,
         error=row.error,
     )
 

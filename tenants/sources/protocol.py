@@ -85,8 +85,10 @@ ProbeResult = Literal["works", "refused", "unclear"]
 class Prober(Protocol):
     """Tries a key against its provider with a call that costs nothing."""
 
-    async def probe(self, provider: str, base_url: str | None, secret: Secret) -> ProbeResult:
-        """Tell whether the provider takes the key; "unclear" when it did not answer."""
+    async def probe(
+        self, provider: str, base_url: str | None, secret: Secret, *, region: str | None = None
+    ) -> ProbeResult:
+        """Tell whether the provider takes the key; "unclear" when it did not answer. `region` fills a `{region}`."""
         ...
 
 
@@ -160,9 +162,11 @@ class InMemorySource:
         """Forget."""
         self.keys.pop(ref, None)
 
-    async def probe(self, provider: str, base_url: str | None, secret: Secret) -> ProbeResult:
+    async def probe(
+        self, provider: str, base_url: str | None, secret: Secret, *, region: str | None = None
+    ) -> ProbeResult:
         """Take exactly the enabled keys: the twin is its own provider."""
-        del provider, base_url
+        del provider, base_url, region
         return "works" if any(key.enabled and key.secret == secret for key in self.keys.values()) else "refused"
 
 

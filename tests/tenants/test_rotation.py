@@ -12,6 +12,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
+from sqlmodel import col
 
 from auth.errors import Conflict
 from auth.secret import Secret
@@ -84,7 +86,9 @@ class Faulty(InMemorySource):
         with self._at("revoke"):
             await super().revoke(ref)
 
-    async def probe(self, provider: str, base_url: str | None, secret: Secret) -> ProbeResult:
+    async def probe(
+        self, provider: str, base_url: str | None, secret: Secret, *, region: str | None = None
+    ) -> ProbeResult:
         with self._at("probe"):
             if self.works_from is not None and self.clock() < self.works_from:
                 return "refused"
@@ -380,6 +384,21 @@ async def test_a_driver_of_two_slots_waits_for_the_draining_one(bench: Bench) ->
     assert await bench.states() == {3: "pending", 2: "current", 1: "draining"}
     await bench.run(seconds=60)
     assert await bench.states() == {3: "current", 2: "disabled", 1: "revoked"}
+
+
+async def test_a_drain_that_another_process_looks_at_is_not_waited_for_beyond_its_end(bench: Bench) -> None:
+    bench.source.capabilities = Capabilities(finds=False, repeatable=True, slots=2, revokes=False)
+    await bench.start()
+    await bench.run(seconds=3)
+    async with bench.sessions.platform() as session:
+        await session.execute(
+            update(KeyVersion).where(col(KeyVersion.number) == 1).values(step_at=bench.now + timedelta(seconds=LEASE_S))
+        )
+    await bench.start()
+    await bench.run()
+    waiting = (await bench.versions())[0]
+    assert waiting.step_at is not None
+    assert waiting.step_at <= bench.now + timedelta(seconds=31), "the drain of 30 s and one more"
 
 
 async def test_rotations_in_a_row_leave_no_gap(bench: Bench) -> None:
