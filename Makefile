@@ -93,3 +93,11 @@ test-policy: $(CHART)/.ready .venv-policy/.ready ## Scan the rendered chart with
 	@$(PYTHON) -m venv .venv-policy
 	@.venv-policy/bin/python -m pip --disable-pip-version-check --no-input -q install --require-hashes -r requirements/policy.lock
 	@touch $@
+
+.PHONY: test-interop
+test-interop: $(VENV)/.dev tests/interop/node_modules/.ready ## Run oauth4webapi and openid-client (npm) against a running gateway (Node 20+)
+	$(BIN)/python -m tests.interop.run
+
+tests/interop/node_modules/.ready: tests/interop/package-lock.json
+	cd tests/interop && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@

@@ -15,8 +15,8 @@ from joserfc.errors import JoseError
 
 from auth.client_metadata import ASSERTION_ALGORITHMS
 
-MAX_LIFETIME_S = 600.0
-"""How far ahead `exp` may lie: a short life bounds what the replay table keeps."""
+MAX_LIFETIME_S = 3600.0
+"""How far ahead `exp` may lie, which bounds what the replay table keeps; Authlib's clients ask for a full hour."""
 
 MAX_FEDERATED_LIFETIME_S = 86_400.0
 SKEW_S = 30.0
@@ -94,7 +94,7 @@ def check_client_assertion(claims: Mapping[str, Any], *, issuer: str, client_id:
     if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in (expires, not_before, issued)):
         return "exp is required; exp, nbf and iat must be numbers"
     if not now - SKEW_S < float(expires or 0) <= now + MAX_LIFETIME_S + SKEW_S:
-        return "exp has passed or lies more than ten minutes ahead"
+        return "exp has passed or lies more than an hour ahead"
     if max(not_before, issued) > now + SKEW_S:
         return "nbf or iat lies ahead"
     jti = claims.get("jti")
