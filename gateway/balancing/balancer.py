@@ -6,23 +6,25 @@ filters (tried, breaker, in flight, limits), and reserves. What it hands out com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
 
 from gateway.balancing.book import QuotaBook
+from gateway.balancing.charging import Reservation
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.explain import Explanation, explain
 from gateway.balancing.hints import Hint
-from gateway.balancing.ledger import Ledger, Reservation
+from gateway.balancing.ledger import Ledger
 from gateway.balancing.outcome import Outcome, OutcomeKind
+from gateway.balancing.predictor import Learning
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready
 from gateway.balancing.semantics import model_family, semantics_of
 from gateway.balancing.slate import Priced, Slate, SlateKey, build_slate, is_as_large, slate_key
-from gateway.balancing.strategy import Strategy
+from gateway.balancing.strategy import Learns, Strategy
 from gateway.balancing.view import BalancerView, view_endpoint, view_quota
 
 MAX_SLATES = 256
@@ -79,6 +81,8 @@ class Balancer:
         self._next_lease = 1
         self._version = 0
         self._strategy = strategy
+        self._learning: Learning | None = None
+        self._beliefs: Mapping[str, Mapping[str, Mapping[str, object]]] = {}
         self._book = book if book is not None else QuotaBook()
         self._priced = priced
         self.reconfigure(endpoints, quotas, strategy)
@@ -104,6 +108,13 @@ class Balancer:
                 known.quota = quota_state
             kept[endpoint.id] = known
         self._states, self._strategy = kept, strategy
+        had, self._learning = self._learning, strategy.learning if isinstance(strategy, Learns) else None
+        if had is not None and self._learning is None:
+            for quota in self._quotas.values():
+                for ledger in quota.ledgers.values():
+                    ledger.learn_limiter(None, self._now)
+            # Pools that go on learning on these quotas turn it on again as they build their slates.
+            self._book.ledger_dropped()
         self._slates.clear()
         self._freed()
 
@@ -154,13 +165,18 @@ class Balancer:
                 self._book.ledger_dropped()
             ledger = Ledger(quota.quota.limits, semantics, self._now, unix_offset_s=self._unix_offset_s)
             quota.ledgers[family] = ledger
+            if self._learning is not None and (saved := self._beliefs.get(quota.quota.id, {}).get(family)) is not None:
+                ledger.learn_limiter(self._learning, self._now)
+                ledger.restore(saved, self._now)
+        if self._learning is not None:
+            ledger.learn_limiter(self._learning, self._now)
         return ledger
 
-    def _lease(self, candidate: Candidate, ask: Ask, now: float) -> Lease:
+    def _lease(self, candidate: Candidate, ask: Ask, now: float, *, probe: bool = False) -> Lease:
         state = candidate.state
         trial = state.breaker.started(now)
         ledger = candidate.ledger
-        reservation = ledger.reserve(ask.est_input_tokens, ledger.output_of(ask), now)
+        reservation = ledger.reserve(ask.est_input_tokens, ledger.output_of(ask), now, probe=probe)
         state.in_flight += 1
         state.picks += 1
         state.quota.in_flight += 1
@@ -173,12 +189,15 @@ class Balancer:
         until, why = inf, Exclusion.TRIED
         seen: set[Exclusion] = set()
         broken: list[Candidate] = []
+        limited: list[Candidate] = []
         for ready in looked:
             ready.explore()
             for index, (exclusion, at) in ready.blocked.items():
                 seen.add(exclusion)
                 if exclusion is Exclusion.BREAKER:
                     broken.append(ready.candidates[index])
+                elif exclusion is Exclusion.LIMITED and self._learning is not None:
+                    limited.append(ready.candidates[index])
                 if exclusion in (Exclusion.TRIED, Exclusion.EJECTED, Exclusion.TOO_LARGE):
                     continue
                 free_at = at if at < inf else now + RECHECK_S
@@ -190,6 +209,9 @@ class Balancer:
             least_bad = min(broken, key=lambda candidate: (candidate.state.breaker.streak, candidate.load))
             if least_bad.ledger.ready_at(ask.est_input_tokens, least_bad.ledger.output_of(ask), now) <= now:
                 return Picked(self._lease(least_bad, ask, now), "all_breakers_open")
+        for candidate in limited:
+            if candidate.ledger.may_probe(ask.est_input_tokens, candidate.ledger.output_of(ask), now):
+                return Picked(self._lease(candidate, ask, now, probe=True), "probe")
         if until < inf:
             wait = Wait(until, str(why))
             if not ask.excluded:
@@ -269,6 +291,21 @@ class Balancer:
     def out_of_service(self) -> list[str]:
         """Give the ids of keys whose breaker is not closed, for an active health check to probe."""
         return [endpoint_id for endpoint_id, state in self._states.items() if state.breaker.tripped]
+
+    def beliefs(self, now: float) -> dict[str, dict[str, dict[str, object]]]:
+        """Give what was learned of limiters, by quota and model family, as plain JSON values to be kept."""
+        return {
+            quota_id: {
+                family: ledger.learner.export(now, self._unix_offset_s)
+                for family, ledger in quota.ledgers.items()
+                if ledger.learner is not None
+            }
+            for quota_id, quota in self._quotas.items()
+        }
+
+    def restore_beliefs(self, saved: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
+        """Take over what `beliefs` gave before a restart; it is applied as each family is first used."""
+        self._beliefs = saved
 
     def explain(self, ask: Ask, now: float) -> Explanation:
         """Say what `acquire` would find for `ask`, without taking anything."""

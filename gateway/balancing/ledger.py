@@ -6,58 +6,21 @@ is the smaller of the two, so that a deliberate cap stays a cap and a wrong conf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Container, Mapping
 from math import inf, nan
 
+from gateway.balancing.charging import DAILY, REQUESTS, Dimension, Reservation, correction, sizes, unit_of
+from gateway.balancing.cooldown import Cooldown
 from gateway.balancing.decision import Ask
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.limiter import Bucket, FixedWindow, Meter, SlidingWindow
 from gateway.balancing.outcome import Outcome, OutcomeKind
+from gateway.balancing.predictor import Identification, Learning
 from gateway.balancing.quota import Limits
 from gateway.balancing.semantics import Semantics
 
 MINUTE_S = 60.0
 DAY_S = 86400.0
-COOLDOWN_MIN_S = 0.05
-COOLDOWN_CAP_S = 300.0
-"""No provider's word stops a quota for longer without being asked again."""
-BLIND_COOLDOWN_S = 0.5
-"""The first cool-down after a 429 that says nothing; it doubles with each further one, up to a minute."""
-PRESSED_STRETCH = 0.5
-PRESSED_CAP = 6.0
-PRESSED_RELIEF = 0.25
-"""See `Ledger._back_off`: what a 429 adds to the next wait, for how many at most, and what a success takes off."""
-
-
-class Dimension(IntEnum):
-    """What a limit counts, and over which window."""
-
-    RPM = 0
-    TPM = 1
-    ITPM = 2
-    OTPM = 3
-    RPD = 4
-    TPD = 5
-
-
-_REQUESTS = (Dimension.RPM, Dimension.RPD)
-_TOTALS = (Dimension.TPM, Dimension.TPD)
-_REFUNDED_TOKENS = frozenset(
-    {OutcomeKind.RATE_LIMITED, OutcomeKind.CLIENT_ERROR, OutcomeKind.SERVER_ERROR, OutcomeKind.AUTH_REJECTED}
-)
-
-
-@dataclass(slots=True)
-class Reservation:
-    """What one open lease took: for each meter the amount, and the meter's `taken` right after."""
-
-    started_at: float
-    input_tokens: float
-    output_tokens: float
-    entries: list[tuple[Dimension, Meter, float, float]]
-    told: tuple[Dimension, ...] = ()
-    """Dimensions that this lease's own response head has corrected."""
 
 
 class Ledger:
@@ -68,20 +31,9 @@ class Ledger:
     """
 
     __slots__ = (
-        "_limits",
-        "_meters",
-        "_pressed",
-        "_semantics",
-        "_share",
-        "_share_at",
-        "_told_as_of",
-        "_unix_offset_s",
-        "cooldown_until",
-        "limited",
-        "strikes",
-        "told",
-        "used_at",
-    )
+        "_limits", "_meters", "_semantics", "_share", "_share_at", "_told_as_of", "_unix_offset_s", "cooldown",
+        "learner", "told", "used_at",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits, semantics: Semantics, now: float, *, unix_offset_s: float = 0.0) -> None:
         self._limits: dict[Dimension, int] = {}
@@ -91,14 +43,12 @@ class Ledger:
         self._semantics = semantics
         self._unix_offset_s = unix_offset_s
         self._told_as_of = -inf
-        self._pressed = 0.0
         self.used_at = now
-        self.cooldown_until = -inf
-        self.strikes = 0
-        self.limited = 0
-        """429s in all."""
+        self.cooldown = Cooldown()
         self.told: dict[Dimension, int] = {}
         """Limits as the provider last named them."""
+        self.learner: Identification | None = None
+        """Beliefs beyond the account, where the strategy wants them."""
         self.configure(limits, now)
 
     def configure(self, limits: Limits, now: float) -> None:
@@ -112,8 +62,32 @@ class Ledger:
         for dimension in Dimension:
             self._fit(dimension, now)
 
-    def _effective(self, dimension: Dimension) -> int | None:
+    def learn_limiter(self, learning: Learning | None, now: float) -> None:
+        """Begin or cease to use beliefs; what was learned is kept while they are not in use."""
+        if learning is not None:
+            if self.learner is None:
+                self.learner = Identification(learning, now)
+            self.learner.learning, self.learner.active = learning, True
+        elif self.learner is not None:
+            self.learner.active = False
+            for _, _, meter in self._meters:
+                meter.lean(0.0, now)
+        self._share_at = nan
+        for dimension in Dimension:
+            self._fit(dimension, now)
+
+    def restore(self, saved: Mapping[str, object], now: float) -> None:
+        """Give the beliefs what was saved of them."""
+        if self.learner is not None:
+            self.learner.restore(saved, now, self._unix_offset_s)
+            for dimension in Dimension:
+                self._fit(dimension, now)
+
+    def _effective(self, dimension: Dimension) -> float | None:
         configured, told = self._limits.get(dimension), self.told.get(dimension)
+        learner = self.learner
+        if learner is not None and learner.active:
+            return learner.limit(dimension, configured, told, self._minutes_share(dimension))
         if configured is None or told is None:
             return told if configured is None else configured
         return min(configured, told)
@@ -129,13 +103,25 @@ class Ledger:
         semantics = self._semantics
         kind, window_s, phase = semantics.minute, MINUTE_S, -self._unix_offset_s
         amount = float(limit)
-        if dimension in (Dimension.RPD, Dimension.TPD):
+        if dimension in DAILY:
             kind, window_s = semantics.day, DAY_S
             phase -= semantics.day_utc_offset_s
         elif dimension is Dimension.RPM and semantics.request_window_s != MINUTE_S:
             window_s = semantics.request_window_s
             amount = max(1.0, amount * window_s / MINUTE_S)
+        if semantics.fixed_unknown and self.learner is not None and dimension in self.learner.phases:
+            kind, phase = "fixed", self.learner.phases[dimension]
         if meter is not None:
+            if kind == "fixed" and isinstance(meter, SlidingWindow):
+                # The phase has become known: the account goes on in the provider's own windows.
+                used = meter.limit - meter.available(now)
+                self._meters = [row for row in self._meters if row[0] is not dimension]
+                fixed = FixedWindow(amount, window_s, now, phase=phase)
+                fixed.take(max(0.0, used) * fixed.spent(now), now)
+                self._meters.append((dimension, unit_of(dimension), fixed))
+                return
+            if semantics.fixed_unknown and kind == "fixed" and isinstance(meter, FixedWindow):
+                meter.rephase(phase, now)
             if meter.limit != amount:
                 meter.resize(amount, now)
             return
@@ -146,7 +132,7 @@ class Ledger:
             made = FixedWindow(amount, window_s, now, phase=phase)
         else:
             made = SlidingWindow(amount, window_s, now)
-        self._meters.append((dimension, self._unit(dimension), made))
+        self._meters.append((dimension, unit_of(dimension), made))
 
     def meter(self, dimension: Dimension) -> Meter | None:
         """Give the meter of a dimension, if it is limited."""
@@ -154,21 +140,6 @@ class Ledger:
             if known is dimension:
                 return meter
         return None
-
-    def _unit(self, dimension: Dimension) -> int:
-        """Give which of (1, input, output, total) a dimension counts."""
-        if dimension in _REQUESTS:
-            return 0
-        if dimension is Dimension.OTPM:
-            return 2
-        return 3 if dimension in _TOTALS else 1
-
-    def _sizes(self, input_tokens: float, output_tokens: float) -> tuple[float, float, float, float]:
-        kind = self._semantics.total
-        if kind == "sum":
-            return 1.0, input_tokens, output_tokens, input_tokens + output_tokens
-        total = input_tokens if kind == "input" or input_tokens > output_tokens else output_tokens
-        return 1.0, input_tokens, output_tokens, total
 
     def output_of(self, ask: Ask) -> float:
         """Give the output tokens that the provider reserves for `ask`."""
@@ -181,12 +152,15 @@ class Ledger:
 
     def ready_at(self, input_tokens: float, output_tokens: float, now: float) -> float:
         """Give the moment from which one request of this size fits every limit; <= now: at once; inf: never."""
-        at, least = self.cooldown_until, 1.0
-        sizes = self._sizes(input_tokens, output_tokens)
+        at, least = self.cooldown.until, 1.0
+        stretch = 1.0 if self.learner is None or not self.learner.margin else self.learner.stretch(now)
+        counted = sizes(self._semantics, input_tokens, output_tokens)
         for _, unit, meter in self._meters:
-            amount, limit = sizes[unit], meter.limit
+            amount, limit = counted[unit], meter.limit
             if amount > limit:
                 amount = self._capped(amount, limit, input_tokens)
+            elif stretch > 1.0:
+                amount = min(amount * stretch, limit)
             available = meter.available(now)
             if available < amount and (free_at := meter.earliest(amount, now)) > at:
                 at = free_at
@@ -197,88 +171,132 @@ class Ledger:
 
     def headroom(self, now: float) -> float:
         """Give the smallest free share of any limit, 0..1; 1 when nothing is limited, 0 while cooling down."""
-        if self.cooldown_until > now:
+        if self.cooldown.until > now:
             return 0.0
         if self._share_at != now:
             self.ready_at(0.0, 0.0, now)
         return self._share
 
-    def reserve(self, input_tokens: float, output_tokens: float, now: float) -> Reservation:
-        """Take one request of this size from every meter."""
-        self.used_at, self._share_at = now, nan
-        entries: list[tuple[Dimension, Meter, float, float]] = []
-        sizes = self._sizes(input_tokens, output_tokens)
+    def may_probe(self, input_tokens: float, output_tokens: float, now: float) -> bool:
+        """Tell whether one request may go above limits that no provider has named, to find out whether they hold."""
+        learner = self.learner
+        if learner is None or not learner.active or self.cooldown.until > now or now < learner.probe_due:
+            return False
+        short = self._short(input_tokens, output_tokens, now)
+        return (
+            bool(short)
+            and not any(each in self.told or learner.is_heard(each) for each, _ in short)
+            and learner.may_probe(dict(short), now)
+        )
+
+    def _short(self, input_tokens: float, output_tokens: float, now: float) -> tuple[tuple[Dimension, float], ...]:
+        """Give the dimensions in which a request does not fit, with what would be in use if it went all the same."""
+        counted = sizes(self._semantics, input_tokens, output_tokens)
+        return tuple(
+            (dimension, (meter.limit - available + counted[unit]) * self._minutes_share(dimension))
+            for dimension, unit, meter in self._meters
+            if (available := meter.available(now)) < counted[unit] <= meter.limit
+        )
+
+    def _minutes_share(self, dimension: Dimension) -> float:
+        """Give what turns a meter's amounts into those of the configured limit, which are a minute's or a day's."""
+        return MINUTE_S / self._semantics.request_window_s if dimension is Dimension.RPM else 1.0
+
+    def reserve(self, input_tokens: float, output_tokens: float, now: float, *, probe: bool = False) -> Reservation:
+        """Take one request of this size from every meter; `probe` when `may_probe` let it pass."""
+        self.used_at = now
+        learner, margin = self.learner, 0.0
+        reservation = Reservation(now, input_tokens, output_tokens, [])
+        if learner is not None and learner.active:
+            if probe:
+                reservation.proof = self._short(input_tokens, output_tokens, now)
+            margin = learner.margin
+            reservation.trial = not probe and margin > 0.0 and learner.in_use(now) and learner.stretch(now) == 1.0
+        counted = sizes(self._semantics, input_tokens, output_tokens)
+        held_back = False
         for dimension, unit, meter in self._meters:
-            amount = sizes[unit]
+            amount = counted[unit]
             if amount > meter.limit:
                 amount = self._capped(amount, meter.limit, input_tokens)
+            elif reservation.trial:
+                held_back |= meter.available(now) < min(amount * (1.0 + margin), meter.limit)
             meter.take(amount, now)
-            entries.append((dimension, meter, amount, meter.taken))
-        return Reservation(now, input_tokens, output_tokens, entries)
+            reservation.entries.append((dimension, meter, amount, meter.taken))
+        self._share_at = nan
+        if learner is not None and learner.active:
+            reservation.trial = held_back
+            learner.sent(probe=bool(reservation.proof), trial=reservation.trial, now=now)
+        return reservation
 
     def settle(self, reservation: Reservation, outcome: Outcome, now: float) -> None:
         """Give the lease's outcome to the meters and the cool-down; the hint, if any, was given to `learn` before."""
         kind = outcome.kind
         if kind is OutcomeKind.RATE_LIMITED:
-            self._cool_down(outcome.hint, now)
+            self.cooldown.refused(outcome.hint, now)
         elif kind is OutcomeKind.OK:
-            self.strikes = 0
-            if self._pressed > 0.0:
-                self._pressed -= PRESSED_RELIEF
+            self.cooldown.succeeded()
+        disproved: Container[Dimension] = ()
+        if self.learner is not None and self.learner.active:
+            disproved = self._identify(self.learner, reservation, outcome, now)
         self._share_at = nan
         for dimension, meter, reserved, _ in reservation.entries:
-            delta = self._correction(dimension, reserved, reservation, outcome)
+            delta = correction(self._semantics, dimension, reserved, reservation, outcome)
             if delta:
                 meter.adjust(delta, reservation.started_at, now)
+            if dimension in disproved and (excess := meter.available(now) - 0.99 * reserved) > 0.0:
+                meter.take(excess, now)
         if kind is OutcomeKind.RATE_LIMITED and self._semantics.minute == "continuous":
-            self._back_off(reservation, now)
+            free_at = max((meter.earliest(amount, now) for _, meter, amount, _ in reservation.entries), default=now)
+            self.cooldown.pressed(free_at, now)
 
-    def _back_off(self, reservation: Reservation, now: float) -> None:
-        """Wait longer after each 429 of many, in units of the time in which the request's own share refills.
+    def _identify(
+        self, learner: Identification, reservation: Reservation, outcome: Outcome, now: float
+    ) -> Container[Dimension]:
+        """Let the beliefs learn from an outcome, before the meters are corrected by it.
 
-        Where refused requests count and somebody else draws on the quota too, one that comes as soon as it would fit by
-        our account is refused and eats what has refilled, again and again: nothing would ever get through.
+        Gives the dimensions in which less was left than the request needed, though the account says otherwise.
         """
-        free_at = max((meter.earliest(amount, now) for _, meter, amount, _ in reservation.entries), default=now)
-        if self._pressed > 0.0 and free_at < inf:
-            wait_s = (free_at - now) * (1.0 + PRESSED_STRETCH * self._pressed)
-            self.cooldown_until = max(self.cooldown_until, now + min(wait_s, COOLDOWN_CAP_S))
-        self._pressed = min(PRESSED_CAP, self._pressed + 1.0)
+        changed = False
+        suspects: Mapping[Dimension, float] = {}
+        if outcome.kind is OutcomeKind.OK:
+            changed = learner.admitted(reservation, self._limits, now)
+        elif outcome.kind is OutcomeKind.RATE_LIMITED:
+            suspects = self._suspects(reservation, outcome.hint, now)
+            changed = learner.refused(reservation, suspects, self._limits, now)
+            delay_s = None if outcome.hint is None else outcome.hint.retry_after_s
+            if self._semantics.fixed_unknown and delay_s is not None and 0.0 < delay_s <= MINUTE_S:
+                # It names the end of the spent window; which one that is, the remainders or its length tell.
+                requests = None if outcome.hint is None else outcome.hint.requests
+                spent = delay_s <= self._semantics.request_window_s if requests is None else requests.remaining == 0
+                learner.phases[Dimension.RPM if spent else Dimension.TPM] = now + delay_s
+                changed = True
+        elif reservation.proof:
+            learner.abandoned(reservation)
+        if changed:
+            for dimension in Dimension:
+                self._fit(dimension, now)
+        return suspects
 
-    def _correction(self, dimension: Dimension, reserved: float, reservation: Reservation, outcome: Outcome) -> float:
-        """Give what is to be charged beyond the reservation (negative: refunded)."""
-        kind, told = outcome.kind, dimension in reservation.told
-        if kind is OutcomeKind.CONNECT_FAILED:
-            return -reserved
-        if told and kind is not OutcomeKind.OK:
-            return 0.0
-        if dimension in _REQUESTS:
-            return -reserved if kind is OutcomeKind.RATE_LIMITED and not self._semantics.counts_failed else 0.0
-        if kind in _REFUNDED_TOKENS:
-            return -reserved
-        usage = outcome.usage
-        if usage is None or not self._semantics.settles:
-            return 0.0
-        charged_input = float(usage.input if self._semantics.counts_cached else usage.input - usage.cached_input)
-        # Where the head told the remainder, the provider had counted the input already: only the output is still open.
-        input_delta = 0.0 if told else charged_input - reservation.input_tokens
-        output_delta = usage.output - reservation.output_tokens
-        if dimension is Dimension.ITPM:
-            return max(-reserved, input_delta)
-        if dimension is Dimension.OTPM:
-            return max(-reserved, output_delta)
-        return max(-reserved, input_delta + (0.0 if self._semantics.total == "input" else output_delta))
-
-    def _cool_down(self, hint: Hint | None, now: float) -> None:
-        self.limited += 1
-        self.strikes += 1
-        delay_s = hint.retry_after_s if hint is not None else None
-        if delay_s is None and hint is not None:
-            spent = (hint.requests, hint.tokens, hint.input_tokens, hint.output_tokens)
-            delay_s = max((w.reset_s for w in spent if w and w.remaining == 0 and w.reset_s is not None), default=None)
-        if delay_s is None:
-            delay_s = min(MINUTE_S, BLIND_COOLDOWN_S * 2.0 ** min(self.strikes - 1, 10))
-        self.cooldown_until = max(self.cooldown_until, now + min(max(delay_s, COOLDOWN_MIN_S), COOLDOWN_CAP_S))
+    def _suspects(self, reservation: Reservation, hint: Hint | None, now: float) -> Mapping[Dimension, float]:
+        """Give the tightest limit that nobody named, with its use, if what was named does not explain a refusal."""
+        if hint is not None:
+            named = {REQUESTS[hint.requests_per_day]: hint.requests, Dimension.TPM: hint.tokens}
+            named |= {Dimension.ITPM: hint.input_tokens, Dimension.OTPM: hint.output_tokens}
+            for dimension, _, amount, _ in reservation.entries:
+                window = named.get(dimension)
+                if window is not None and window.remaining is not None and window.remaining < 1.1 * amount:
+                    return {}
+        untold = [
+            (meter.available(now) / meter.limit, dimension, meter)
+            for dimension, meter, _, _ in reservation.entries
+            if dimension not in self.told
+            and dimension not in DAILY
+            and (self.learner is None or not self.learner.is_heard(dimension))
+        ]
+        if not untold:
+            return {}
+        _, dimension, meter = min(untold, key=lambda row: row[:2])
+        return {dimension: (meter.limit - meter.available(now)) * self._minutes_share(dimension)}
 
     def learn(self, reservation: Reservation, hint: Hint, now: float) -> None:
         """Correct the meters by what the response head of this reservation told."""
@@ -292,12 +310,21 @@ class Ledger:
             (Dimension.OTPM, hint.output_tokens),
         ):
             if window is not None:
-                self._correct(dimension, window, reservation, now, newest=newest)
+                self._correct(
+                    dimension, window, reservation, now, newest=newest, refused=hint.retry_after_s is not None
+                )
         if newest:
             self._told_as_of = reservation.started_at
 
     def _correct(
-        self, dimension: Dimension, window: WindowHint, reservation: Reservation, now: float, *, newest: bool
+        self,
+        dimension: Dimension,
+        window: WindowHint,
+        reservation: Reservation,
+        now: float,
+        *,
+        newest: bool,
+        refused: bool,
     ) -> None:
         # In a sub-window the named limit may be the minute's or the sub-window's: only the remainder is sure.
         split = dimension is Dimension.RPM and self._semantics.request_window_s != MINUTE_S
@@ -307,22 +334,36 @@ class Ledger:
         meter = self.meter(dimension)
         if meter is None or window.remaining is None or not newest:
             return
+        learner = self.learner if self.learner is not None and self.learner.active else None
         told_limit = window.limit if window.limit is not None else self.told.get(dimension)
-        remaining = float(window.remaining)
-        if told_limit is None or meter.limit < told_limit:
+        if told_limit is None and learner is not None:
+            charged = next((amount for _, known, amount, _ in reservation.entries if known is meter), 0.0)
+            # A refusal was charged nothing.
+            held = window.remaining + (0.0 if refused else charged)
+            if learner.remained(dimension, window.remaining, held, reservation.started_at, meter.window_s):
+                self._fit(dimension, now)
+                meter = self.meter(dimension) or meter
+        rounded = 0.0 if dimension in REQUESTS else 0.5 * self._semantics.rounds_tokens
+        remaining = max(0.0, window.remaining - rounded)
+        before = meter.available(now)
+        if meter.limit < told_limit if told_limit is not None else learner is None:
             # Our own cap is the smaller: the provider's remainder may tighten it, never widen it.
-            if remaining >= meter.available(now):
+            if remaining >= before:
                 return
             meter.resync(remaining, as_of=now, mark=meter.taken, reset_s=window.reset_s, now=now)
         else:
             mark = next((mark for _, known, _, mark in reservation.entries if known is meter), meter.taken)
             meter.resync(remaining, as_of=reservation.started_at, mark=mark, reset_s=window.reset_s, now=now)
+            if learner is not None and isinstance(meter, Bucket):
+                gross_per_s = meter.limit / meter.window_s
+                outside = learner.heard(dimension, before - meter.available(now), meter.limit, gross_per_s, now)
+                meter.lean(outside, now)
         reservation.told = (*reservation.told, dimension)
 
     @property
     def is_daily(self) -> bool:
         """Tell whether any limit is a day's."""
-        return any(dimension in (Dimension.RPD, Dimension.TPD) for dimension, _, _ in self._meters)
+        return any(dimension in DAILY for dimension, _, _ in self._meters)
 
     def requests_per_minute(self) -> float | None:
         """Give the effective request rate, or failing that the token rate, as a figure of capacity; None: not known."""
@@ -335,6 +376,15 @@ class Ledger:
     def limits(self, now: float) -> dict[str, tuple[float, float]]:
         """Give (limit, available) by dimension name, for views."""
         return {dimension.name.lower(): (meter.limit, meter.available(now)) for dimension, _, meter in self._meters}
+
+    def expiring(self, now: float) -> float:
+        """Give how much of the fixed window that is furthest has gone by, 0..1; 0 when none is fixed."""
+        spent = [
+            meter.spent(now)
+            for _, _, meter in self._meters
+            if isinstance(meter, FixedWindow) and meter.window_s <= MINUTE_S
+        ]
+        return max(spent, default=0.0)
 
     def misconfigured(self) -> dict[str, tuple[int, int]]:
         """Give (configured, told) where the configured limit is above what the provider grants."""

@@ -23,6 +23,7 @@ class Meter(Protocol):
     """
 
     limit: float
+    window_s: float
     taken: float
     """The sum of all that was ever taken; only differences of it mean anything."""
 
@@ -44,6 +45,9 @@ class Meter(Protocol):
     def resize(self, limit: float, now: float) -> None:
         """Change the limit; what is in use stays in use."""
 
+    def lean(self, outside_per_s: float, now: float) -> None:
+        """Assume that others take so much a second from now on, between one word of the provider and the next."""
+
 
 class Bucket:
     """Continuous refill: full at `limit`, refilled at `limit / window_s` a second (OpenAI, Anthropic, Groq).
@@ -51,12 +55,13 @@ class Bucket:
     Stated burst: any window of `window_s` seconds admits at most 2 * limit (a full bucket plus its refill).
     """
 
-    __slots__ = ("_at", "_level", "_per_s", "limit", "taken", "window_s")
+    __slots__ = ("_at", "_level", "_outside_per_s", "_per_s", "limit", "taken", "window_s")
 
     def __init__(self, limit: float, window_s: float, now: float) -> None:
         self.limit = float(limit)
         self.window_s = window_s
         self._per_s = self.limit / window_s
+        self._outside_per_s = 0.0
         self.taken = 0.0
         self._level = self.limit
         self._at = now
@@ -97,9 +102,20 @@ class Bucket:
     def resize(self, limit: float, now: float) -> None:
         used = self.limit - self.available(now)
         self.limit = float(limit)
-        self._per_s = self.limit / self.window_s
         self._level = self.limit - used
         self._at = max(self._at, now)
+        self._refill()
+
+    def lean(self, outside_per_s: float, now: float) -> None:
+        self._level = self.available(now)
+        self._at = max(self._at, now)
+        self._outside_per_s = outside_per_s
+        self._refill()
+
+    def _refill(self) -> None:
+        gross = self.limit / self.window_s
+        # However much others take, an account that never fills up again would never be corrected either.
+        self._per_s = max(0.1 * gross, gross - self._outside_per_s)
 
 
 class FixedWindow:
@@ -108,7 +124,7 @@ class FixedWindow:
     Stated burst: 2 * limit across one boundary, none above `limit` inside a window.
     """
 
-    __slots__ = ("_index", "_phase", "_used", "limit", "taken", "window_s")
+    __slots__ = ("_index", "_outside_per_s", "_phase", "_told_at", "_used", "limit", "taken", "window_s")
 
     def __init__(self, limit: float, window_s: float, now: float, *, phase: float = 0.0) -> None:
         self.limit = float(limit)
@@ -117,17 +133,37 @@ class FixedWindow:
         self._phase = phase
         self._index = floor((now - phase) / window_s)
         self._used = 0.0
+        self._outside_per_s = 0.0
+        self._told_at = now
 
     def _roll(self, now: float) -> None:
-        index = floor((now - self._phase) / self.window_s)
-        if index > self._index:
-            self._index = index
+        # The same comparison as in `available`: a quotient may round to the other side of the boundary.
+        if now >= self._phase + (self._index + 1) * self.window_s:
+            self._index = max(self._index + 1, floor((now - self._phase) / self.window_s))
             self._used = 0.0
+            self._told_at = self._phase + self._index * self.window_s
 
     def available(self, now: float) -> float:
-        if now >= self._phase + (self._index + 1) * self.window_s:
-            return self.limit
+        began = self._phase + (self._index + 1) * self.window_s
+        if now >= began:
+            return self.limit - self._outside_per_s * (now - began)
+        if self._outside_per_s and now > self._told_at:
+            return self.limit - self._used - self._outside_per_s * (now - self._told_at)
         return self.limit - self._used
+
+    def lean(self, outside_per_s: float, now: float) -> None:
+        del now  # counted from the last word on
+        self._outside_per_s = outside_per_s
+
+    def rephase(self, phase: float, now: float) -> None:
+        """Take over when windows really begin; what is in use stays in use until the next one does."""
+        if abs(phase - self._phase) > 1e-6:
+            self._roll(now)
+            self._phase, self._index = phase, floor((now - phase) / self.window_s)
+
+    def spent(self, now: float) -> float:
+        """Give how much of the window has gone by, 0..1: what is left of its limit expires with it."""
+        return ((now - self._phase) / self.window_s) % 1.0
 
     def earliest(self, amount: float, now: float) -> float:
         if self.available(now) >= amount:
@@ -155,6 +191,7 @@ class FixedWindow:
                 self._phase, self._index = end, -1
         if floor((as_of - self._phase) / self.window_s) == self._index:
             self._used = max(0.0, self.limit - remaining + self.taken - mark)
+            self._told_at = max(self._told_at, as_of)
 
     def resize(self, limit: float, now: float) -> None:
         self._roll(now)
@@ -254,3 +291,7 @@ class SlidingWindow:
     def resize(self, limit: float, now: float) -> None:
         self._roll(now)
         self.limit = float(limit)
+
+    def lean(self, outside_per_s: float, now: float) -> None:
+        # What others used is held for a whole window as it is.
+        del outside_per_s, now

@@ -123,7 +123,7 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
     if at > now:
         if at == inf:
             return Exclusion.TOO_LARGE, inf
-        return (Exclusion.COOLING if ledger.cooldown_until >= at else Exclusion.LIMITED), at
+        return (Exclusion.COOLING if ledger.cooldown.until >= at else Exclusion.LIMITED), at
     if floor > 0.0 and ledger.headroom(now) <= floor:
         return Exclusion.RESERVED, inf
     return None

@@ -25,13 +25,16 @@ class Semantics:
     `total`: what tokens a minute count: input and output, the larger of the two, or input alone. `counts_cached`:
     whether cached input draws on them. `unset_output`: reserved when the caller set no limit; None: as estimated.
     `counts_failed`: whether a refused request costs a request. `per_model`: whether each model has its own limits.
-    `request_window_s`: requests a minute are enforced in windows of this length.
+    `request_window_s`: requests a minute are enforced in windows of this length. `fixed_unknown`: minutes are fixed, in
+    a phase that only a refusal's retry-after tells. `rounds_tokens`: remainders of tokens are told rounded to this.
     """
 
     minute: WindowKind = "sliding"
     day: WindowKind = "continuous"
     day_utc_offset_s: float = 0.0
     request_window_s: float = 60.0
+    fixed_unknown: bool = False
+    rounds_tokens: int = 0
     settles: bool = True
     strict_estimate: bool = False
     total: Literal["sum", "max", "input"] = "sum"
@@ -50,8 +53,17 @@ SEMANTICS: Mapping[str, Semantics] = {
     "openai": _OPENAI,
     # The simulated provider's keys limit all models together, in OpenAI's windows.
     "simulated": Semantics(minute="continuous", settles=False, total="max", unset_output=0),
-    "azure": Semantics(request_window_s=10.0, settles=False, strict_estimate=True, unset_output=1_000, per_model=True),
-    "anthropic": Semantics(minute="continuous", counts_cached=False, unset_output=4_096, per_model=True),
+    "azure": Semantics(
+        request_window_s=10.0,
+        fixed_unknown=True,
+        settles=False,
+        strict_estimate=True,
+        unset_output=1_000,
+        per_model=True,
+    ),
+    "anthropic": Semantics(
+        minute="continuous", counts_cached=False, unset_output=4_096, rounds_tokens=1_000, per_model=True
+    ),
     # Midnight in California; in summer it comes an hour before this says, which errs on the side of waiting.
     "gemini": Semantics(
         minute="fixed",

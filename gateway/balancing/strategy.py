@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from random import Random
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from gateway.balancing.predictor import Learning
 from gateway.balancing.ready import Candidate, Ready
 
 MAX_REMEMBERED_LEVELS = 1024
@@ -26,6 +27,15 @@ class Strategy(Protocol):
 
     def score(self, candidate: Candidate, ready: Ready, /) -> float | None:
         """Give the figure it compares by (smaller is better), for explanations; None: it does not compare."""
+
+
+@runtime_checkable
+class Learns(Protocol):
+    """A strategy that wants the limiters of its pool to be learned, beyond what is configured and told."""
+
+    @property
+    def learning(self) -> Learning | None:
+        """How; None: not."""
 
 
 class Cursors:

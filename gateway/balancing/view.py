@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.balancing.ledger import Ledger
+from gateway.balancing.predictor import BeliefView
 from gateway.balancing.ready import EndpointState, QuotaState
 from gateway.balancing.sharing import SharedQuotas
 
@@ -15,7 +16,7 @@ class LedgerView:
     """One model family of a quota: `limits` maps rpm, tpm, … to (limit, available); `headroom` is 0..1.
 
     `cooldown_s` is what is left of a cool-down, 0 when none. `misconfigured` maps to (configured, told) where the
-    configuration promises more than the provider grants.
+    configuration promises more than the provider grants. `belief`: what `predictive` has learned.
     """
 
     family: str
@@ -24,6 +25,7 @@ class LedgerView:
     rate_limited: int
     limits: Mapping[str, tuple[float, float]]
     misconfigured: Mapping[str, tuple[int, int]]
+    belief: BeliefView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +92,11 @@ def view_ledger(family: str, ledger: Ledger, now: float) -> LedgerView:
     return LedgerView(
         family=family,
         headroom=ledger.headroom(now),
-        cooldown_s=max(0.0, ledger.cooldown_until - now),
-        rate_limited=ledger.limited,
+        cooldown_s=max(0.0, ledger.cooldown.until - now),
+        rate_limited=ledger.cooldown.limited,
         limits=ledger.limits(now),
         misconfigured=ledger.misconfigured(),
+        belief=ledger.learner.view(now) if ledger.learner is not None else None,
     )
 
 

@@ -39,6 +39,7 @@ class StrategySettings(msgspec.Struct, frozen=True):
     overflow_daily: bool = False
     home_region: str | None = None
     cache_affinity: bool = False
+    limits_are_caps: bool = False
 
 
 class PoolSettings(msgspec.Struct, frozen=True):
@@ -71,6 +72,7 @@ def strategy_of(pool: PoolSnapshot, settings: PoolSettings, tenant: str) -> Stra
         overflow_daily=asked.overflow_daily,
         home_region=asked.home_region,
         cache_affinity=asked.cache_affinity,
+        limits_are_caps=asked.limits_are_caps,
     )
     try:
         return make_strategy(pool.strategy, options)

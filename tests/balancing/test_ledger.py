@@ -6,9 +6,11 @@ from math import inf
 
 import pytest
 
+from gateway.balancing.charging import Dimension
+from gateway.balancing.cooldown import BLIND_COOLDOWN_S, COOLDOWN_CAP_S, COOLDOWN_MIN_S
 from gateway.balancing.decision import Ask
 from gateway.balancing.hints import Hint, WindowHint, parse_hint
-from gateway.balancing.ledger import BLIND_COOLDOWN_S, COOLDOWN_CAP_S, COOLDOWN_MIN_S, Dimension, Ledger
+from gateway.balancing.ledger import Ledger
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.quota import Limits
 from gateway.balancing.semantics import SEMANTICS, model_family, semantics_of
@@ -220,13 +222,13 @@ def test_blind_429s_back_off_until_one_succeeds() -> None:
     account, delays, now = ledger(), [], 0.0
     for _ in range(10):
         account.settle(account.reserve(1, 1, now), Outcome(OutcomeKind.RATE_LIMITED), now)
-        delays.append(account.cooldown_until - now)
-        now = account.cooldown_until
+        delays.append(account.cooldown.until - now)
+        now = account.cooldown.until
     assert delays[:3] == pytest.approx([0.5, 1.0, 2.0])
     assert delays[-1] == 60.0
     account.settle(account.reserve(1, 1, now), ok(1, 1), now)
     account.settle(account.reserve(1, 1, now), Outcome(OutcomeKind.RATE_LIMITED), now)
-    assert account.cooldown_until - now == pytest.approx(BLIND_COOLDOWN_S)
+    assert account.cooldown.until - now == pytest.approx(BLIND_COOLDOWN_S)
 
 
 @pytest.mark.parametrize(

@@ -181,3 +181,41 @@ def test_time_standing_still_or_jumping_back_is_harmless(make: Make) -> None:
     assert meter.available(50.0) <= 0.0 or make is fixed
     meter.take(1, 50.0)
     assert meter.available(100.0) <= 0.0
+
+
+@given(
+    phase=st.floats(-1e6, 2e9, allow_nan=False),
+    window_s=st.sampled_from((10.0, 60.0, 86_400.0)),
+    starts=st.integers(1, 50),
+)
+def test_a_fixed_window_that_opens_exactly_now_counts_what_is_taken(phase: float, window_s: float, starts: int) -> None:
+    """A waiter wakes at the very boundary: a quotient that rounds down there must not leave the last window open."""
+    meter = FixedWindow(2.0, window_s, phase + 0.25 * window_s, phase=phase)
+    meter.take(2.0, phase + 0.5 * window_s)
+    for _ in range(starts):
+        now = meter.earliest(2.0, phase + 0.5 * window_s)
+        assert meter.available(now) == 2.0
+        meter.take(2.0, now)
+        assert meter.available(now) == 0.0
+
+
+def test_others_slow_the_refill_until_the_next_word() -> None:
+    bucket = Bucket(60.0, 60.0, 0.0)
+    bucket.take(60.0, 0.0)
+    bucket.lean(0.5, 0.0)
+    assert bucket.available(10.0) == pytest.approx(5.0)
+    assert bucket.earliest(6.0, 10.0) == pytest.approx(12.0, abs=1e-3)
+    bucket.lean(100.0, 10.0)
+    assert bucket.available(20.0) > 5.0
+    window = FixedWindow(60.0, 60.0, 0.0)
+    window.lean(0.5, 0.0)
+    assert window.available(10.0) == pytest.approx(55.0)
+    assert window.available(60.0) == pytest.approx(60.0)
+
+
+def test_a_rephased_window_keeps_its_use_until_the_next_begins() -> None:
+    window = FixedWindow(10.0, 60.0, 0.0)
+    window.take(7.0, 30.0)
+    window.rephase(45.0, 31.0)
+    assert window.available(44.0) == 3.0
+    assert window.available(45.0) == 10.0

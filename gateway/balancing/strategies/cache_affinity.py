@@ -16,8 +16,9 @@ from hashlib import blake2b
 from math import isqrt, log
 from random import Random
 
+from gateway.balancing.predictor import Learning
 from gateway.balancing.ready import Candidate, Ready
-from gateway.balancing.strategy import Strategy, least
+from gateway.balancing.strategy import Learns, Strategy, least
 
 LOAD_FACTOR = 1.25
 SAMPLE = 3
@@ -66,6 +67,11 @@ class CacheAffinity:
     @property
     def name(self) -> str:
         return f"{self._inner.name}+cache_affinity"
+
+    @property
+    def learning(self) -> Learning | None:
+        """What the wrapped strategy wants learned."""
+        return self._inner.learning if isinstance(self._inner, Learns) else None
 
     @property
     def inner(self) -> Strategy:

@@ -26,9 +26,10 @@ class RateLimitAware:
         self._overflow_daily = overflow_daily
 
     def choose(self, ready: Ready, rng: Random) -> Candidate | None:
-        return least([(self._score(candidate, ready.now), candidate) for candidate in ready.sample(SAMPLE, rng)], rng)
+        return least([(self.score_at(candidate, ready.now), candidate) for candidate in ready.sample(SAMPLE, rng)], rng)
 
-    def _score(self, candidate: Candidate, now: float) -> float:
+    def score_at(self, candidate: Candidate, now: float) -> float:
+        """Give the figure that it compares by, smaller is better."""
         headroom = candidate.ledger.headroom(now)
         # The load only decides between equal shares: a thousand in flight weigh less than 0.1 % of a limit.
         load = candidate.load
@@ -40,4 +41,4 @@ class RateLimitAware:
         return score
 
     def score(self, candidate: Candidate, ready: Ready, /) -> float | None:
-        return self._score(candidate, ready.now)
+        return self.score_at(candidate, ready.now)

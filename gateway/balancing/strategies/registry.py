@@ -11,6 +11,7 @@ from gateway.balancing.strategies.geographic import Geographic
 from gateway.balancing.strategies.least_connections import LeastConnections
 from gateway.balancing.strategies.lowest_cost import LowestCost
 from gateway.balancing.strategies.lowest_latency import LowestLatency
+from gateway.balancing.strategies.predictive import Predictive
 from gateway.balancing.strategies.rate_limit_aware import RateLimitAware
 from gateway.balancing.strategies.round_robin import RoundRobin
 from gateway.balancing.strategies.weighted import WeightBy, Weighted
@@ -23,7 +24,8 @@ class StrategyOptions:
 
     `weight_by`: what weights follow. `threshold`: free share (0..1) below which `rate_limit_aware` turns away.
     `overflow_daily`: it spends daily limits only on overflow. `home_region`: where the gateway is. `cache_affinity`:
-    keep conversations where the prompt cache is warm.
+    keep conversations where the prompt cache is warm. `limits_are_caps`: `predictive` never goes above a configured
+    limit, even where the provider grants more.
     """
 
     weight_by: WeightBy = "fixed"
@@ -31,6 +33,7 @@ class StrategyOptions:
     overflow_daily: bool = False
     home_region: str | None = None
     cache_affinity: bool = False
+    limits_are_caps: bool = False
 
 
 _FACTORIES: Mapping[str, Callable[[StrategyOptions], Strategy]] = {
@@ -38,6 +41,9 @@ _FACTORIES: Mapping[str, Callable[[StrategyOptions], Strategy]] = {
     "weighted": lambda options: Weighted(options.weight_by),
     "least_connections": lambda _: LeastConnections(),
     "rate_limit_aware": lambda options: RateLimitAware(options.threshold, overflow_daily=options.overflow_daily),
+    "predictive": lambda options: Predictive(
+        options.threshold, overflow_daily=options.overflow_daily, limits_are_caps=options.limits_are_caps
+    ),
     "lowest_latency": lambda _: LowestLatency(),
     "lowest_cost": lambda _: LowestCost(),
     "geographic": lambda options: Geographic(options.home_region),
@@ -63,6 +69,7 @@ ALIASES: Mapping[str, str] = {
     "geo": "geographic",
     "nearest": "geographic",
     "p2c": "adaptive",
+    "learned": "predictive",
 }
 """Other names by which peers and users know them."""
 

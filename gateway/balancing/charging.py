@@ -1,0 +1,91 @@
+"""What one request costs in each limited dimension: at admission, and what its outcome corrects afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from gateway.balancing.limiter import Meter
+from gateway.balancing.outcome import Outcome, OutcomeKind
+from gateway.balancing.semantics import Semantics
+
+
+class Dimension(IntEnum):
+    """What a limit counts, and over which window."""
+
+    RPM = 0
+    TPM = 1
+    ITPM = 2
+    OTPM = 3
+    RPD = 4
+    TPD = 5
+
+
+REQUESTS = (Dimension.RPM, Dimension.RPD)
+DAILY = (Dimension.RPD, Dimension.TPD)
+_TOTALS = (Dimension.TPM, Dimension.TPD)
+_REFUNDED_TOKENS = frozenset(
+    {OutcomeKind.RATE_LIMITED, OutcomeKind.CLIENT_ERROR, OutcomeKind.SERVER_ERROR, OutcomeKind.AUTH_REJECTED}
+)
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What one open lease took: for each meter the amount, and the meter's `taken` right after.
+
+    `told` are the dimensions that this lease's own response head has corrected. `proof` is what was in use, by
+    dimension, when a probe went beyond the believed limit; `trial` marks one sent in spite of a margin.
+    """
+
+    started_at: float
+    input_tokens: float
+    output_tokens: float
+    entries: list[tuple[Dimension, Meter, float, float]]
+    told: tuple[Dimension, ...] = ()
+    proof: tuple[tuple[Dimension, float], ...] = ()
+    trial: bool = False
+
+
+def unit_of(dimension: Dimension) -> int:
+    """Give which of the `sizes` a dimension counts."""
+    if dimension in REQUESTS:
+        return 0
+    if dimension is Dimension.OTPM:
+        return 2
+    return 3 if dimension in _TOTALS else 1
+
+
+def sizes(semantics: Semantics, input_tokens: float, output_tokens: float) -> tuple[float, float, float, float]:
+    """Give what a request counts: (requests, input, output, total tokens)."""
+    kind = semantics.total
+    if kind == "sum":
+        return 1.0, input_tokens, output_tokens, input_tokens + output_tokens
+    total = input_tokens if kind == "input" or input_tokens > output_tokens else output_tokens
+    return 1.0, input_tokens, output_tokens, total
+
+
+def correction(
+    semantics: Semantics, dimension: Dimension, reserved: float, reservation: Reservation, outcome: Outcome
+) -> float:
+    """Give what is to be charged beyond the reservation (negative: refunded)."""
+    kind, told = outcome.kind, dimension in reservation.told
+    if kind is OutcomeKind.CONNECT_FAILED:
+        return -reserved
+    if told and kind is not OutcomeKind.OK:
+        return 0.0
+    if dimension in REQUESTS:
+        return -reserved if kind is OutcomeKind.RATE_LIMITED and not semantics.counts_failed else 0.0
+    if kind in _REFUNDED_TOKENS:
+        return -reserved
+    usage = outcome.usage
+    if usage is None or not semantics.settles:
+        return 0.0
+    charged_input = float(usage.input if semantics.counts_cached else usage.input - usage.cached_input)
+    # Where the head told the remainder, the provider had counted the input already: only the output is still open.
+    input_delta = 0.0 if told else charged_input - reservation.input_tokens
+    output_delta = usage.output - reservation.output_tokens
+    if dimension is Dimension.ITPM:
+        return max(-reserved, input_delta)
+    if dimension is Dimension.OTPM:
+        return max(-reserved, output_delta)
+    return max(-reserved, input_delta + (0.0 if semantics.total == "input" else output_delta))

@@ -1,0 +1,373 @@
+"""What the `predictive` strategy learns of one limiter: its true limit, its window, its other users, a safety margin.
+
+Online identification, not forecasting: on public traces neither load forecasts nor output predictions improved
+admission, while identifying limiters removed most refusals. Per quota and model family:
+
+| learned      | from                                                       | used as                                 |
+|--------------|------------------------------------------------------------|-----------------------------------------|
+| limit        | the provider's word, above or below the configuration      | the limit                               |
+| ... seen     | remainders without a limit: their peak over three windows  | the limit                               |
+| ... untold   | set membership: a probe that was admitted above the belief | raises it to what was proven            |
+|              | proves a higher limit; two unexplained 429s a lower one    | lowers it, by a quarter at most         |
+| outside      | header remainders that fell more than we spent             | slower refill (`Meter.lean`)            |
+| phase        | a refusal's retry-after, where windows are fixed           | a fixed window in place of a sliding    |
+| margin       | AIMD: + `MARGIN_STEP` a 429, * `MARGIN_DECAY` a success    | a request must fit (1 + margin) times   |
+
+Safety. Beliefs only tighten admission, except counted probes: one at a time for a quota, only when demand waits, and
+`PROBE_S` (doubling) apart once one was refused. The margin is held against a shadow: about every `TRIAL_S` a request
+that it alone holds back is sent as `rate_limit_aware` would. Where most of those are admitted, or requests above the
+configured limit are refused more often than the others, beliefs are set aside for `FALLBACK_S`; learning goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import exp, inf, isfinite
+
+from gateway.balancing.charging import Dimension, Reservation
+from gateway.balancing.ewma import DecayingCounts
+
+MARGIN_STEP = 0.04
+MARGIN_DECAY = 0.998
+MARGIN_CAP = 0.2
+OUTSIDE_TAU_S = 20.0
+OUTSIDE_CAP = 0.8
+"""Others are never believed to take more than this share of a limit."""
+PEAK_WINDOWS = 3
+PHASE_WITHIN = 0.2
+"""A window's begin is learned where requests around it are this close, as a share of the window."""
+PROBE_S = 60.0
+PROBE_CAP_S = 240.0
+LOWER_BY = 0.75
+LOWER_APART_S = 5.0
+LOWER_WITHIN_S = 120.0
+FACTOR_MIN, FACTOR_MAX = 0.1, 4.0
+"""How far a learned limit may be from the configured one."""
+TRIAL_S = 20.0
+GUARD_TAU_S = 300.0
+GUARD_SAMPLES = 8.0
+GUARD_RATIO = 1.2
+GUARD_NEEDLESS = 0.2
+"""A margin is needless where fewer of the trials than this are refused: a 429 costs little, waiting costs more."""
+FALLBACK_S = 600.0
+MAX_AGE_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """How a pool wants its limiters learned. `limits_are_caps`: configured limits are deliberate, never exceeded."""
+
+    limits_are_caps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BeliefView:
+    """What is believed of one limiter: the margin, by dimension the learned limit over the configured one, limits
+    seen in remainders, and outside use a second; `error` is the mean absolute error of predicted remainders, as a
+    share of the limit.
+    `fallback_s`: how long beliefs are still set aside, 0 when in use.
+    """
+
+    margin: float
+    factors: Mapping[str, float]
+    seen: Mapping[str, float]
+    outside_per_s: Mapping[str, float]
+    phases_known: tuple[str, ...]
+    error: float | None
+    probes: int
+    probes_refused: int
+    trials_refused_share: float | None
+    fallback_s: float
+
+
+class _Remainders:
+    """One dimension whose remainders are told but not its limit, in fixed windows of unknown phase.
+
+    Just after a window began the remainder is the limit; where it rose from one request to the next, one has begun.
+    Amounts and times are those of the meter's window.
+    """
+
+    __slots__ = ("_began", "_current", "_last", "_last_at", "_past", "limit")
+
+    def __init__(self, now: float) -> None:
+        self._began = now
+        self._current = 0.0
+        self._past: list[float] = []
+        self._last, self._last_at = inf, now
+        self.limit: float | None = None
+
+    def add(self, remaining: float, held: float, as_of: float, window_s: float) -> tuple[bool, float | None]:
+        """Take in a remainder, and what it was before that request's share; gives whether the limit has changed, and
+        the earliest request known to be in a new window (None: none is)."""
+        rose = held > self._last + 0.5 and as_of - self._last_at < PHASE_WITHIN * window_s
+        edge = as_of if rose else None
+        self._last, self._last_at = remaining, as_of
+        if as_of - self._began >= window_s:
+            self._past = [*self._past[1 - PEAK_WINDOWS :], self._current]
+            self._began, self._current = as_of, 0.0
+        self._current = max(self._current, held)
+        if len(self._past) < PEAK_WINDOWS and (self.limit is None or held <= self.limit):
+            return False, edge
+        peak = max(self._current, *self._past, 0.0)
+        changed = self.limit is None or abs(peak - self.limit) > 0.01 * self.limit
+        if changed:
+            self.limit = peak
+        return changed, edge
+
+
+class _Outside:
+    """One dimension's other users: what the remainder fell beyond our own spending, over the time it took."""
+
+    __slots__ = ("drop", "elapsed_s", "error")
+
+    def __init__(self) -> None:
+        self.drop = self.elapsed_s = 0.0
+        self.error: float | None = None
+
+    def add(self, drop: float, elapsed_s: float, error: float) -> None:
+        keep = exp(-elapsed_s / OUTSIDE_TAU_S)
+        self.drop = self.drop * keep + drop
+        self.elapsed_s = self.elapsed_s * keep + elapsed_s
+        self.error = error if self.error is None else 0.95 * self.error + 0.05 * error
+
+    def rate(self) -> float:
+        """Samples are signed, so that estimates that are merely off cancel out."""
+        return max(0.0, self.drop / self.elapsed_s) if self.elapsed_s > 1.0 else 0.0
+
+
+class Identification:
+    """The beliefs about one limiter; owned and driven by its ledger. `active` False: kept, but not in use."""
+
+    __slots__ = (
+        "_bold", "_factors", "_fallback_until", "_heard_at", "_others", "_outside", "_probe_gap_s", "_probing",
+        "_remainders", "_suspected_at", "_trial_due", "_trials", "active", "learning", "margin", "phases", "probe_due",
+        "probes", "probes_refused",
+    )  # fmt: skip
+
+    def __init__(self, learning: Learning, now: float) -> None:
+        self.learning = learning
+        self.active = True
+        self.margin = 0.0
+        self.phases: dict[Dimension, float] = {}
+        """The end of one of the provider's fixed windows, once known."""
+        # Until a whole window was seen, what is in use is not known either.
+        self.probe_due = now + PROBE_S
+        self.probes = self.probes_refused = 0
+        self._factors: dict[Dimension, float] = {}
+        self._outside: dict[Dimension, _Outside] = {}
+        self._remainders: dict[Dimension, _Remainders] = {}
+        self._heard_at: dict[Dimension, float] = {}
+        self._probe_gap_s = PROBE_S
+        self._probing = False
+        self._suspected_at: dict[Dimension, float] = {}
+        self._trial_due = -inf
+        self._trials = DecayingCounts(GUARD_TAU_S)
+        self._bold = DecayingCounts(GUARD_TAU_S)
+        self._others = DecayingCounts(GUARD_TAU_S)
+        self._fallback_until = -inf
+
+    def in_use(self, now: float) -> bool:
+        """Tell whether beliefs count, rather than plain accounting."""
+        return self.active and now >= self._fallback_until
+
+    def limit(self, dimension: Dimension, configured: int | None, told: int | None, share: float) -> float | None:
+        """Give the limit to enforce, as configured; the provider's word, where it gives one, is the truth.
+
+        `share` turns amounts of the meter's window into the configured one's.
+        """
+        if told is not None:
+            return told if configured is None or not self.learning.limits_are_caps else min(told, configured)
+        seen = self._remainders.get(dimension)
+        if seen is not None and seen.limit is not None:
+            limit = seen.limit * share
+            return limit if configured is None or not self.learning.limits_are_caps else min(limit, configured)
+        return None if configured is None else max(1.0, configured * self._factors.get(dimension, 1.0))
+
+    def remained(self, dimension: Dimension, remaining: float, held: float, as_of: float, window_s: float) -> bool:
+        """Take in what remains of a limit that is not named, and `held` before the request; True: beliefs changed."""
+        known = self._remainders.get(dimension)
+        if known is None:
+            known = self._remainders[dimension] = _Remainders(as_of)
+        changed, edge = known.add(remaining, held, as_of, window_s)
+        if edge is not None:
+            phase = self.phases.get(dimension)
+            # The window began before the request and after the one before it: the later edge errs on waiting. A phase
+            # that says the same, or was named by a refusal, is more exact.
+            if phase is None or (edge - phase) % window_s > PHASE_WITHIN * window_s:
+                self.phases[dimension] = edge
+                changed = True
+        return changed
+
+    def is_heard(self, dimension: Dimension) -> bool:
+        """Tell whether the provider tells what remains of it, so that nothing need be guessed."""
+        return dimension in self._heard_at or dimension in self._remainders
+
+    def stretch(self, now: float) -> float:
+        """Give how many times over a request must fit now; 1 when a trial is due or beliefs are set aside."""
+        if self.margin <= 0.0 or now < self._fallback_until or now >= self._trial_due:
+            return 1.0
+        return 1.0 + self.margin
+
+    def heard(self, dimension: Dimension, drop: float, limit: float, per_s: float, now: float) -> float:
+        """Take in that a remainder was `drop` below (above: negative) the account; give the outside use a second."""
+        last = self._heard_at.get(dimension)
+        self._heard_at[dimension] = now
+        known = self._outside.setdefault(dimension, _Outside())
+        if last is not None and now > last:
+            elapsed_s = now - last
+            # What the account had assumed of others already is part of what they took.
+            used = max(-limit, min(limit, drop)) + min(known.rate(), OUTSIDE_CAP * per_s) * elapsed_s
+            known.add(used, elapsed_s, abs(drop) / limit)
+        return min(known.rate(), OUTSIDE_CAP * per_s)
+
+    def may_probe(self, dimensions: Iterable[Dimension], now: float) -> bool:
+        """Tell whether one request may go above these (untold) limits to find out."""
+        if self._probing or now < self.probe_due or not self.in_use(now):
+            return False
+        top = 1.0 if self.learning.limits_are_caps else FACTOR_MAX
+        return all(self._factors.get(dimension, 1.0) < top for dimension in dimensions)
+
+    def sent(self, *, probe: bool, trial: bool, now: float) -> None:
+        """Note an admission: a probe, a trial of the margin, or neither."""
+        if probe:
+            self._probing = True
+            self.probes += 1
+        if trial:
+            self._trial_due = now + TRIAL_S
+
+    def admitted(self, reservation: Reservation, configured: Mapping[Dimension, int], now: float) -> bool:
+        """Take in a success; True when a limit has changed."""
+        self.margin *= MARGIN_DECAY
+        if self.margin < 1e-3:
+            self.margin = 0.0
+        self._count(reservation, refused=False, now=now)
+        if not reservation.proof:
+            return False
+        self._probing = False
+        self._probe_gap_s = PROBE_S
+        top = 1.0 if self.learning.limits_are_caps else FACTOR_MAX
+        for dimension, used in reservation.proof:
+            limit = configured.get(dimension)
+            if limit:
+                known = self._factors.get(dimension, 1.0)
+                self._factors[dimension] = max(known, min(top, used / limit))
+        return True
+
+    def refused(
+        self,
+        reservation: Reservation,
+        suspects: Mapping[Dimension, float],
+        configured: Mapping[Dimension, int],
+        now: float,
+    ) -> bool:
+        """Take in a 429; True when a limit has changed.
+
+        `suspects`: what was in use, by dimension, of the untold limits when nothing the provider told explains it.
+        """
+        self._count(reservation, refused=True, now=now)
+        if reservation.proof:
+            self._probing = False
+            self.probes_refused += 1
+            self.probe_due = now + self._probe_gap_s
+            self._probe_gap_s = min(PROBE_CAP_S, 2.0 * self._probe_gap_s)
+            return False
+        if self._trial_due < now:
+            self._trial_due = now + TRIAL_S
+        self.margin = min(MARGIN_CAP, self.margin + MARGIN_STEP)
+        changed = False
+        for dimension, used in suspects.items():
+            changed |= self._suspect(dimension, used, configured.get(dimension), now)
+        return changed
+
+    def _suspect(self, dimension: Dimension, used: float, configured: int | None, now: float) -> bool:
+        since = now - self._suspected_at.get(dimension, -inf)
+        if since < LOWER_APART_S:
+            return False
+        if since > LOWER_WITHIN_S or not configured:
+            self._suspected_at[dimension] = now
+            return False
+        del self._suspected_at[dimension]
+        known = self._factors.get(dimension, 1.0)
+        self._factors[dimension] = max(FACTOR_MIN, known * LOWER_BY, min(known, used / configured))
+        return True
+
+    def abandoned(self, reservation: Reservation) -> None:
+        """Take in that nothing was learned."""
+        if reservation.proof:
+            self._probing = False
+
+    def _count(self, reservation: Reservation, *, refused: bool, now: float) -> None:
+        if reservation.trial:
+            self._trials.add(now, failed=refused)
+        bold = bool(reservation.proof) or any(factor > 1.0 for factor in self._factors.values())
+        (self._bold if bold else self._others).add(now, failed=refused)
+        if now < self._fallback_until:
+            return
+        rash = (
+            self._bold.total >= 4 * GUARD_SAMPLES
+            and self._others.total >= GUARD_SAMPLES
+            and self._bold.failure_share > GUARD_RATIO * max(self._others.failure_share, 0.1)
+        )
+        if rash:
+            self._factors = {dimension: min(1.0, factor) for dimension, factor in self._factors.items()}
+        if rash or (self._trials.total >= GUARD_SAMPLES and self._trials.failure_share < GUARD_NEEDLESS):
+            self._fallback_until = now + FALLBACK_S
+            for counts in (self._trials, self._bold, self._others):
+                counts.clear()
+
+    def export(self, now: float, unix_offset_s: float) -> dict[str, object]:
+        """Give what is worth keeping over a restart, as plain JSON values."""
+        return {
+            "at": now + unix_offset_s,
+            "margin": self.margin,
+            "phases": {dimension.name.lower(): end + unix_offset_s for dimension, end in self.phases.items()},
+            "factors": {dimension.name.lower(): factor for dimension, factor in self._factors.items()},
+            "outside": {dimension.name.lower(): known.rate() for dimension, known in self._outside.items()},
+        }
+
+    def restore(self, saved: Mapping[str, object], now: float, unix_offset_s: float) -> None:
+        """Take over what was saved less than a day ago: limits and phase as they are, the rest at half its weight.
+
+        Whatever is not understood is left out: a saved state never keeps a pool from starting.
+        """
+        at = _number(saved.get("at"))
+        if at is None or not -60.0 <= now + unix_offset_s - at <= MAX_AGE_S:
+            return
+        self.margin = min(MARGIN_CAP, max(0.0, _number(saved.get("margin")) or 0.0)) / 2.0
+        for dimension, end in _by_dimension(saved.get("phases")):
+            self.phases[dimension] = end - unix_offset_s
+        top = 1.0 if self.learning.limits_are_caps else FACTOR_MAX
+        for dimension, factor in _by_dimension(saved.get("factors")):
+            self._factors[dimension] = min(top, max(FACTOR_MIN, factor))
+        for dimension, per_s in _by_dimension(saved.get("outside")):
+            known = self._outside.setdefault(dimension, _Outside())
+            known.add(max(0.0, per_s) * OUTSIDE_TAU_S / 4.0, OUTSIDE_TAU_S / 2.0, 0.0)
+
+    def view(self, now: float) -> BeliefView:
+        """Give it for dashboards."""
+        errors = [known.error for known in self._outside.values() if known.error is not None]
+        return BeliefView(
+            margin=self.margin,
+            factors={dimension.name.lower(): factor for dimension, factor in self._factors.items()},
+            seen={dimension.name.lower(): known.limit for dimension, known in self._remainders.items() if known.limit},
+            outside_per_s={dimension.name.lower(): known.rate() for dimension, known in self._outside.items()},
+            phases_known=tuple(dimension.name.lower() for dimension in self.phases),
+            error=max(errors, default=None),
+            probes=self.probes,
+            probes_refused=self.probes_refused,
+            trials_refused_share=self._trials.failure_share if self._trials.total > 0.0 else None,
+            fallback_s=max(0.0, self._fallback_until - now),
+        )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and isfinite(value) else None
+
+
+def _by_dimension(value: object) -> Iterable[tuple[Dimension, float]]:
+    if isinstance(value, Mapping):
+        for dimension in Dimension:
+            number = _number(value.get(dimension.name.lower()))
+            if number is not None:
+                yield dimension, number

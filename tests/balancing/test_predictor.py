@@ -1,0 +1,318 @@
+"""What `predictive` learns of limiters: each belief from the evidence for it, and what sets beliefs aside."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.balancing.balancer import Balancer
+from gateway.balancing.charging import Dimension, Reservation
+from gateway.balancing.decision import Ask, Picked, Wait
+from gateway.balancing.hints import Hint, WindowHint
+from gateway.balancing.ledger import Ledger
+from gateway.balancing.limiter import FixedWindow
+from gateway.balancing.outcome import Outcome, OutcomeKind
+from gateway.balancing.predictor import (
+    FACTOR_MAX,
+    FACTOR_MIN,
+    FALLBACK_S,
+    LOWER_APART_S,
+    LOWER_BY,
+    MARGIN_CAP,
+    MARGIN_STEP,
+    MAX_AGE_S,
+    PROBE_S,
+    TRIAL_S,
+    Identification,
+    Learning,
+)
+from gateway.balancing.quota import Limits, Quota
+from gateway.balancing.semantics import semantics_of
+from gateway.balancing.strategies.predictive import Predictive
+from gateway.balancing.strategies.registry import StrategyOptions, make_strategy
+from tests.balancing.pools import end, endpoint, pick
+
+RPM, TPM = Dimension.RPM, Dimension.TPM
+CONFIGURED = {RPM: 100, TPM: 10_000}
+
+
+def learning_ledger(provider: str, *, caps: bool = False, **limits: int) -> Ledger:
+    account = Ledger(Limits(**limits), semantics_of(provider), 0.0)
+    account.learn_limiter(Learning(limits_are_caps=caps), 0.0)
+    return account
+
+
+def one(*, proof: tuple[tuple[Dimension, float], ...] = (), trial: bool = False) -> Reservation:
+    return Reservation(0.0, 10, 10, [], proof=proof, trial=trial)
+
+
+def refuse(account: Ledger, now: float, hint: Hint | None = None) -> None:
+    reservation = account.reserve(10, 10, now)
+    if hint is not None:
+        account.learn(reservation, hint, now)
+    account.settle(reservation, Outcome(OutcomeKind.RATE_LIMITED, hint=hint), now)
+
+
+def limit_of(account: Ledger, dimension: Dimension = RPM) -> float:
+    meter = account.meter(dimension)
+    assert meter is not None
+    return meter.limit
+
+
+def test_cold_start_is_plain_accounting() -> None:
+    plain = Ledger(Limits(rpm=10), semantics_of("openai"), 0.0)
+    learning = learning_ledger("openai", rpm=10)
+    for step in range(30):
+        now = step * 0.7
+        assert plain.ready_at(10, 10, now) == learning.ready_at(10, 10, now)
+        for account in (plain, learning):
+            if account.ready_at(10, 10, now) <= now:
+                account.settle(account.reserve(10, 10, now), Outcome(OutcomeKind.OK), now)
+
+
+@pytest.mark.parametrize(("caps", "told", "enforced"), [(False, 200, 200), (True, 200, 100), (True, 50, 50)])
+def test_the_providers_word_is_the_limit_unless_the_configured_one_is_a_cap(
+    caps: bool, told: int, enforced: int
+) -> None:
+    account = learning_ledger("openai", caps=caps, rpm=100)
+    account.learn(account.reserve(1, 1, 0.0), Hint(requests=WindowHint(told, told - 1)), 0.1)
+    assert limit_of(account) == enforced
+
+
+def test_the_margin_rises_with_429s_and_falls_with_successes() -> None:
+    belief = Identification(Learning(), 0.0)
+    for _ in range(20):
+        belief.refused(one(), {}, CONFIGURED, 1.0)
+    assert belief.margin == MARGIN_CAP
+    for _ in range(400):
+        belief.admitted(one(), CONFIGURED, 2.0)
+    assert 0.0 < belief.margin < MARGIN_STEP * 3
+
+
+def test_a_margin_holds_back_what_only_just_fits_and_a_trial_sends_it_now_and_then() -> None:
+    account = learning_ledger("openai", tpm=1000)
+    refuse(account, 0.0, Hint(tokens=WindowHint(1000, 800), retry_after_s=0.05))
+    account.settle(account.reserve(300, 1, 1.0), Outcome(OutcomeKind.OK), 1.0)
+    free = account.meter(TPM)
+    assert free is not None
+    size = free.available(2.0) / 1.02
+    assert account.ready_at(size, 1, 2.0) > 2.0
+    later = TRIAL_S + 0.5
+    size = free.available(later) / 1.02
+    assert account.ready_at(size, 1, later) <= later
+    assert account.reserve(size, 1, later).trial
+    assert account.ready_at(free.available(later + 1.0) / 1.02, 1, later + 1.0) > later + 1.0
+
+
+def test_a_needless_margin_is_set_aside() -> None:
+    belief = Identification(Learning(), 0.0)
+    belief.refused(one(), {}, CONFIGURED, 0.0)
+    for step in range(12):
+        belief.admitted(one(trial=True), CONFIGURED, step * TRIAL_S)
+    at = 12 * TRIAL_S
+    assert not belief.in_use(at)
+    assert belief.stretch(at) == 1.0
+    assert belief.view(at).fallback_s > 0.0
+    assert belief.in_use(at + FALLBACK_S)
+
+
+def test_a_margin_whose_trials_are_refused_stays() -> None:
+    belief = Identification(Learning(), 0.0)
+    for step in range(30):
+        (belief.refused(one(trial=True), {}, CONFIGURED, step * TRIAL_S))
+    assert belief.in_use(30 * TRIAL_S)
+
+
+def test_limits_that_were_raised_and_then_refuse_are_taken_back() -> None:
+    belief = Identification(Learning(), 0.0)
+    for _ in range(20):
+        belief.admitted(one(), CONFIGURED, 10.0)
+    belief.admitted(one(proof=((RPM, 150.0),)), CONFIGURED, 70.0)
+    assert belief.limit(RPM, 100, None, 1.0) == 150.0
+    for step in range(60):
+        belief.refused(one(), {}, CONFIGURED, 80.0 + step) if step % 3 else belief.admitted(
+            one(), CONFIGURED, 80.0 + step
+        )
+    assert belief.limit(RPM, 100, None, 1.0) == 100.0
+    assert not belief.in_use(140.0)
+
+
+def test_two_unexplained_429s_lower_an_untold_limit_by_a_quarter_at_most() -> None:
+    belief = Identification(Learning(), 0.0)
+    belief.refused(one(), {RPM: 20.0}, CONFIGURED, 0.0)
+    belief.refused(one(), {RPM: 20.0}, CONFIGURED, LOWER_APART_S / 2)
+    assert belief.limit(RPM, 100, None, 1.0) == 100.0
+    assert belief.refused(one(), {RPM: 20.0}, CONFIGURED, LOWER_APART_S)
+    assert belief.limit(RPM, 100, None, 1.0) == 100.0 * LOWER_BY
+
+
+def test_an_unexplained_429_says_that_less_is_left_than_was_asked() -> None:
+    account = learning_ledger("gemini", rpm=100, itpm=10_000)
+    refuse(account, 1.0)
+    short = [each for each in (RPM, Dimension.ITPM) if (meter := account.meter(each)) and meter.available(1.0) < 10.0]
+    assert short
+
+
+def test_a_probe_waits_for_demand_and_a_window_then_raises_what_it_proves() -> None:
+    balancer = Balancer(
+        [endpoint("a", provider="gemini")],
+        [Quota("q-a", Limits(rpm=3), "gemini")],
+        Predictive(),
+        rng=Random(1),
+    )
+    ask = Ask("gemini-2.5-flash", est_input_tokens=1, est_output_tokens=1)
+    for _ in range(3):
+        end(balancer, pick(balancer, ask, 1.0), now=1.0)
+    assert isinstance(balancer.acquire(ask, now=2.0), Wait)
+    now = PROBE_S + 1.0
+    for _ in range(3):
+        end(balancer, pick(balancer, ask, now), now=now)
+    probe = balancer.acquire(ask, now=now + 1.0)
+    assert isinstance(probe, Picked)
+    assert probe.reason == "probe"
+    assert isinstance(balancer.acquire(ask, now=now + 1.0), Wait)
+    end(balancer, probe.lease, now=now + 1.5)
+    (ledger,) = balancer.view(now).quotas[0].ledgers
+    assert ledger.limits["rpm"][0] == 4.0
+    assert ledger.belief is not None
+    assert (ledger.belief.probes, ledger.belief.probes_refused) == (1, 0)
+    again = balancer.acquire(ask, now=now + 2.0)
+    assert isinstance(again, Picked)
+    end(balancer, again.lease, OutcomeKind.RATE_LIMITED, now=now + 2.0)
+    assert isinstance(balancer.acquire(ask, now=now + 10.0), Wait)
+    assert balancer.view(now).quotas[0].ledgers[0].limits["rpm"][0] == 4.0
+
+
+def test_caps_are_never_probed() -> None:
+    balancer = Balancer(
+        [endpoint("a", provider="gemini")],
+        [Quota("q-a", Limits(rpm=1), "gemini")],
+        make_strategy("predictive", StrategyOptions(limits_are_caps=True)),
+        rng=Random(1),
+    )
+    ask = Ask("gemini-2.5-flash", est_input_tokens=1, est_output_tokens=1)
+    now = 2 * PROBE_S + 1.0
+    end(balancer, pick(balancer, ask, now), now=now)
+    assert isinstance(balancer.acquire(ask, now=now + 1.0), Wait)
+
+
+def test_others_are_seen_in_remainders_and_slow_the_refill() -> None:
+    """60 a minute refill by one a second, others take half of it: remainders fall short by 0.5 a second."""
+    account = learning_ledger("openai", rpm=60)
+    remaining, now = 30.0, 0.0
+    for _ in range(60):
+        now += 1.0
+        remaining += 1.0 - 0.5 - 1.0
+        reservation = account.reserve(1, 1, now)
+        account.learn(reservation, Hint(requests=WindowHint(60, max(0, round(remaining)))), now)
+        account.settle(reservation, Outcome(OutcomeKind.OK), now)
+    assert account.learner is not None
+    assert account.learner.view(now).outside_per_s["rpm"] == pytest.approx(0.5, abs=0.15)
+    meter = account.meter(RPM)
+    assert meter is not None
+    assert meter.earliest(meter.available(now) + 1.0, now) - now == pytest.approx(2.0, rel=0.4)
+
+
+def test_a_fixed_windows_phase_and_limit_are_seen_in_azures_remainders() -> None:
+    """Ten-second windows of 12 from t = 3, configured as 24: the remainder rises only when one begins."""
+    account = learning_ledger("azure", rpm=144)
+    used, index = 0, 0
+    for now in range(4, 90):
+        if (now - 3) // 10 != index:
+            used, index = 0, (now - 3) // 10
+        used += 1
+        reservation = account.reserve(1, 1, now)
+        account.learn(reservation, Hint(requests=WindowHint(None, 12 - used)), now)
+        account.settle(reservation, Outcome(OutcomeKind.OK), now)
+    meter = account.meter(RPM)
+    assert isinstance(meter, FixedWindow)
+    assert meter.limit == pytest.approx(12.0)
+    assert meter.spent(93.0) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("remaining", "delay_s", "dimension"), [((0, 9_000), 4.0, RPM), ((3, 0), 4.0, TPM), ((3, 0), 40.0, TPM)]
+)
+def test_a_refusal_names_the_end_of_the_spent_window(
+    remaining: tuple[int, int], delay_s: float, dimension: Dimension
+) -> None:
+    account = learning_ledger("azure", rpm=60, tpm=10_000)
+    requests, tokens = remaining
+    hint = Hint(delay_s, requests=WindowHint(None, requests), tokens=WindowHint(None, tokens))
+    refuse(account, 100.0, hint)
+    assert account.learner is not None
+    assert account.learner.phases == {dimension: 100.0 + delay_s}
+    assert isinstance(account.meter(dimension), FixedWindow)
+
+
+def test_switching_away_keeps_what_was_learned_but_does_not_use_it() -> None:
+    balancer = Balancer(
+        [endpoint("a", provider="openai")], [Quota("q-a", Limits(rpm=100), "openai")], Predictive(), rng=Random(1)
+    )
+    ask = Ask("gpt-4o", est_input_tokens=1, est_output_tokens=1)
+    lease = pick(balancer, ask, 0.0)
+    balancer.learn(lease, Hint(requests=WindowHint(200, 199)), now=0.1)
+    end(balancer, lease, now=0.2)
+    assert balancer.view(0.2).quotas[0].ledgers[0].limits["rpm"][0] == 200.0
+    rest = ([endpoint("a", provider="openai")], [Quota("q-a", Limits(rpm=100), "openai")])
+    balancer.reconfigure(*rest, make_strategy("rate_limit_aware"))
+    assert balancer.view(0.2).quotas[0].ledgers[0].limits["rpm"][0] == 100.0
+    balancer.reconfigure(*rest, make_strategy("predictive+cache_affinity"))
+    pick(balancer, ask, 0.3)
+    assert balancer.view(0.3).quotas[0].ledgers[0].limits["rpm"][0] == 200.0
+
+
+def test_beliefs_outlive_a_restart_at_half_their_weight() -> None:
+    def make(offset_s: float) -> Balancer:
+        return Balancer(
+            [endpoint("a", provider="gemini")],
+            [Quota("q-a", Limits(rpm=100), "gemini")],
+            Predictive(),
+            rng=Random(1),
+            unix_offset_s=offset_s,
+        )
+
+    ask = Ask("gemini-2.5-flash", est_input_tokens=1, est_output_tokens=1)
+    before = make(1000.0)
+    for now in (1.0, 61.0):
+        lease = pick(before, ask, now)
+        end(before, lease, OutcomeKind.RATE_LIMITED, now)
+    saved = json.loads(json.dumps(before.beliefs(70.0)))
+    after = make(1000.0 - 30.0)
+    after.restore_beliefs(saved)
+    pick(after, ask, 100.0)
+    told = before.view(70.0).quotas[0].ledgers[0].belief
+    kept = after.view(100.0).quotas[0].ledgers[0].belief
+    assert told is not None
+    assert kept is not None
+    assert kept.factors == told.factors != {}
+    assert kept.margin == pytest.approx(told.margin / 2)
+    stale = make(1000.0 + MAX_AGE_S)
+    stale.restore_beliefs(saved)
+    pick(stale, ask, 100.0)
+    forgotten = stale.view(100.0).quotas[0].ledgers[0].belief
+    assert forgotten is not None
+    assert forgotten.factors == {}
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(("rpm", "tpm", "x")), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(("at", "margin", "phases", "factors", "outside")), _JSON))
+def test_no_saved_state_breaks_a_start(saved: dict[str, object]) -> None:
+    belief = Identification(Learning(), 0.0)
+    belief.restore({"at": 1000.0, **saved}, 10.0, 1000.0)
+    limit = belief.limit(RPM, 100, None, 1.0)
+    assert limit is not None
+    assert 100 * FACTOR_MIN <= limit <= 100 * FACTOR_MAX
+    assert 0.0 <= belief.margin <= MARGIN_CAP
