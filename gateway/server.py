@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SWEEP_S: Final = 1.0
+_SECOND_SIGNAL_S: Final = 0.1
+"""How long a second signal may wait to cut the lead time short."""
 
 
 class DeadlineProtocol(HttpToolsProtocol):
@@ -166,8 +168,12 @@ class GatewayServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Turn readiness off, wait the lead time (a balancer in front must notice), then finish what is in flight."""
         self._on_drain()
-        if not self._interrupted and not self.force_exit:
-            await asyncio.sleep(self._lead_s)
+        # Each answer from here on asks its caller to come back over another connection: this one is about to be closed.
+        self.server_state.default_headers.append((b"connection", b"close"))
+        loop = asyncio.get_running_loop()
+        lead_ends_at = loop.time() + (0.0 if self._interrupted else self._lead_s)
+        while not self.force_exit and (left_s := lead_ends_at - loop.time()) > 0:  # noqa: ASYNC110 -- set by a signal
+            await asyncio.sleep(min(left_s, _SECOND_SIGNAL_S))
         self._sweeper.cancel()
         await super().shutdown(sockets)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -19,13 +20,14 @@ SETTINGS = replace(read_settings({}), drain_lead_s=0.0, drain_s=5.0, max_connect
 class Running:
     """A server over an application that reads its body and answers, holding `/held` until `release` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, drain_lead_s: float = 0.0) -> None:
+        settings = replace(SETTINGS, drain_lead_s=drain_lead_s)
         self.release = asyncio.Event()
         self.entered = asyncio.Event()
         self.drained: list[str] = []
         self.socket = open_socket("127.0.0.1", 0)
         self.port: int = self.socket.getsockname()[1]
-        self.server: GatewayServer = make_server(self.app, SETTINGS, on_drain=lambda: self.drained.append("drain"))
+        self.server: GatewayServer = make_server(self.app, settings, on_drain=lambda: self.drained.append("drain"))
         self.task = asyncio.create_task(self.server._serve([self.socket]))
 
     async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -45,6 +47,11 @@ class Running:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
+    async def started(self) -> None:
+        async with asyncio.timeout(10):
+            while not self.server.started:
+                await asyncio.sleep(0)
+
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
@@ -58,9 +65,7 @@ class Running:
 @pytest.fixture
 async def running() -> AsyncIterator[Running]:
     one = Running()
-    async with asyncio.timeout(10):
-        while not one.server.started:
-            await asyncio.sleep(0)
+    await one.started()
     yield one
     one.release.set()
     one.server.should_exit = one.server.force_exit = True
@@ -154,6 +159,28 @@ async def test_a_drain_finishes_what_is_in_flight(running: Running) -> None:
     with pytest.raises(OSError, match="onnect"):
         await running.open()
     writer.close()
+
+
+async def test_a_drain_asks_callers_to_come_back_over_a_new_connection() -> None:
+    one = Running(drain_lead_s=60.0)
+    await one.started()
+    kept, held = await one.open(), await one.open()
+    held[1].write(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\n")
+    await one.entered.wait()
+    one.server.handle_exit(signal.SIGTERM, None)
+    async with asyncio.timeout(10):
+        while not one.drained:
+            await asyncio.sleep(0.01)
+    kept[1].write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    one.release.set()
+    for reader, writer in (kept, held):
+        answer = await reader.read()  # to the end of the connection: the server closes it after this answer
+        assert b"connection: close" in answer.lower()
+        assert answer.endswith(b"ok")
+        writer.close()
+    one.server.handle_exit(signal.SIGTERM, None)  # a second signal cuts the lead time short
+    await one.task
+    one.socket.close()
 
 
 def test_a_taken_address_is_told_before_anything_is_started() -> None:

@@ -24,7 +24,7 @@ ENV_TEMPLATE = (CHART / "templates" / "_env.tpl").read_text()
 KNOWN = {variable.name: variable for variable in VARIABLES}
 OTHERS = {"APP_PASSWORD", "OWNER_PASSWORD", "PGSSLROOTCERT"}
 """Passwords that Kubernetes puts into a URL, and libpq's variable that asyncpg reads by itself."""
-SCRAPED = {"namespace", "pod", "job", "le", "exported_job"}
+SCRAPED = {"namespace", "pod", "job", "le"}
 """Labels that Prometheus adds; it renames a metric's own `job`."""
 
 
