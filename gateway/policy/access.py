@@ -1,7 +1,7 @@
 """What a token may do on the data path: its scope, and its `authorization_details` against one request. Pure.
 
-`auth.details` says what the members mean; here they meet pools, aliases and the regions of real keys. The first object
-that admits the request whole decides it (RFC 9396 section 2: objects are alternatives).
+`auth.details` says what the members mean; here they meet pools, aliases and the regions of real keys. One object that
+admits the request whole suffices (RFC 9396 section 2: objects are alternatives).
 """
 
 from __future__ import annotations
@@ -44,21 +44,24 @@ def may_use_pool(details: Sequence[Detail], pool: str) -> bool:
 
 def judge(
     details: Sequence[Detail], *, pool: str, models: Sequence[str], regions: Collection[str], now: float
-) -> Allowed | Denied:
+) -> list[Allowed] | Denied:
     """Judge a request for a model in `pool`, whose keys lie in `regions`; `now` is Unix seconds.
 
     `models` are the names that the model goes by (as asked, after the pool's aliases): one that is allowed suffices.
-    None at all: the request names no model, which a token that is narrowed to models does not admit.
+    None at all: the request names no model, which a token that is narrowed to models does not admit. Each object that
+    admits it gives one answer, in their order; limits may refuse one and not the next.
     """
     if not details:
-        return UNBOUNDED
+        return [UNBOUNDED]
     refusal = ""
+    admitted: list[Allowed] = []
     for each in details:
         found = _judge_one(each, pool, models, regions, now)
         if isinstance(found, Allowed):
-            return found
-        refusal = refusal or found
-    return Denied(refusal)
+            admitted.append(found)
+        else:
+            refusal = refusal or found
+    return admitted or Denied(refusal)
 
 
 def _judge_one(detail: Detail, pool: str, models: Sequence[str], regions: Collection[str], now: float) -> Allowed | str:

@@ -23,6 +23,7 @@ from auth.errors import Fault
 from auth.principal import Principal
 from auth.scopes import INFERENCE
 from gateway.metering.pricing import PriceTable
+from gateway.policy.allowance import Allowances, InMemoryAllowances
 from gateway.proxy.asgi_channel import AsgiChannel, Receive, Scope, Send
 from gateway.proxy.call import Call
 from gateway.proxy.channel import CallerGone, Channel
@@ -38,6 +39,7 @@ from gateway.proxy.model_list import list_body, models_of, one_body
 from gateway.proxy.record import Recorder, RequestRecord
 from gateway.proxy.routes import GET_MODEL, LIST_MODELS, Unroutable, is_inference, match
 from gateway.proxy.runtime import TenantRuntime
+from gateway.proxy.spending import Spending
 from gateway.proxy.stream import relay
 from gateway.upstream.dispatch import Answer, Sender
 
@@ -72,6 +74,7 @@ class DataPath:
         recorders: Sequence[Recorder],
         prices: PriceTable,
         rng: Random,
+        allowances: Allowances | None = None,
         limits: IntakeLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
@@ -86,6 +89,9 @@ class DataPath:
         self._limits = limits or IntakeLimits()
         self._clock = clock
         self._unix_clock = unix_clock
+        self._spending = Spending(
+            InMemoryAllowances() if allowances is None else allowances, prices, unix_clock=unix_clock
+        )
         self._details: dict[str, tuple[Detail, ...]] = {}
         self.in_flight = 0
         self.answered = 0
@@ -112,6 +118,7 @@ class DataPath:
             self.in_flight -= 1
             self.answered += 1
             record.write(self._recorders, self._prices)
+            self._spending.settle(record)
 
     async def _answer(self, channel: Channel, record: RequestRecord, leaver: Leaver) -> None:
         head = RequestHead(channel.headers)
@@ -140,6 +147,8 @@ class DataPath:
         record.status = status
         if record.outcome == RequestRecord.ABANDONED:
             record.outcome = fault.code
+        if record.explanation is not None:
+            headers.append((b"x-llm-proxy-explain", record.explanation))
         await channel.send_head(status, headers)
         await channel.finish(body)
 
@@ -223,6 +232,7 @@ class DataPath:
             now=self._unix_clock(),
         )
         record.pool = choice.pool
+        choice = self._spending.admit(choice, intake, record)
         call = Call(inquiry, intake, choice, clock=self._clock, rng=self._rng)
         return await call.send(self._upstream)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from random import Random
 
 from gateway.balancing.decision import Ask, Lease, Refusal
 from gateway.balancing.exchange import Exchange
+from gateway.balancing.explain import Explanation
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.steps import Failure, Pause
 from gateway.proxy.affinity import affinity_of
 from gateway.proxy.channel import HeaderList
 from gateway.proxy.choice import Choice
+from gateway.proxy.explanation import explanation_header
 from gateway.proxy.faults import (
     NoCapacity,
     NoUsableKey,
@@ -27,6 +30,8 @@ from gateway.proxy.queue import Place
 from gateway.upstream.dispatch import Answer, Prepared, Sender, dispatch
 from gateway.upstream.message import UpstreamRequest
 from gateway.upstream.providers import DIALECT_ROOTS
+
+logger = logging.getLogger(__name__)
 
 BACKOFF = "backoff"
 """The reason of an `Exchange`'s pause between two tries that are not about capacity."""
@@ -43,6 +48,7 @@ class Call:
         "_choice",
         "_clock",
         "_exchange",
+        "_explains",
         "_headers",
         "_intake",
         "_place",
@@ -68,6 +74,7 @@ class Call:
         self._place: Place | None = None
         pool = choice.pool
         self._headers = inquiry.head.forwarded
+        self._explains = inquiry.explains
         self._ask = Ask(
             model=choice.model,
             dialect=route.operation.dialect,
@@ -87,6 +94,9 @@ class Call:
     async def send(self, upstream: Sender) -> Answer:
         """Return the answer to relay. Raises the RequestFault to answer with, or what the body's source raised."""
         queue = self._choice.pool.queue
+        explained, asked_at = None, self._clock()
+        if self._explains:
+            explained = self._choice.pool.balancer.explain(self._ask, asked_at)
         try:
             if queue.waiting and queue.is_waited_for(self._line()) and not await self._stand(None):
                 # Others wait for these keys: whoever comes now stands behind those with as much right.
@@ -94,12 +104,28 @@ class Call:
             answer = await dispatch(self._exchange, self._prepare, upstream, clock=self._clock, park=self._park)
         finally:
             self._record.attempts += len(self._exchange.attempts)
+            if explained is not None:
+                self._explain(explained, asked_at)
             if self._place is not None:
                 self._place.leave()
         if isinstance(answer, Failure):
             raise self._fault(answer)
         self._record.first_byte_at = self._clock()
         return answer
+
+    def _explain(self, explained: Explanation, asked_at: float) -> None:
+        pool, record = self._choice.pool, self._record
+        record.explanation = explanation_header(
+            explained,
+            self._exchange.attempts,
+            pool=pool.name,
+            model=self._choice.model,
+            targets=pool.targets,
+            now=asked_at,
+        )
+        logger.info(
+            "request explained", extra={"request_id": record.request_id, "why": record.explanation.decode("ascii")}
+        )
 
     def _prepare(self, lease: Lease) -> Prepared:
         if self._place is not None:

@@ -7,7 +7,7 @@ default pool if that serves the model and the token reaches it, else the first s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from auth.details import Detail
 from gateway.policy.access import Allowed, Denied, judge, may_use_pool
@@ -37,6 +37,7 @@ class Choice:
     """The pool, the real model ("" for a request without one), and what the token allows there.
 
     `residency`: the only regions that may serve, empty = any, after token, tenant and request; `priority` the same way.
+    `others`: what the token's further objects allow there.
     """
 
     pool: PoolRuntime
@@ -44,6 +45,7 @@ class Choice:
     allowed: Allowed
     residency: frozenset[str]
     priority: int
+    others: tuple[Choice, ...] = ()
 
 
 def named_pool(in_path: str | None, wished: str | None) -> str | None:
@@ -135,10 +137,20 @@ def _judged(
             f"(authorization_details.{found.member}).",
             hint="Ask whoever issued the token for a wider one, or change the request.",
         )
-    residency = found.residency
-    if tenant.residency or wishes.residency:
-        residency = _narrowed(tenant, pool, wishes, residency)
-    return Choice(pool, real, found, residency, _priority(found, wishes))
+    choices: list[Choice] = []
+    refusal: NoKeyInRegion | None = None
+    for allowed in found:
+        residency = allowed.residency
+        if tenant.residency or wishes.residency:
+            try:
+                residency = _narrowed(tenant, pool, wishes, residency)
+            except NoKeyInRegion as error:
+                refusal = refusal or error
+                continue
+        choices.append(Choice(pool, real, allowed, residency, _priority(allowed, wishes)))
+    if refusal is not None and not choices:
+        raise refusal
+    return choices[0] if len(choices) == 1 else replace(choices[0], others=tuple(choices[1:]))
 
 
 def _narrowed(tenant: TenantRuntime, pool: PoolRuntime, wishes: Wishes, allowed: frozenset[str]) -> frozenset[str]:

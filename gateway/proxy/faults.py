@@ -123,6 +123,13 @@ class NoCapacity(RequestFault):
     status = 429
 
 
+class TokenLimitReached(RequestFault):
+    """A rate or budget of the token refuses; with `retry_after_s` it opens again by itself."""
+
+    code = "token_limit_reached"
+    status = 429
+
+
 class NoUsableKey(RequestFault):
     """The pool has no key that could serve now."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from auth.details import Detail
+from auth.scopes import USAGE_READ
 from gateway.proxy.channel import Channel
 from gateway.proxy.choice import named_pool
+from gateway.proxy.explanation import NOT_ALLOWED
 from gateway.proxy.head import NO_WISHES, RequestHead, Wishes
 from gateway.proxy.record import RequestRecord
 from gateway.proxy.routes import Route
@@ -15,7 +17,7 @@ from gateway.proxy.routes import Route
 class Inquiry:
     """What one request asks for; `admit` adds how far its token goes and what it asks of the gateway."""
 
-    __slots__ = ("channel", "details", "head", "named", "record", "route", "wishes")
+    __slots__ = ("channel", "details", "explains", "head", "named", "record", "route", "wishes")
 
     def __init__(self, route: Route, channel: Channel, head: RequestHead, record: RequestRecord) -> None:
         self.route = route
@@ -25,12 +27,17 @@ class Inquiry:
         self.details: tuple[Detail, ...] = ()
         self.wishes: Wishes = NO_WISHES
         self.named: str | None = route.pool
+        self.explains = False
 
     def admit(self, details: tuple[Detail, ...]) -> None:
         """Take in what the verified token is narrowed to; only now its wishes are read. Raises RequestFault."""
         self.details = details
         self.wishes = self.head.wishes()
         self.named = named_pool(self.route.pool, self.wishes.pool)
+        if self.wishes.explain:
+            principal = self.record.principal
+            self.explains = principal is not None and principal.may(USAGE_READ)
+            self.record.explanation = None if self.explains else NOT_ALLOWED
 
 
 class Leaver:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from auth.details import Detail
-from gateway.policy.access import Allowed, judge, may_use_pool
+from gateway.policy.access import Denied, judge, may_use_pool
 from gateway.proxy.faults import UnknownModel, UnknownPool
 from gateway.proxy.routes import Dialect
 from gateway.proxy.runtime import PoolRuntime, TenantRuntime
@@ -32,7 +32,7 @@ def models_of(
         for model, provider in _offered(pool, dialect):
             names = tuple({model, pool.real_model(model)})
             verdict = judge(details, pool=pool.name, models=names, regions=pool.regions, now=now)
-            if isinstance(verdict, Allowed):
+            if not isinstance(verdict, Denied):
                 found.setdefault(model, provider)
     return dict(sorted(found.items()))
 

@@ -11,6 +11,7 @@ from auth.principal import Principal
 from gateway.balancing.outcome import TokenUsage
 from gateway.metering.event import UsageEvent
 from gateway.metering.pricing import PriceTable
+from gateway.policy.allowance import Taken
 from gateway.proxy.runtime import KeyTarget, PoolRuntime
 
 _NOTHING = TokenUsage(reported=False)
@@ -38,6 +39,8 @@ class RequestRecord:
         "_clock",
         "_written",
         "attempts",
+        "cost_nanos",
+        "explanation",
         "first_byte_at",
         "id",
         "model",
@@ -49,6 +52,7 @@ class RequestRecord:
         "served_model",
         "status",
         "streamed",
+        "taken",
         "target",
         "unix",
         "usage",
@@ -73,6 +77,9 @@ class RequestRecord:
         self.attempts = 0
         self.streamed = False
         self.waited_s = 0.0
+        self.cost_nanos: int | None = None
+        self.taken: Taken | None = None
+        self.explanation: bytes | None = None
         self.usage = _NOTHING
         self.first_byte_at: float | None = None
 
@@ -89,6 +96,7 @@ class RequestRecord:
             if cost is None and self.served_model:
                 # Deployments and dated snapshots go by names that no price list has; the caller's name may be in it.
                 cost = prices.cost_nanos(target.provider, self.model, usage)
+            self.cost_nanos = cost
         first = self.first_byte_at
         row = UsageEvent(
             id=self.id,

@@ -1,0 +1,75 @@
+"""Says why a request went where it went, as the value of `x-llm-proxy-explain`. Pure.
+
+    {"pool": "main", "model": "gpt-4o", "strategy": "weighted", "candidates": [
+       {"key": "a", "level": "tier 0", "excluded": "limited", "until_s": 2.5, "score": 0.02, "headroom": 0.0,
+        "in_flight": 3, "first_byte_s": 0.4}, …],
+     "more": 0, "tried": [{"key": "b", "outcome": "ok", "status": 200}]}
+
+The candidates are as they were when the request came, in the order in which their levels are looked at; `score` is the
+strategy's own figure, smaller is better. ASCII, and at most `MAX_BYTES`: a header must fit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+from gateway.balancing.explain import Considered, Explanation
+from gateway.balancing.steps import Attempt
+from gateway.proxy.runtime import KeyTarget
+
+MAX_BYTES = 4096
+NOT_ALLOWED = b'{"refused":"to have requests explained, the token needs the scope usage:read"}'
+
+
+def explanation_header(
+    explained: Explanation,
+    attempts: Sequence[Attempt],
+    *,
+    pool: str,
+    model: str,
+    targets: Mapping[str, KeyTarget],
+    now: float,
+) -> bytes:
+    """Write it; keys are named by `targets`, times are relative to `now`."""
+    candidates = [_candidate(each, targets, now) for each in explained.considered]
+    tried = [
+        {"key": _name(each.endpoint_id, targets), "outcome": each.kind and str(each.kind), "status": each.status}
+        for each in attempts
+    ]
+    shown = min(len(candidates), 32)
+    while True:
+        value = json.dumps(
+            {
+                "pool": pool,
+                "model": model,
+                "strategy": explained.strategy,
+                "refused": explained.refused and str(explained.refused),
+                "candidates": candidates[:shown],
+                "more": len(candidates) - shown,
+                "tried": tried[-8:],
+            },
+            separators=(",", ":"),
+        ).encode()
+        if len(value) <= MAX_BYTES or not shown:
+            return value[:MAX_BYTES]
+        shown //= 2
+
+
+def _candidate(each: Considered, targets: Mapping[str, KeyTarget], now: float) -> dict[str, object]:
+    return {
+        "key": _name(each.endpoint_id, targets),
+        "level": each.level,
+        "excluded": each.excluded,
+        "until_s": None if each.until is None else round(max(0.0, each.until - now), 3),
+        "score": None if each.score is None or not isfinite(each.score) else round(each.score, 6),
+        "headroom": round(each.headroom, 3),
+        "in_flight": each.in_flight,
+        "first_byte_s": None if each.first_byte_s is None else round(each.first_byte_s, 3),
+    }
+
+
+def _name(endpoint_id: str, targets: Mapping[str, KeyTarget]) -> str:
+    target = targets.get(endpoint_id)
+    return "a key that is gone" if target is None else target.name
