@@ -101,3 +101,12 @@ test-interop: $(VENV)/.dev tests/interop/node_modules/.ready ## Run oauth4webapi
 tests/interop/node_modules/.ready: tests/interop/package-lock.json
 	cd tests/interop && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
+
+.PHONY: test-fuzz
+test-fuzz: $(VENV)/.dev .venv-fuzz/.ready ## Fuzz the management API by its OpenAPI document (FUZZ_EXAMPLES=30 an operation): no 5xx
+	$(BIN)/python -m tests.fuzz.run .venv-fuzz/bin/schemathesis
+
+.venv-fuzz/.ready: requirements/fuzz.lock
+	@$(PYTHON) -m venv .venv-fuzz
+	@.venv-fuzz/bin/python -m pip --disable-pip-version-check --no-input -q install --require-hashes -r requirements/fuzz.lock
+	@touch $@
