@@ -99,7 +99,7 @@ class SigningKeys:
                 signers[row["alg"]] = held
                 continue
             der = await self._sealer.open(
-                PLATFORM_TENANT_ID, row["data_key_id"], _context(row["kid"], row["alg"]), row["sealed"]
+                PLATFORM_TENANT_ID, row["data_key_id"], signing_context(row["kid"], row["alg"]), row["sealed"]
             )
             signers[row["alg"]] = Signer.from_private_bytes(row["kid"], row["alg"], der)
         self._signers = signers
@@ -152,7 +152,7 @@ class SigningKeys:
             rows = await connection.fetch("select kid, alg, data_key_id, sealed from signing_key")
         count = 0
         for row in rows:
-            context = _context(row["kid"], row["alg"])
+            context = signing_context(row["kid"], row["alg"])
             der = await self._sealer.open(PLATFORM_TENANT_ID, row["data_key_id"], context, row["sealed"])
             fresh = await self._sealer.seal(PLATFORM_TENANT_ID, context, der)
             async with self._connections.platform() as connection:
@@ -197,11 +197,12 @@ class SigningKeys:
 
     async def _candidate(self, alg: str) -> _Candidate:
         signer = Signer.generate(alg)
-        sealed = await self._sealer.seal(PLATFORM_TENANT_ID, _context(signer.kid, alg), signer.private_bytes())
+        sealed = await self._sealer.seal(PLATFORM_TENANT_ID, signing_context(signer.kid, alg), signer.private_bytes())
         return _Candidate(signer, sealed)
 
 
-def _context(kid: str, alg: str) -> tuple[str, ...]:
+def signing_context(kid: str, alg: str) -> tuple[str, ...]:
+    """Return what a sealed signing key is bound to."""
     return ("signing-key", kid, alg)
 
 

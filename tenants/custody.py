@@ -13,6 +13,11 @@ def key_context(pool_id: UUID, key_id: UUID, number: int, provider: str) -> tupl
     return ("provider-key", str(pool_id), str(key_id), str(number), provider)
 
 
+def source_context(source_id: UUID, driver: str) -> tuple[str, ...]:
+    """Return what a source's admin credential is bound to."""
+    return ("key-source", str(source_id), driver)
+
+
 async def seal_key(
     sealer: Sealer, tenant_id: UUID, secret: Secret, *, pool_id: UUID, key_id: UUID, number: int, provider: str
 ) -> Sealed:

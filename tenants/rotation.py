@@ -21,12 +21,12 @@ from auth.secret import Secret
 from auth.storage import Sessions
 from tenants import audit
 from tenants.audit import Actor
-from tenants.custody import key_context, seal_key
+from tenants.custody import key_context, seal_key, source_context
 from tenants.errors import SealBroken
 from tenants.fingerprint import fingerprint_of, prefix_of
 from tenants.lifecycle import IN_FLIGHT, VersionState
 from tenants.models import KeySource
-from tenants.rotation_commands import intent, promote, source_context
+from tenants.rotation_commands import intent, promote
 from tenants.rotation_job import Job, facts_of, schedule_of, timed
 from tenants.rotation_plan import Do, load_settings, next_do, step_retry_s, tag_of
 from tenants.schedule import next_due, retry_at
@@ -159,7 +159,7 @@ class RotationEngine:
         if source is not None:
             credential = None
             if source.sealed is not None and source.data_key_id is not None:
-                context = source_context(source)
+                context = source_context(source.id, source.driver)
                 plain = await self._sealer.open(claim.tenant_id, source.data_key_id, context, source.sealed)
                 credential = Secret(plain.decode())
             driver = self._make_driver(source, credential)

@@ -16,14 +16,9 @@ from auth.sealing import Sealed
 from auth.secret import Secret
 from tenants.fingerprint import fingerprint_of, prefix_of
 from tenants.lifecycle import IN_FLIGHT, VersionState
-from tenants.models import KeySource, KeyVersion, ProviderKey
+from tenants.models import KeyVersion, ProviderKey
 from tenants.rotation_plan import RotationSettings
 from tenants.store import keys, rotations
-
-
-def source_context(source: KeySource) -> tuple[str, ...]:
-    """Return what a source's admin credential is bound to."""
-    return ("key-source", str(source.id), source.driver)
 
 
 def next_number(versions: Sequence[KeyVersion]) -> int:

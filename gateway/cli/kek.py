@@ -53,10 +53,13 @@ def rewrap() -> None:
     _watch("rewrapping data keys", lambda postgres, data_keys: rewrap_data_keys(postgres, data_keys.wrapper))
 
 
+kek.add_command(rewrap, "rotate")
+
+
 @kek.command("verify")
 def verify() -> None:
-    """Open every stored provider key: after a restore, and before a KEK is thrown away."""
-    from tenants.rewrap import verify_envelopes
+    """Open everything that is stored sealed: after a restore, and before a KEK is thrown away."""
+    from tenants.reencryption import verify_envelopes
 
     _watch("opening envelopes", verify_envelopes)
 
@@ -64,8 +67,9 @@ def verify() -> None:
 @kek.command("reencrypt")
 @click.argument("tenant_id", type=click.UUID)
 def reencrypt_command(tenant_id: UUID) -> None:
-    """Give a tenant a new data key and move its provider keys to it: when the old one may be known."""
-    from tenants.rewrap import new_data_key, reencrypt
+    """Give a tenant a new data key and move all that it has sealed to it: when the old one may be known."""
+    from tenants.reencryption import reencrypt
+    from tenants.rewrap import new_data_key
 
     async def make(postgres: Postgres, data_keys: DataKeys) -> UUID:
         return await new_data_key(postgres, data_keys.wrapper, tenant_id)

@@ -22,10 +22,10 @@ from tenants.api.call import Caller, Cursor, Limit, once, reply
 from tenants.api.services import Services
 from tenants.catalogue import Catalogue
 from tenants.checks import convert_checked, refuse
+from tenants.custody import source_context
 from tenants.keyshape import key_problem
 from tenants.models import KeySource, new_id
 from tenants.names import NAME_RULE, is_name
-from tenants.rotation_commands import source_context
 from tenants.schemas import SourceIn, SourceOut, SourcePage
 from tenants.sources.registry import NEEDS_CREDENTIAL, SETTINGS
 from tenants.store.rotations import source_of
@@ -58,7 +58,9 @@ async def create_source(data: JSONBody[SourceIn], call: Caller, services: Servic
     now = services.now()
     row = KeySource(id=new_id(), tenant_id=call.tenant_id, name=data.name, driver=data.driver, config=data.config)
     if data.credential is not None:
-        sealed = await services.sealer.seal(call.tenant_id, source_context(row), data.credential.encode())
+        sealed = await services.sealer.seal(
+            call.tenant_id, source_context(row.id, row.driver), data.credential.encode()
+        )
         row.data_key_id, row.sealed = sealed.data_key_id, sealed.blob
 
     async def work(session: AsyncSession) -> SourceOut:

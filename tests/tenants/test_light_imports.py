@@ -10,6 +10,7 @@ LIGHT = (
     "tenants.datakeys",
     "tenants.envelope",
     "tenants.keyring",
+    "tenants.reencryption",
     "tenants.rewrap",
     "tenants.wrappers.choose",
 )

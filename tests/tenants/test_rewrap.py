@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
+from uuid_utils.compat import uuid7
 
+from auth.keyset import KeySet
+from auth.principal import PLATFORM_TENANT_ID
+from auth.signing_keys import SigningKeys
 from auth.storage import Connections
+from tenants.custody import source_context
 from tenants.datakeys import DataKeys
 from tenants.errors import KekDisabled
 from tenants.keyring import LocalKeyring
-from tenants.rewrap import Progress, kek_references, new_data_key, reencrypt, rewrap_data_keys, verify_envelopes
+from tenants.reencryption import reencrypt, verify_envelopes
+from tenants.rewrap import Progress, kek_references, new_data_key, rewrap_data_keys
 from tenants.snapshot import SnapshotLoader
 from tests.tenants.conftest import KEK, Clock, Plant
 
@@ -79,6 +86,56 @@ async def test_a_new_data_key_moves_every_envelope_while_they_are_read(
     assert (await last(reencrypt(database, data_keys, planted.tenant_id))).done == 0
     checked = await last(verify_envelopes(database, data_keys))
     assert (checked.done, checked.failed) == (2, {})
+
+
+async def add_source(database: Connections, data_keys: DataKeys, tenant_id: UUID) -> UUID:
+    source_id = uuid7()
+    sealed = await data_keys.seal(tenant_id, source_context(source_id, "openai"), b"sk-admin")
+    async with database.tenant(tenant_id) as connection:
+        await connection.execute(
+            "insert into key_source (id, tenant_id, name, driver, data_key_id, sealed) "
+            "values ($1, $2, 'a', 'openai', $3, $4)",
+            source_id,
+            tenant_id,
+            sealed.data_key_id,
+            sealed.blob,
+        )
+    return source_id
+
+
+async def test_sources_and_signing_keys_move_too(database: Connections, data_keys: DataKeys, plant: Plant) -> None:
+    planted = await plant("acme")
+    await add_source(database, data_keys, planted.tenant_id)
+    await SigningKeys(database, data_keys, KeySet()).maintain(now=1e9)
+    for tenant_id, total in ((planted.tenant_id, 2), (PLATFORM_TENANT_ID, None)):
+        active = await new_data_key(database, data_keys.wrapper, tenant_id)
+        done = await last(reencrypt(database, data_keys, tenant_id))
+        assert done.failed == {}
+        assert done.done == done.total > 0
+        assert total in {None, done.total}
+        async with database.platform() as connection:
+            for table in ("key_version", "key_source", "signing_key"):
+                used = await connection.fetch(f"select data_key_id from {table} where tenant_id = $1", tenant_id)
+                assert {row["data_key_id"] for row in used} <= {active}
+    checked = await last(verify_envelopes(database, data_keys))
+    assert checked.failed == {}
+    assert checked.done == checked.total >= 3
+    again = SigningKeys(database, data_keys, KeySet())
+    await again.refresh()
+    assert again.algs
+
+
+async def test_a_run_that_ended_early_goes_on_at_its_cursor(
+    database: Connections, data_keys: DataKeys, plant: Plant
+) -> None:
+    planted = await plant("acme")
+    await add_source(database, data_keys, planted.tenant_id)
+    first = await anext(verify_envelopes(database, data_keys))
+    assert (first.done, first.total) == (1, 2)
+    rest = await last(verify_envelopes(database, data_keys, cursor=first.cursor))
+    assert (rest.done, rest.total, rest.cursor) == (1, 1, "")
+    with pytest.raises(ValueError, match="not in"):
+        await last(verify_envelopes(database, data_keys, cursor="elsewhere:1"))
 
 
 async def test_verify_names_what_does_not_open(database: Connections, data_keys: DataKeys, plant: Plant) -> None:
