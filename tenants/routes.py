@@ -5,7 +5,7 @@ from __future__ import annotations
 from litestar import Router
 from litestar.di import Provide
 
-from tenants.api import audit_trail, imports, keys, pools, quotas, rotation, sources, tenants
+from tenants.api import audit_trail, custody, imports, keys, pools, quotas, rotation, sources, tenants
 from tenants.api.call import provide_call
 from tenants.api.services import TenantServices
 
@@ -23,6 +23,7 @@ def make_router(services: TenantServices, *, path: str = "/api/v1") -> Router:
             sources.router(),
             quotas.router(),
             audit_trail.router(),
+            *([custody.router()] if services.custody is not None else []),
         ],
         dependencies={
             "call": Provide(provide_call),

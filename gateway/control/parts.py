@@ -37,7 +37,7 @@ from gateway.upstream.guard import EgressPolicy, UnsafeUrl, check_base_url
 from gateway.upstream.pool import ConnectionPool, PoolLimits
 from gateway.upstream.providers import PROVIDERS
 from tenants import audit
-from tenants.api.services import TenantServices
+from tenants.api.services import CustodyParts, TenantServices
 from tenants.catalogue import Catalogue, ProviderRule
 from tenants.models import KeySource
 from tenants.rotation import RotationEngine
@@ -150,6 +150,7 @@ class ControlParts:
             peppers=peppers,
             now=_now,
             forget=data_keys.forget,
+            custody=CustodyParts(postgres, data_keys),
         )
         authenticator = RequestAuthenticator(verifier, settings.issuer, time.time, certificate=thumbprint_of)
         self.app: Litestar = make_control(

@@ -11,8 +11,9 @@ from litestar.di import NamedDependency
 
 from auth.client_secrets import Peppers
 from auth.sealing import Sealer
-from auth.storage import Sessions
+from auth.storage import Connections, Sessions
 from tenants.catalogue import Catalogue
+from tenants.datakeys import DataKeys
 
 
 def nothing_to_forget(_: UUID) -> None:
@@ -20,8 +21,19 @@ def nothing_to_forget(_: UUID) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class CustodyParts:
+    """What the jobs over key-encryption keys and data keys work with."""
+
+    connections: Connections
+    data_keys: DataKeys
+
+
+@dataclass(frozen=True, slots=True)
 class TenantServices:
-    """The parts; `now` gives the time with its zone, `forget` drops a deleted tenant's plain data keys from memory."""
+    """The parts; `now` gives the time with its zone, `forget` drops a deleted tenant's plain data keys from memory.
+
+    Without `custody` the API of key-encryption keys is not there.
+    """
 
     sessions: Sessions
     sealer: Sealer
@@ -29,6 +41,14 @@ class TenantServices:
     peppers: Peppers
     now: Callable[[], datetime]
     forget: Callable[[UUID], None] = nothing_to_forget
+    custody: CustodyParts | None = None
+
+    @property
+    def custody_parts(self) -> CustodyParts:
+        """The custody parts, where they are known to be there; `LookupError` otherwise."""
+        if self.custody is None:
+            raise LookupError("the API of key-encryption keys was mounted without its parts")
+        return self.custody
 
 
 Services = NamedDependency[TenantServices]

@@ -24,7 +24,7 @@ from auth.secret import Secret
 from auth.storage import Connections
 from gateway.control.orm import OrmSessions
 from gateway.problems import handle
-from tenants.api.services import TenantServices
+from tenants.api.services import CustodyParts, TenantServices
 from tenants.datakeys import DataKeys
 from tenants.routes import make_router
 from tenants.snapshot import SnapshotLoader
@@ -67,7 +67,7 @@ class Api:
 
 
 @pytest.fixture
-async def client(sessions: OrmSessions, data_keys: DataKeys) -> AsyncIterator[httpx.AsyncClient]:
+async def client(sessions: OrmSessions, database: Connections, data_keys: DataKeys) -> AsyncIterator[httpx.AsyncClient]:
     services = TenantServices(
         sessions=sessions,
         sealer=data_keys,
@@ -75,6 +75,7 @@ async def client(sessions: OrmSessions, data_keys: DataKeys) -> AsyncIterator[ht
         peppers=Peppers({1: b"p" * 32}),
         now=lambda: datetime.now(UTC),
         forget=data_keys.forget,
+        custody=CustodyParts(database, data_keys),
     )
     app = Litestar([make_router(services)], middleware=[caller], exception_handlers={Exception: handle})
     transport = httpx.ASGITransport(cast(Any, app))
@@ -454,3 +455,18 @@ async def test_a_repeated_post_does_its_work_once_also_at_once(api: Api) -> None
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert json.dumps(answers[0].json()) == json.dumps(answers[1].json())
     await api("POST", "/pools", {"name": "x"}, expect=422, idempotency_key="k" * 300)
+
+
+async def test_operators_look_after_key_encryption_keys(operator: Api, api: Api, acme: Planted) -> None:
+    listed = (await operator("GET", "/custody", expect=200)).json()
+    assert listed["items"] == [{"uri": listed["current"], "data_keys": 1, "status": "enabled"}]
+    done = {"done": 0, "left": 0, "failed": {}, "next_cursor": None}
+    assert (await operator("POST", "/custody/rewrap", {}, expect=200)).json() == done
+    assert (await operator("POST", "/custody/verify", {}, expect=200)).json() == done | {"done": 1}
+    moved = await operator("POST", "/custody/reencrypt", {"tenant_id": str(acme.tenant_id)}, expect=200)
+    assert moved.json() == done | {"done": 1}
+    assert (await operator("GET", "/custody", expect=200)).json()["items"][0]["data_keys"] == 2
+    await operator("POST", "/custody/verify", {"cursor": "nonsense:1"}, expect=422)
+    await operator("POST", "/custody/reencrypt", {"tenant_id": str(uuid7())}, expect=404)
+    for method, path in (("GET", "/custody"), ("POST", "/custody/verify")):
+        assert (await api(method, path, None if method == "GET" else {})).status_code == 403
