@@ -75,7 +75,14 @@ class DataPathParts:
         self._loader = SnapshotLoader(postgres, sealer)
         self._directory = Directory(
             self._loader,
-            Workshop(egress, clock, rng, unix_offset_s=unix_clock() - clock(), prices=prices),
+            Workshop(
+                egress,
+                clock,
+                rng,
+                unix_offset_s=unix_clock() - clock(),
+                prices=prices,
+                home_region=settings.region,
+            ),
             poll_s=settings.snapshot_poll_s,
         )
         self._pool = ConnectionPool(

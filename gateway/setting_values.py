@@ -41,6 +41,13 @@ def flag(value: str) -> bool:
     return words[value.lower()]
 
 
+def region(value: str) -> str:
+    """Accept the name of a region, as keys carry it."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value):
+        raise ValueError("must be the name of a region, such as eu-west-1")
+    return value
+
+
 def whole(low: int, high: int) -> Callable[[str], int]:
     """Accept a whole number between `low` and `high`, both included."""
 

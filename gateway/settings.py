@@ -32,6 +32,7 @@ class Settings:
     port: int
     issuer: str | None
     audience: str | None
+    region: str | None
     trusted_proxies: str
     client_certificates: str
     signing_algorithms: tuple[str, ...]

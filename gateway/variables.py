@@ -14,6 +14,7 @@ from gateway.setting_values import (
     one_of,
     postgres_url,
     proxy_url,
+    region,
     seconds,
     secret,
     signing_algorithms,
@@ -52,6 +53,15 @@ VARIABLES: Final = (
         http_url,
     ),
     Variable("LLM_PROXY_AUDIENCE", "audience", LISTEN, None, "What tokens are for; the issuer when not set.", text),
+    Variable(
+        "LLM_PROXY_REGION",
+        "region",
+        LISTEN,
+        None,
+        "Where this process runs, such as `eu-west-1`: the strategy `geographic` prefers keys near it, unless a pool's "
+        "`home_region` or the caller says another.",
+        region,
+    ),
     Variable(
         "LLM_PROXY_TRUSTED_PROXIES",
         "trusted_proxies",

@@ -63,14 +63,14 @@ def read_settings(pool: PoolSnapshot, tenant: str) -> PoolSettings:
         return PoolSettings()
 
 
-def strategy_of(pool: PoolSnapshot, settings: PoolSettings, tenant: str) -> Strategy:
-    """Make the pool's strategy; `tenant` names it in the log."""
+def strategy_of(pool: PoolSnapshot, settings: PoolSettings, tenant: str, home_region: str | None = None) -> Strategy:
+    """Make the pool's strategy; `tenant` names it in the log, `home_region` holds where the pool does not say."""
     asked = settings.strategy_options
     options = StrategyOptions(
         weight_by=asked.weight_by,
         threshold=asked.threshold,
         overflow_daily=asked.overflow_daily,
-        home_region=asked.home_region,
+        home_region=asked.home_region or home_region,
         cache_affinity=asked.cache_affinity,
         limits_are_caps=asked.limits_are_caps,
     )

@@ -138,13 +138,17 @@ class TenantRuntime:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What building needs from outside; `clock` is the balancers' monotonic clock (Unix time = clock + offset)."""
+    """What building needs from outside; `clock` is the balancers' monotonic clock (Unix time = clock + offset).
+
+    `home_region`: where this process runs, for strategies that go by nearness.
+    """
 
     egress: EgressPolicy
     clock: Callable[[], float]
     rng: Random
     unix_offset_s: float = 0.0
     prices: PriceTable | None = None
+    home_region: str | None = None
     resolved: dict[tuple[str, str, str | None, str | None], Target | None] = field(default_factory=dict)
     """Many keys share an address: each is worked out once. Emptied when it grows."""
 
@@ -214,7 +218,7 @@ def _build_pool(
     regions = frozenset(endpoint.region for endpoint in endpoints if endpoint.region)
     if before is None:
         queue = PoolQueue(workshop.clock, max_waiting=settings.max_waiting)
-        strategy = strategy_of(pool, settings, tenant.slug)
+        strategy = strategy_of(pool, settings, tenant.slug, workshop.home_region)
         return PoolRuntime(
             pool_id=pool.pool_id,
             name=pool.name,
@@ -243,7 +247,8 @@ def _build_pool(
         )
     if (before.strategy_name, before.settings.strategy_options) != (pool.strategy, settings.strategy_options):
         # An unchanged one keeps its object and with it its turns.
-        before.strategy_name, before.strategy = pool.strategy, strategy_of(pool, settings, tenant.slug)
+        before.strategy_name = pool.strategy
+        before.strategy = strategy_of(pool, settings, tenant.slug, workshop.home_region)
     if before.settings.retry != settings.retry:
         before.budget = RetryBudget(settings.retry.budget_ratio)
     before.name, before.is_default = pool.name, pool.is_default

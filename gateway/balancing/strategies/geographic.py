@@ -27,7 +27,7 @@ class Geographic:
     name = "geographic"
 
     def __init__(self, home_region: str | None = None) -> None:
-        self._home = home_region
+        self.home_region = home_region
 
     def choose(self, ready: Ready, rng: Random) -> Candidate | None:
         regions = self._regions(ready)
@@ -63,11 +63,11 @@ class Geographic:
 
     def _nearness(self, ready: Ready, regions: dict[str | None, list[int]]) -> dict[str | None, float]:
         """Give seconds to the first byte by region."""
-        here = ready.ask.region or self._home
+        here = ready.ask.region or self.home_region
         table = {region: round_trip_s(here, region) for region in regions}
         measured: dict[str | None, float] = {}
         # What was measured is the way from this gateway: it says nothing about a caller elsewhere.
-        if self._home is None or here == self._home:
+        if self.home_region is None or here == self.home_region:
             for region, indexes in regions.items():
                 known = [
                     latency

@@ -131,6 +131,10 @@ environment. Only passwords that are put into a URL here must be variables.
   value: "8080"
 - name: LLM_PROXY_ISSUER
   value: {{ .issuer | quote }}
+{{- if .region }}
+- name: LLM_PROXY_REGION
+  value: {{ .region | quote }}
+{{- end }}
 - name: LLM_PROXY_DRAIN_LEAD
   value: {{ $.values.drainLeadSeconds | quote }}
 - name: LLM_PROXY_DRAIN
