@@ -12,6 +12,10 @@ COOLDOWN_CAP_S = 300.0
 BLIND_COOLDOWN_S = 0.5
 BLIND_CAP_S = 60.0
 """The first cool-down after a 429 that says nothing, and where doubling it with each further one ends."""
+ALONE_S = 1.0
+"""Refusals come sooner than answers: what was not refused after this time was taken."""
+BELIEVED = 3
+"""Told delays are taken at their word so many times in a row."""
 PRESSED_STRETCH = 0.5
 PRESSED_CAP = 6.0
 PRESSED_RELIEF = 0.25
@@ -21,31 +25,62 @@ PRESSED_RELIEF = 0.25
 class Cooldown:
     """One ledger's refusals. `until`: not asked before; `strikes`: 429s since a success; `limited`: 429s in all."""
 
-    __slots__ = ("_pressure", "limited", "strikes", "until")
+    __slots__ = ("_alone_since", "_blind", "_pressure", "_refused_at", "limited", "strikes", "until")
 
     def __init__(self) -> None:
         self.until = -inf
         self.strikes = 0
         self.limited = 0
         self._pressure = 0.0
+        self._refused_at = -inf
+        self._blind = False
+        self._alone_since = -inf
 
     def succeeded(self) -> None:
         """Take in a success."""
         self.strikes = 0
+        if self._blind:
+            self._blind = False
+            if self._alone_since > -inf:
+                self.until = -inf
         if self._pressure > 0.0:
             self._pressure -= PRESSED_RELIEF
 
-    def refused(self, hint: Hint | None, now: float) -> None:
-        """Take in a 429 with what it told: a delay, or when a spent window is full again."""
+    def refused(self, hint: Hint | None, started_at: float, now: float) -> bool:
+        """Take in a 429 with what it told: a delay, or when a spent window is full again.
+
+        Those that were under way when another came (`started_at` before it) are no further strike: False.
+        """
         self.limited += 1
-        self.strikes += 1
+        fresh = started_at >= self._refused_at
+        if fresh:
+            self.strikes += 1
+            self._refused_at = now
+            self._alone_since = -inf
         delay_s = hint.retry_after_s if hint is not None else None
         if delay_s is None and hint is not None:
             spent = (hint.requests, hint.tokens, hint.input_tokens, hint.output_tokens)
             delay_s = max((w.reset_s for w in spent if w and w.remaining == 0 and w.reset_s is not None), default=None)
         if delay_s is None:
+            self._blind = True
             delay_s = min(BLIND_CAP_S, BLIND_COOLDOWN_S * 2.0 ** min(self.strikes - 1, 10))
+        elif self.strikes > BELIEVED:
+            # What was told has been untrue several times running.
+            delay_s = max(delay_s, min(BLIND_CAP_S, BLIND_COOLDOWN_S * 2.0 ** min(self.strikes - BELIEVED, 10)))
         self.until = max(self.until, now + min(max(delay_s, COOLDOWN_MIN_S), COOLDOWN_CAP_S))
+        return fresh
+
+    def sent(self, now: float) -> None:
+        """Take in that a request goes out: after a 429 that told nothing one goes alone, and others if it is taken."""
+        if not self._blind:
+            return
+        if self._alone_since > -inf:
+            # It was not refused in all this time.
+            self._blind = False
+            self.strikes = 0
+        else:
+            self._alone_since = now
+            self.until = now + ALONE_S
 
     def pressed(self, free_at: float, now: float) -> None:
         """Wait longer after each 429 of many, in units of the time until the request would fit again (`free_at`).

@@ -6,7 +6,7 @@ is the smaller of the two, so that a deliberate cap stays a cap and a wrong conf
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from math import inf, nan
 
 from gateway.balancing.charging import DAILY, REQUESTS, Dimension, Reservation, correction, sizes, unit_of
@@ -21,6 +21,8 @@ from gateway.balancing.semantics import Semantics
 
 MINUTE_S = 60.0
 DAY_S = 86400.0
+NEAR = 0.5
+"""A refusal that explains nothing is put down to a limit of which less than this share is left."""
 
 
 class Ledger:
@@ -185,7 +187,7 @@ class Ledger:
         short = self._short(input_tokens, output_tokens, now)
         return (
             bool(short)
-            and not any(each in self.told or learner.is_heard(each) for each, _ in short)
+            and not any(each in self.told or each in learner.heard_of for each, _ in short)
             and learner.may_probe(dict(short), now)
         )
 
@@ -205,6 +207,8 @@ class Ledger:
     def reserve(self, input_tokens: float, output_tokens: float, now: float, *, probe: bool = False) -> Reservation:
         """Take one request of this size from every meter; `probe` when `may_probe` let it pass."""
         self.used_at = now
+        if self.cooldown.strikes:
+            self.cooldown.sent(now)
         learner, margin = self.learner, 0.0
         reservation = Reservation(now, input_tokens, output_tokens, [])
         if learner is not None and learner.active:
@@ -230,38 +234,42 @@ class Ledger:
 
     def settle(self, reservation: Reservation, outcome: Outcome, now: float) -> None:
         """Give the lease's outcome to the meters and the cool-down; the hint, if any, was given to `learn` before."""
-        kind = outcome.kind
+        kind, fresh = outcome.kind, False
         if kind is OutcomeKind.RATE_LIMITED:
-            self.cooldown.refused(outcome.hint, now)
+            fresh = self.cooldown.refused(outcome.hint, reservation.started_at, now)
         elif kind is OutcomeKind.OK:
             self.cooldown.succeeded()
-        disproved: Container[Dimension] = ()
-        if self.learner is not None and self.learner.active:
-            disproved = self._identify(self.learner, reservation, outcome, now)
+        learner = self.learner if self.learner is not None and self.learner.active else None
+        suspects: Mapping[Dimension, float] = {}
+        if kind is OutcomeKind.RATE_LIMITED and (learner is not None or outcome.hint is None):
+            suspects = self._suspects(reservation, outcome.hint, now)
+        if learner is not None:
+            self._identify(learner, reservation, outcome, suspects, now)
         self._share_at = nan
         for dimension, meter, reserved, _ in reservation.entries:
             delta = correction(self._semantics, dimension, reserved, reservation, outcome)
             if delta:
                 meter.adjust(delta, reservation.started_at, now)
-            if dimension in disproved and (excess := meter.available(now) - 0.99 * reserved) > 0.0:
-                meter.take(excess, now)
-        if kind is OutcomeKind.RATE_LIMITED and self._semantics.minute == "continuous":
+            # Less is left than it needed, whatever the account says; far from a limit the cause is another one.
+            if dimension in suspects and 0.99 * reserved < (rest := meter.available(now)) < NEAR * meter.limit:
+                meter.take(rest - 0.99 * reserved, now)
+        if fresh and self._semantics.minute == "continuous":
             free_at = max((meter.earliest(amount, now) for _, meter, amount, _ in reservation.entries), default=now)
             self.cooldown.pressed(free_at, now)
 
     def _identify(
-        self, learner: Identification, reservation: Reservation, outcome: Outcome, now: float
-    ) -> Container[Dimension]:
-        """Let the beliefs learn from an outcome, before the meters are corrected by it.
-
-        Gives the dimensions in which less was left than the request needed, though the account says otherwise.
-        """
+        self,
+        learner: Identification,
+        reservation: Reservation,
+        outcome: Outcome,
+        suspects: Mapping[Dimension, float],
+        now: float,
+    ) -> None:
+        """Let the beliefs learn from an outcome, before the meters are corrected by it."""
         changed = False
-        suspects: Mapping[Dimension, float] = {}
         if outcome.kind is OutcomeKind.OK:
             changed = learner.admitted(reservation, self._limits, now)
         elif outcome.kind is OutcomeKind.RATE_LIMITED:
-            suspects = self._suspects(reservation, outcome.hint, now)
             changed = learner.refused(reservation, suspects, self._limits, now)
             delay_s = None if outcome.hint is None else outcome.hint.retry_after_s
             if self._semantics.fixed_unknown and delay_s is not None and 0.0 < delay_s <= MINUTE_S:
@@ -275,7 +283,6 @@ class Ledger:
         if changed:
             for dimension in Dimension:
                 self._fit(dimension, now)
-        return suspects
 
     def _suspects(self, reservation: Reservation, hint: Hint | None, now: float) -> Mapping[Dimension, float]:
         """Give the tightest limit that nobody named, with its use, if what was named does not explain a refusal."""
@@ -286,12 +293,11 @@ class Ledger:
                 window = named.get(dimension)
                 if window is not None and window.remaining is not None and window.remaining < 1.1 * amount:
                     return {}
+        known = {*self.told, *DAILY} if self.learner is None else {*self.told, *DAILY, *self.learner.heard_of}
         untold = [
             (meter.available(now) / meter.limit, dimension, meter)
             for dimension, meter, _, _ in reservation.entries
-            if dimension not in self.told
-            and dimension not in DAILY
-            and (self.learner is None or not self.learner.is_heard(dimension))
+            if dimension not in known
         ]
         if not untold:
             return {}
@@ -378,13 +384,9 @@ class Ledger:
         return {dimension.name.lower(): (meter.limit, meter.available(now)) for dimension, _, meter in self._meters}
 
     def expiring(self, now: float) -> float:
-        """Give how much of the fixed window that is furthest has gone by, 0..1; 0 when none is fixed."""
-        spent = [
-            meter.spent(now)
-            for _, _, meter in self._meters
-            if isinstance(meter, FixedWindow) and meter.window_s <= MINUTE_S
-        ]
-        return max(spent, default=0.0)
+        """Give how much of the fixed minute or sub-window that is furthest has gone by, 0..1; 0: none is fixed."""
+        fixed = [meter for _, _, meter in self._meters if isinstance(meter, FixedWindow) and meter.window_s <= MINUTE_S]
+        return max((meter.spent(now) for meter in fixed), default=0.0)
 
     def misconfigured(self) -> dict[str, tuple[int, int]]:
         """Give (configured, told) where the configured limit is above what the provider grants."""

@@ -199,9 +199,10 @@ class Identification:
                 changed = True
         return changed
 
-    def is_heard(self, dimension: Dimension) -> bool:
-        """Tell whether the provider tells what remains of it, so that nothing need be guessed."""
-        return dimension in self._heard_at or dimension in self._remainders
+    @property
+    def heard_of(self) -> set[Dimension]:
+        """The dimensions whose remainders the provider tells, so that nothing need be guessed."""
+        return {*self._heard_at, *self._remainders}
 
     def stretch(self, now: float) -> float:
         """Give how many times over a request must fit now; 1 when a trial is due or beliefs are set aside."""
