@@ -69,8 +69,8 @@ def seal(data_key: bytes, context: Context, plaintext: bytes, *, random_bytes: R
     bound = context.encode()
     salt = random_bytes(SALT_BYTES)
     nonce = random_bytes(NONCE_BYTES)
-    key, commitment = _derive(data_key, salt, bound)
-    return VERSION + salt + commitment + nonce + AESGCM(key).encrypt(nonce, plaintext, bound)
+    key, commitment = derive(data_key, salt, bound)
+    return VERSION + salt + commitment + nonce + encrypt(key, nonce, plaintext, bound)
 
 
 def open_sealed(data_key: bytes, context: Context, blob: bytes) -> bytes:
@@ -83,16 +83,27 @@ def open_sealed(data_key: bytes, context: Context, blob: bytes) -> bytes:
     salt = blob[1 : 1 + SALT_BYTES]
     stored = blob[1 + SALT_BYTES : 1 + SALT_BYTES + COMMITMENT_BYTES]
     nonce = blob[HEADER_BYTES - NONCE_BYTES : HEADER_BYTES]
-    key, commitment = _derive(data_key, salt, bound)
+    key, commitment = derive(data_key, salt, bound)
     if not hmac.compare_digest(commitment, stored):
         raise SealBroken("the envelope belongs to another data key or context")
+    return decrypt(key, nonce, blob[HEADER_BYTES:], bound)
+
+
+def encrypt(key: bytes, nonce: bytes, plaintext: bytes, bound: bytes) -> bytes:
+    """Return AES-256-GCM ciphertext and tag (NIST SP 800-38D); `nonce` is 12 bytes and never used twice with a key."""
+    return AESGCM(key).encrypt(nonce, plaintext, bound)
+
+
+def decrypt(key: bytes, nonce: bytes, ciphertext: bytes, bound: bytes) -> bytes:
+    """Undo `encrypt`; `SealBroken` when a bit of anything is another."""
     try:
-        return AESGCM(key).decrypt(nonce, blob[HEADER_BYTES:], bound)
+        return AESGCM(key).decrypt(nonce, ciphertext, bound)
     except InvalidTag:
         raise SealBroken("the envelope was changed") from None
 
 
-def _derive(data_key: bytes, salt: bytes, info: bytes) -> tuple[bytes, bytes]:
+def derive(data_key: bytes, salt: bytes, info: bytes) -> tuple[bytes, bytes]:
+    """Return an envelope's key and commitment: the halves of 64 bytes of HKDF-SHA512 (RFC 5869)."""
     if len(data_key) != KEY_BYTES:
         raise ValueError("a data key is 32 bytes")
     okm = HKDF(SHA512(), KEY_BYTES + COMMITMENT_BYTES, salt, info).derive(data_key)

@@ -51,7 +51,7 @@ async def reencrypt(
                 except (SealBroken, KekDisabled) as error:
                     progress.failed[f"{shelf.name}:{last}"] = str(error)
                     continue
-                sealed = await data_keys.seal(tenant_id, context, plain)
+                sealed = await data_keys.seal_under(tenant_id, active, context, plain)
                 fresh.append((last, bytes(row["blob"]), sealed.data_key_id, sealed.blob))
             async with connections.tenant(tenant_id) as connection:
                 await connection.executemany(shelf.swap, fresh)
