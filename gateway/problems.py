@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 _RETRY_AFTER_S: Final = "2"
+_BODY_PARAMETER: Final = "data"
+"""What Litestar calls the body in a handler's parameters, and so in its errors."""
+_NO_BODY: Final = "The request has no body; send a JSON object"
 
 STATUS: Final[Mapping[type[Fault], int]] = {
     NotAuthenticated: 401,
@@ -104,7 +107,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, NotFoundException):
         return Problem(404, "not_found", "There is nothing at this address.", hint="See /docs for the addresses.")
     if isinstance(error, MethodNotAllowedException):
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = next((value for name, value in (error.headers or {}).items() if name.lower() == "allow"), "")
         hint = f"Use one of: {allowed}." if allowed else "See /docs for the methods of this address."
         return Problem(
             405, "method_not_allowed", "This address does not take this method.", hint, headers=error.headers
@@ -183,6 +186,11 @@ def _validation_errors(extra: object) -> list[tuple[str, str]]:
             message = str(entry.get("message", "is not accepted"))
             key = str(entry.get("key", ""))
             source = str(entry.get("source", "body"))
+            if key == _BODY_PARAMETER:
+                # The body as a whole: its pointer is the empty one, and a KeyError's text is all there is when it is
+                # missing.
+                found.append(("", _NO_BODY if message == repr(_BODY_PARAMETER) else message))
+                continue
             pointer = "/" + key.replace(".", "/") if source == "body" and key else f"{source}: {key}".strip(": ")
             found.append((pointer, message))
     return found

@@ -17,6 +17,7 @@ from auth.secret import Secret
 from gateway.asgi import Gateway
 from gateway.dev.home import DevHome
 from gateway.dev.provider import BackgroundProvider
+from gateway.dev.revival import Revival
 from gateway.dev.seed import MODEL, POOL, TENANT, seed
 from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.schema import ensure_login, migrate
@@ -56,6 +57,9 @@ def run_dev(settings: Settings) -> None:
                     f"llm-proxy dev is already running in {settings.home}.",
                     hint="Stop it first, or run a second one elsewhere: LLM_PROXY_HOME=.llm-proxy-2 PORT=8081.",
                 )
+            revival = Revival(postgres)
+            revival.start()
+            stack.callback(revival.close)
             status.update("migrating the database")
             password, peppers = home.secrets()
             asyncio.run(_prepare_database(address.url(), address.url(DATABASE), password))

@@ -10,10 +10,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from auth.errors import Fault
 from auth.secret import Secret
 from tenants.keyring import create_keyring_file
 
 _LAYOUT = 1
+
+
+class UnusableHome(Fault):
+    """LLM_PROXY_HOME cannot be made, or not written to."""
+
+    code = "unusable_home"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"The directory {path} cannot be used: {reason}.",
+            hint="Run in a directory that you may write to, or name one: LLM_PROXY_HOME=~/.llm-proxy.",
+        )
 
 
 class DevHome:
@@ -28,8 +41,14 @@ class DevHome:
         self.path = path.absolute()
         # As root the server runs under another account, which must get through to its own directory; the files are
         # readable by their owner alone either way.
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+            writable = os.access(self.path, os.W_OK | os.X_OK)
+        except OSError as error:
+            raise UnusableHome(path, error.strerror or type(error).__name__) from None
+        if not writable:
+            raise UnusableHome(path, "Permission denied")
 
     @property
     def postgres(self) -> Path:

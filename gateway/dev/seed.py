@@ -50,7 +50,7 @@ def seed(settings: Settings, home: DevHome, base_url: str, provider_url: str) ->
 def _operator(settings: Settings, home: DevHome, base_url: str) -> Credentials:
     held = _working(read_json(home.operator), base_url)
     if held is None:
-        made = asyncio.run(create_operator(settings, "development operator", now=datetime.now(UTC)))
+        made = asyncio.run(create_operator(settings, "development operator", now=datetime.now(UTC), may_act=True))
         held = Credentials(base_url, made.client_id, made.client_secret)
     write_json(home.operator, _profile(held))
     return held

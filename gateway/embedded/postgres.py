@@ -94,6 +94,7 @@ class EmbeddedPostgres:
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
+        self._running: tuple[Binaries, Address] | None = None
 
     @property
     def owner(self) -> bool:
@@ -133,6 +134,20 @@ class EmbeddedPostgres:
         except BaseException:
             self.stop()
             raise
+
+    def revive(self) -> bool:
+        """Start our server again, where it was, if it died; tell whether that was needed.
+
+        Raises `EmbeddedFailed`, after which it may be called again. Not to be called while `stop` is.
+        """
+        if self._running is None or self._process is None or self._process.poll() is None:
+            return False
+        binaries, address = self._running
+        deadline = time.monotonic() + self._start_timeout_s
+        self._release_guard()
+        wait_for_orphan(self._data / "postmaster.pid", deadline)
+        self._launch_in_time(binaries, address.password, deadline, port=address.port)
+        return True
 
     def stop(self) -> None:
         """Stop the server if it is ours: fast shutdown, so that the next start needs no recovery. Idempotent."""
@@ -200,11 +215,8 @@ class EmbeddedPostgres:
             self._create(binaries)
         self._check_version(binaries)
         password = Secret((self._root / "password").read_text().strip())
-        while True:
-            address = self._launch(binaries, password, deadline)
-            if address is not None:
-                break
-            time.sleep(0.1)
+        address = self._launch_in_time(binaries, password, deadline)
+        self._running = (binaries, address)
         note = {
             "host": "127.0.0.1",
             "port": address.port,
@@ -260,13 +272,19 @@ class EmbeddedPostgres:
                 f"{self._root}.",
             )
 
-    def _launch(self, binaries: Binaries, password: Secret, deadline: float) -> Address | None:
+    def _launch_in_time(
+        self, binaries: Binaries, password: Secret, deadline: float, *, port: int | None = None
+    ) -> Address:
+        while (address := self._launch(binaries, password, deadline, port or _free_port())) is None:
+            time.sleep(0.1)
+        return address
+
+    def _launch(self, binaries: Binaries, password: Secret, deadline: float, port: int) -> Address | None:
         """Start the server and wait until it accepts; None: it lost a race (port, old backend), try again."""
         sockets = self._root / "socket"
         sockets.mkdir(mode=0o700, exist_ok=True)
         self._give(sockets)
         with_socket = len(str(sockets)) < _LONGEST_SOCKET_PATH
-        port = _free_port()
         settings = {**self._settings, "unix_socket_directories": str(sockets) if with_socket else "", "port": str(port)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         handle = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -145,6 +145,23 @@ def test_everything_killed_at_once_starts_again(directory: Path) -> None:
         assert query(server.start().url(), "select 1") == 1
 
 
+def test_a_killed_server_comes_back_where_it_was(directory: Path) -> None:
+    with EmbeddedPostgres(directory) as server:  # with the safe settings: what was committed must be there
+        address = server.start()
+        query(address.url(), "create table kept as select 1")
+        assert not server.revive()
+        before = server.process_id
+        assert before is not None
+        os.kill(before, signal.SIGKILL)
+        limit = time.monotonic() + 20
+        while not server.revive():
+            assert time.monotonic() < limit, "its death was not seen"
+        assert server.process_id != before
+        assert query(address.url(), "select count(*) from kept") == 1
+        assert not server.revive()
+    assert not server.revive()
+
+
 def test_a_stale_pid_file_is_cleared(directory: Path) -> None:
     with make(directory) as server:
         server.start()

@@ -108,3 +108,22 @@ def test_a_validation_error_points_at_the_place() -> None:
 def test_a_challenge_goes_with_a_401() -> None:
     problem = problem_of(NotAuthenticated("No token."))
     assert problem.headers == {"WWW-Authenticate": "Bearer"}
+
+
+@pytest.mark.parametrize(
+    ("content", "detail"),
+    [(b"", "no body"), (b"[]", "Expected `object`"), (b'{"name":"a","weight":1,"x":1}', "unknown field `x`")],
+)
+def test_what_is_wrong_with_the_whole_body_points_at_the_whole_body(content: bytes, detail: str) -> None:
+    status, document, _ = ask("POST", "/body", content=content)
+    assert status == 422
+    [error] = document["errors"]
+    assert error["pointer"] == ""
+    assert detail in error["detail"]
+
+
+def test_the_wrong_method_is_told_the_right_ones() -> None:
+    status, document, response = ask("GET", "/body")
+    assert status == 405
+    assert "POST" in response.headers["allow"]
+    assert "POST" in document["hint"]
