@@ -46,14 +46,15 @@ async def create_token(
 ) -> tuple[ApiToken, Secret]:
     """Mint and list a token; `Invalid` and `NotPermitted` say what is wrong with the wish.
 
-    A token made with an exchanged or narrowed token ends with it and is refused with it, as a token that it came from.
+    A token made with an exchanged, narrowed or acting token ends with it and is refused with it, as a token that it
+    came from.
     """
     _check(maker, spec)
     token_id = new_token_id()
     details = narrow(read_details(maker.details), parse_details(list(spec.authorization_details)), token_id)
     end = int(now) + spec.lifetime_s
     lineage: tuple[str, ...] = ()
-    if maker.actors or maker.details:
+    if maker.actors or maker.details or maker.lineage:  # an acting operator's has neither, and leaves no long-lived one
         end = min(end, int(maker.expires_at))
         lineage = (f"{maker.client_id}:{maker.token_id}", *maker.lineage)
     if (latest := latest_end(details)) is not None:

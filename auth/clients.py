@@ -23,7 +23,7 @@ from auth.paging import Page, PageAsk, cut_page
 from auth.principal import PLATFORM_TENANT_ID
 from auth.revocation_store import revoke_key
 from auth.revocations import MAX_TOKEN_LIFETIME_S, client_key
-from auth.scopes import DEFAULT_CLIENT_SCOPES, SCOPES, TENANT_SCOPES, TOKENS_ISSUE, unknown_scopes
+from auth.scopes import DEFAULT_CLIENT_SCOPES, SCOPES, TENANT_SCOPES, TOKENS_ISSUE, format_scope, unknown_scopes
 from auth.secret import Secret
 
 CLIENT_ID_PREFIX = "lpc_"
@@ -272,7 +272,9 @@ def _check(tenant_id: UUID, spec: ClientSpec) -> None:
     if unknown := unknown_scopes(spec.scopes):
         errors.append(("/scopes", f"unknown: {', '.join(unknown)}; choose from {', '.join(SCOPES)}"))
     elif tenant_id != PLATFORM_TENANT_ID and not set(spec.scopes) <= TENANT_SCOPES:
-        errors.append(("/scopes", "platform is for clients of the platform tenant only"))
+        errors.append(
+            ("/scopes", f"{format_scope(set(spec.scopes) - TENANT_SCOPES)} is for clients of the platform tenant only")
+        )
     if not spec.scopes:
         errors.append(("/scopes", "needs at least one scope"))
     if not 60 <= spec.token_lifetime_s <= 86_400:

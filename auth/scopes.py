@@ -19,6 +19,7 @@ TOKENS_ISSUE = "tokens:issue"
 USAGE_READ = "usage:read"
 AUDIT_READ = "audit:read"
 PLATFORM = "platform"
+TENANTS_ACT = "tenants:act"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ SCOPES = MappingProxyType(
             Scope(USAGE_READ, "Read usage and cost of the tenant."),
             Scope(AUDIT_READ, "Read the tenant's audit log."),
             Scope(PLATFORM, "Operate the installation: create, suspend and delete tenants.", operators_only=True),
+            Scope(
+                TENANTS_ACT,
+                "With `platform`: act in a tenant for five minutes at a time, seen in its audit log.",
+                operators_only=True,
+            ),
         )
     }
 )

@@ -9,6 +9,7 @@ from litestar import Response, Router, delete, get, post
 from litestar.params import FromPath, JSONBody
 
 from auth import api_tokens
+from auth.acting import act_in_tenant
 from auth.deps import AnyRequest, Cursor, Limit, Services
 from auth.errors import NotPermitted
 from auth.guards import principal_of, requires
@@ -85,7 +86,11 @@ async def revoke_token(token_id: FromPath[UUID], request: AnyRequest, services: 
 
 def token_router() -> Router:
     """The router."""
-    return Router(path="/tokens", route_handlers=[create_token, list_tokens, read_token, revoke_token], tags=["tokens"])
+    return Router(
+        path="/tokens",
+        route_handlers=[create_token, list_tokens, read_token, revoke_token, act_in_tenant],
+        tags=["tokens"],
+    )
 
 
 def _owner(request: AnyRequest) -> Principal:

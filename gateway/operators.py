@@ -10,7 +10,7 @@ from auth.client_secrets import Peppers
 from auth.clients import ClientSpec, create_client
 from auth.errors import Invalid
 from auth.principal import PLATFORM_TENANT_ID
-from auth.scopes import PLATFORM, TENANT_SCOPES
+from auth.scopes import PLATFORM, TENANT_SCOPES, TENANTS_ACT
 from auth.secret import Secret
 from gateway.control.orm import OrmSessions
 from gateway.custody import parse_peppers
@@ -25,9 +25,10 @@ class Made:
     client_secret: Secret
 
 
-async def create_operator(settings: Settings, name: str, *, now: datetime) -> Made:
-    """Create a client of the platform tenant with the scope `platform`."""
-    return await _create(settings, PLATFORM_TENANT_ID, ClientSpec(name=name, scopes=(PLATFORM,)), now=now)
+async def create_operator(settings: Settings, name: str, *, now: datetime, may_act: bool = False) -> Made:
+    """Create a client of the platform tenant with the scope `platform`; `may_act` adds the way into tenants."""
+    scopes = (PLATFORM, TENANTS_ACT) if may_act else (PLATFORM,)
+    return await _create(settings, PLATFORM_TENANT_ID, ClientSpec(name=name, scopes=scopes), now=now)
 
 
 async def create_tenant_client(settings: Settings, tenant_id: UUID, name: str, *, now: datetime) -> Made:
