@@ -48,6 +48,7 @@ class _Body(msgspec.Struct):
     error: Any = None
     type: Any = None
     response: Any = None
+    choices: Any = None
 
 
 _body_decoder = msgspec.json.Decoder(_Body)
@@ -102,22 +103,35 @@ def classify_error(error: UpstreamError) -> OutcomeKind:
 
 
 def classify_event(data: bytes) -> OutcomeKind:
-    """Say what the JSON of a stream's first event is: OK for content, otherwise the class of the error it carries."""
+    """Say what the JSON of an answer with a good status is: OK for content, otherwise the class of its error."""
     try:
         body = _body_decoder.decode(data)
     except (msgspec.DecodeError, RecursionError):
         return OutcomeKind.OK
     failed = body.response.get("error") if isinstance(body.response, dict) else None
-    if not body.error and body.type != "error" and not (body.type == "response.failed" and failed):
+    stopped = _stopped_choice(body.choices)
+    if stopped is not None:
+        words = _words(msgspec.convert(stopped, _Error))
+    elif body.error or body.type == "error" or (body.type == "response.failed" and failed):
+        words = _words(_decode(data))
+    else:
         return OutcomeKind.OK
-    words = _words(_decode(data))
     if words & _BILLING_OR_KEY:
         return OutcomeKind.AUTH_REJECTED
-    if words & _PACE or "429" in words:
+    if words & _PACE:
         return OutcomeKind.RATE_LIMITED
-    if words & _CALLER or "400" in words:
+    if words & _CALLER:
         return OutcomeKind.CLIENT_ERROR
-    return OutcomeKind.SERVER_ERROR
+    statuses = [int(word) for word in words if word.isdecimal() and len(word) == 3 and word >= "400"]
+    return classify(statuses[0], data) if statuses else OutcomeKind.SERVER_ERROR
+
+
+def _stopped_choice(choices: object) -> dict[str, Any] | None:
+    """Give the error that ended the only choice of a completion (OpenRouter: `finish_reason` is "error")."""
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        return None
+    error = choices[0].get("error")
+    return error if isinstance(error, dict) and choices[0].get("finish_reason") == "error" else None
 
 
 def _decode(body: bytes) -> _Error | None:

@@ -39,7 +39,7 @@ from gateway.balancing.steps import (
 from gateway.upstream.classify import BODY_DECIDES, PEEK_BYTES, classify, classify_error
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
-from gateway.upstream.preview import PREVIEW_S, judge
+from gateway.upstream.preview import PREVIEW_S, judge, judge_json
 from gateway.upstream.response import UpstreamResponse
 
 MIN_TOTAL_S = 0.001
@@ -284,16 +284,17 @@ class _Driver:
         response = self.response
         assert response is not None
         try:
-            if not _is_event_stream(response):
-                self.buffer = await response.read()
-                return None
+            is_stream = _is_event_stream(response)
             patience_until = self.clock() + PREVIEW_S
-            while data := await response.read():
-                self.buffer = self.buffer + data if self.buffer else data
-                verdict = judge(self.buffer)
-                if verdict is None and self.clock() < patience_until:
+            while True:
+                data = await response.read()
+                if data:
+                    self.buffer = self.buffer + data if self.buffer else data
+                verdict = judge(self.buffer) if is_stream else judge_json(self.buffer, ended=not data)
+                if verdict is None and data and self.clock() < patience_until:
                     continue
-                self.first_byte_s = self.clock() - self.attempted_at
+                if is_stream and data:
+                    self.first_byte_s = self.clock() - self.attempted_at
                 if verdict is None or verdict is OutcomeKind.OK:
                     return None
                 self.kind = verdict
@@ -301,7 +302,6 @@ class _Driver:
         except UpstreamError as exc:
             self.drop()
             return Broke(classify_error(exc))
-        return None
 
     def _answer(self, lease: Lease) -> Answer:
         response, self.response = self.response, None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.balancing.outcome import OutcomeKind
 from gateway.upstream.classify import classify, classify_error, classify_event
 from gateway.upstream.errors import AddressRefused, ConnectFailed, UpstreamBroken, UpstreamTimeout
-from gateway.upstream.preview import PREVIEW_BYTES, judge
+from gateway.upstream.preview import PREVIEW_BYTES, judge, judge_json
 
 OK, CLIENT, LIMITED, AUTH = (
     OutcomeKind.OK,
@@ -130,3 +130,44 @@ def test_beginnings_of_streams(buffer: bytes, verdict: OutcomeKind | None) -> No
     assert judge(buffer) is verdict
     undecided = [judge(buffer[:end]) for end in range(min(len(buffer), 400))]
     assert all(early in {None, verdict} for early in undecided)
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict"),
+    [
+        pytest.param(b"", OK, id="nothing"),
+        pytest.param(b'{"id":"1","choices":[]}', OK, id="content"),
+        pytest.param(b'{"id":"1","error":null,"output":[]}', OK, id="null-error"),
+        pytest.param(b'{"choices":[{"message":{"content":"{\\"error\\": {}}"}}]}', OK, id="content-about-errors"),
+        pytest.param(b'[{"error": {"code": 500}}]', OK, id="no-object"),
+        pytest.param(b'{"x":{"error": {"code": 500}}}', OK, id="not-at-the-top"),
+        pytest.param(error(code=502, message="Provider returned error"), SERVER, id="openrouter-502"),
+        pytest.param(b"\n\n   " + error(code=429), LIMITED, id="after-white-space"),
+        pytest.param(error(code=402), AUTH, id="openrouter-credits"),
+        pytest.param(error(code=408), OutcomeKind.TIMEOUT, id="openrouter-timeout"),
+        pytest.param(error(code=400, message="bad"), CLIENT, id="invalid"),
+        pytest.param(error(code=403, metadata={"flagged_input": "x"}), CLIENT, id="moderation"),
+        pytest.param(error(code="999"), SERVER, id="no-status"),
+        pytest.param(b'{"error" : "overloaded"}', SERVER, id="a-sentence"),
+        pytest.param(b'{"error": {"code": 502}', OK, id="cut"),
+        pytest.param(b'{"status":"failed","error":{"code":"rate_limit_exceeded"}}', LIMITED, id="responses-failed"),
+        pytest.param(
+            b'{"choices":[{"finish_reason":"error","error":{"code":502},"message":{"content":""}}]}',
+            SERVER,
+            id="choice",
+        ),
+        pytest.param(b'{"choices":[{"finish_reason":"stop","error":{"code":502}}]}', OK, id="choice-that-ended-well"),
+        pytest.param(b"{" + b" " * PREVIEW_BYTES + error(code=502)[1:], OK, id="too-far-in"),
+    ],
+)
+def test_errors_under_a_good_status(body: bytes, verdict: OutcomeKind) -> None:
+    assert judge_json(body, ended=True) is verdict
+    undecided = {judge_json(body[:end], ended=False) for end in range(min(len(body), 400))}
+    assert undecided <= {None, OK}
+    if verdict is not OK:
+        assert judge_json(body[:3], ended=False) is None
+
+
+def test_white_space_is_waited_out_within_bounds() -> None:
+    assert judge_json(b"\n" * 10, ended=False) is None
+    assert judge_json(b"\n" * PREVIEW_BYTES, ended=False) is OK

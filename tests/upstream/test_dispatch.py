@@ -21,6 +21,7 @@ from tests.upstream.servers import Chunks, Script, Wire, ok, replying, serving
 from tests.upstream.world import world
 
 SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 PACE = b'{"error":{"code":"rate_limit_exceeded"}}'
 LIMITED = (
     b"HTTP/1.1 429 Slow down\r\nretry-after: 7\r\nx-ratelimit-remaining-requests: 0\r\n"
@@ -58,6 +59,16 @@ async def _hang(wire: Wire) -> None:
     await wire.gone()
 
 
+def _in_pieces(*pieces: bytes) -> Script:
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        for piece in pieces:
+            await wire.say(piece)
+            await asyncio.sleep(0)
+
+    return script
+
+
 QUOTA = b'{"error":{"type":"insufficient_quota","code":"insufficient_quota"}}'
 
 
@@ -89,6 +100,14 @@ QUOTA = b'{"error":{"type":"insufficient_quota","code":"insufficient_quota"}}'
             id="429-event",
         ),
         pytest.param(replying(SSE + chunk(b'data: {"half')), OutcomeKind.SERVER_ERROR, id="cut-in-first-event"),
+        pytest.param(replying(ok(b'{"error":{"code":502,"message":"no"}}')), OutcomeKind.SERVER_ERROR, id="200-error"),
+        pytest.param(
+            _in_pieces(CHUNKED, chunk(b"\n \n"), chunk(b'{"er'), chunk(b'ror":{"code":429}}'), b"0\r\n\r\n"),
+            OutcomeKind.RATE_LIMITED,
+            id="200-error-in-pieces",
+        ),
+        pytest.param(replying(ok(b'{"error":{"code":402}}')), OutcomeKind.AUTH_REJECTED, id="200-no-credits"),
+        pytest.param(replying(CHUNKED + chunk(b'  {"error":')), OutcomeKind.SERVER_ERROR, id="200-cut"),
     ],
 )
 async def test_failures_before_the_first_byte_are_hidden_from_the_caller(script: Script, kind: OutcomeKind) -> None:
@@ -143,6 +162,16 @@ async def test_the_last_failure_is_relayed_with_its_whole_body() -> None:
         assert (answer.status, await text(answer)) == (500, body)
         await answer.finish()
         assert w.leases.kinds == [("a", OutcomeKind.SERVER_ERROR), ("b", OutcomeKind.SERVER_ERROR)]
+
+
+async def test_an_error_under_a_good_status_is_relayed_unchanged_when_no_other_key_helps() -> None:
+    body = b'  {"error":{"code":502,"message":"Provider returned error"},"user_id":"u"}'
+    async with world(a=replying(ok(body))) as w:
+        answer = await w.call(max_attempts=1)
+        assert isinstance(answer, Answer)
+        assert (answer.status, answer.kind, await text(answer)) == (200, OutcomeKind.SERVER_ERROR, body)
+        await answer.finish()
+        assert w.leases.kinds == [("a", OutcomeKind.SERVER_ERROR)]
 
 
 async def test_an_answer_that_rejects_the_key_is_never_relayed() -> None:
