@@ -19,6 +19,7 @@ from auth.principal import Principal
 from auth.server import OAuthServer, ServerConfig
 from auth.signing_keys import SigningKeys
 from auth.storage import Sessions
+from auth.tokens import Verifier
 
 AnyRequest = Request[Any, Any, Any]
 Limit = FromQuery[int | None]
@@ -38,6 +39,7 @@ class AuthServices:
     server: OAuthServer
     sessions: Sessions
     keys: SigningKeys
+    verifier: Verifier
     peppers: Peppers
     trail: Trail
     clock: Callable[[], float]

@@ -127,3 +127,21 @@ class ApiToken(SQLModel, table=True):
     expires_at: datetime = _timestamp()
     revoked_at: datetime | None = _timestamp(nullable=True)
     last_used_at: datetime | None = _timestamp(nullable=True)
+
+
+class WebSession(SQLModel, table=True):
+    """A person's one-time link or session, by the SHA-256 of its secret; `client_id` is the client that made it."""
+
+    __tablename__ = "web_session"
+
+    id: UUID = Field(primary_key=True)
+    digest: bytes = Field(unique=True)
+    kind: str
+    tenant_id: UUID
+    client_id: str
+    lineage: list[str] = Field(default_factory=list, sa_type=JSONB)
+    subject: str
+    scopes: list[str] = Field(default_factory=list, sa_type=JSONB)
+    created_at: datetime = _timestamp()
+    last_used_at: datetime = _timestamp()
+    expires_at: datetime = _timestamp()

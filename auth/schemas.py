@@ -141,3 +141,17 @@ class RotationOut(Struct, frozen=True):
 
     kid: str
     alg: str
+
+
+class LinkIn(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is to be signed in, by the name that the audit log shows; `scopes` left out are the caller's."""
+
+    subject: str = "operator"
+    scopes: tuple[str, ...] | None = None
+
+
+class LinkOut(Struct, frozen=True):
+    """A link that works once."""
+
+    url: str
+    expires_at: datetime

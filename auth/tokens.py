@@ -222,6 +222,10 @@ class Verifier:
                 self._cache.popitem(last=False)
         return principal
 
+    def is_revoked(self, caller: Principal) -> bool:
+        """Tell whether a caller known by other means than a token has lost what it stands on: client, tenant, token."""
+        return self._revoked.refuses(Traces.of(caller))
+
     def _decode(self, token: str) -> Principal:
         claims = self.read(token)
         now = self._clock()

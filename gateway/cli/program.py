@@ -7,7 +7,7 @@ import sys
 import rich_click as click
 
 from auth.errors import Fault
-from gateway.cli import clients, kek, keys, operate, pools, run, simulate, tenants
+from gateway.cli import clients, kek, keys, operate, people, pools, run, simulate, tenants
 from gateway.cli.output import errors, print_fault
 from gateway.control.version import program_version
 
@@ -18,7 +18,9 @@ EXIT_INTERRUPTED = 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(program_version(), prog_name="llm-proxy")
 @click.command_panel("Run", commands=["dev", "serve", "gateway", "control", "simulated-provider", "simulate"])
-@click.command_panel("Manage (against a running gateway)", commands=["tenant", "client", "pool", "key", "token"])
+@click.command_panel(
+    "Manage (against a running gateway)", commands=["tenant", "client", "pool", "key", "token", "sign-in"]
+)
 @click.command_panel("Operate", commands=["migrate", "bootstrap", "kek", "config"])
 def program() -> None:
     """An OAuth2-secured, multi-tenant gateway for LLM APIs: encrypted key pools, balanced, rotated and metered.
@@ -40,6 +42,7 @@ for _command in (
     pools.pool,
     keys.key,
     clients.token,
+    people.sign_in,
     operate.migrate,
     operate.bootstrap,
     kek.kek,

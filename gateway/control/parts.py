@@ -16,6 +16,7 @@ from auth.client_secrets import Peppers
 from auth.deps import AuthServices
 from auth.errors import Invalid
 from auth.middleware import authentication
+from auth.people import purge_sessions
 from auth.replay import purge_seen
 from auth.revocation_store import purge_revocations
 from auth.routes import make_routers as make_auth_routers
@@ -138,6 +139,7 @@ class ControlParts:
             server=server,
             sessions=self._sessions,
             keys=signing,
+            verifier=verifier,
             peppers=peppers,
             trail=trail,
             clock=time.time,
@@ -188,6 +190,7 @@ class ControlParts:
         async with self._sessions.platform() as session:
             await purge_revocations(session, now=_now())
             await purge_seen(session, now=_now())
+            await purge_sessions(session, now=_now())
 
 
 def _now() -> datetime:

@@ -216,6 +216,7 @@ async def make_world(database: Connections, sessions: Sessions) -> AsyncIterator
         server=server,
         sessions=sessions,
         keys=signing,
+        verifier=verifier,
         peppers=PEPPERS,
         trail=trail,
         clock=clock,
@@ -243,7 +244,7 @@ class _Switch(RequestAuthenticator):
 @functools.cache
 def _one_application() -> tuple[Litestar, AuthServices, _Switch]:
     """Build the application that serves every test in turn: building one takes longer than most tests."""
-    empty, switch = AuthServices(*[cast("Any", None)] * 7), _Switch(cast("Any", None))
+    empty, switch = AuthServices(*[cast("Any", None)] * 8), _Switch(cast("Any", None))
     return make_control(make_routers(empty), middleware=[authentication(switch)]), empty, switch
 
 

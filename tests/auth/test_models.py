@@ -15,6 +15,7 @@ MODELS: list[type[SQLModel]] = [
     models.TokenRevocation,
     models.SeenProof,
     models.ApiToken,
+    models.WebSession,
 ]
 
 
