@@ -18,7 +18,8 @@ PREVIEW_S = 5.0
 """A stream that only says comments and pings is handed over after this, so that the caller's keep-alive is not ours."""
 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_ERROR_MEMBER = re.compile(rb'"error"\s*+:\s*+[{"]')
+_ERROR_MEMBER = re.compile(rb'"error"\s*+(?::\s*+(?:[{"]|\Z)|\Z)')
+"""An error that is no null, or cut where that cannot be seen yet."""
 _BEGINNING = len(b'{"error":')
 _PRELUDE = frozenset({b"ping", b"message_start"})
 """Anthropic's events before any content; an overload is still possible after them."""
