@@ -55,7 +55,7 @@ class FailedLogins:
         failures.request_id = request_id
 
     async def flush(self) -> int:
-        """Write what was counted, to the claimed clients' tenants and in one sum to the operators; returns the events."""
+        """Write the counts: to the claimed clients' tenants, in one sum to the operators; returns the events."""
         noted, self._noted = self._noted, {}
         if not noted:
             return 0

@@ -18,6 +18,7 @@ from auth.client_metadata import CLIENT_CREDENTIALS
 from auth.client_secrets import Peppers
 from auth.credentials import Credentials, claimed_client, read_credentials
 from auth.dpop import DpopNonces, ProofRefused, check_proof
+from auth.failed_logins import FailedLogins
 from auth.form import Call, Form, parse_form
 from auth.grant_server import Answer, GrantRequest, GrantServer, Issuance
 from auth.metadata import TOKEN_PATH, metadata, tenant_issuer
@@ -55,7 +56,7 @@ class OAuthServer:
 
     `tenant` is the slug in a tenant's own endpoint path: there only its own clients are known. Errors of the OAuth
     kinds are answers (RFC 6749 section 5.2); `Unavailable` of the database is raised. `jwks` fetches keys that clients
-    and federated issuers publish; without it such clients cannot authenticate.
+    and federated issuers publish; without it such clients cannot authenticate. `failures.run()` is to be run as a task.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class OAuthServer:
         self._authenticator = ClientAuthenticator(peppers, self._remote)
         self._nonces = DpopNonces(peppers.derive(b"dpop nonce"))
         self._throttle = Throttle()
+        self.failures = FailedLogins(sessions, trail, clock)
         self._grants = GrantServer(
             keys,
             verifier,
@@ -182,6 +184,7 @@ class OAuthServer:
         if isinstance(found, InvalidClient):
             log.info("client authentication failed", extra={"address": call.address, "request_id": call.request_id})
             # Right credentials always pass, wherever guesses come from: many clients may share one address.
+            self.failures.note(claimed_client(credentials), call.address, call.request_id)
             self._limit(("failed", call.address), FAILURES_PER_ADDRESS)
             self._limit(("failed", call.address, claimed_client(credentials)), FAILURES_PER_PAIR)
         raise found

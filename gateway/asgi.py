@@ -170,6 +170,7 @@ class Gateway:
             await self._hold(parts.app.lifespan(), "control plane")
             self._control = parts.app
             self._run(parts.jobs.run(), "jobs")
+            self._run(parts.failures.run(), "failed authentications")
 
         def heard(change: Change) -> None:
             trust.changed(change)

@@ -93,7 +93,7 @@ def make_catalogue(*, allow_private: bool) -> Catalogue:
 
 
 class ControlParts:
-    """The running parts: `app` serves, `jobs.run()` is to be run as a task, `close` ends the database pool."""
+    """The running parts: `app` serves, `jobs.run()` and `failures.run()` are tasks, `close` ends the database pool."""
 
     def __init__(
         self,
@@ -155,6 +155,7 @@ class ControlParts:
             custody=CustodyParts(postgres, data_keys),
         )
         authenticator = RequestAuthenticator(verifier, settings.issuer, time.time, certificate=thumbprint_of)
+        self.failures = server.failures
         self.app: Litestar = make_control(
             [*make_auth_routers(auth), make_tenants_router(tenants)],
             middleware=[authentication(authenticator)],
