@@ -157,6 +157,7 @@ def _read_key(raw: dict[str, Any], pointer: str, problems: list[Problem]) -> Key
             weight=entry.weight,
             models=tuple(entry.models),
             max_in_flight=entry.max_in_flight,
+            address=entry.base_url,
         ),
         quota=Quota(entry.name, _limits(entry.rate_limit), provider),
         faces=faces,

@@ -18,6 +18,7 @@ from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.explain import Explanation, explain
 from gateway.balancing.hints import Hint
 from gateway.balancing.ledger import Ledger
+from gateway.balancing.outage import CommonBreaker, address_of
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import Learning
 from gateway.balancing.quota import Quota
@@ -46,6 +47,7 @@ class _OpenLease:
     quota: QuotaState
     reservation: Reservation
     trial: bool
+    common_trial: bool
 
 
 class Balancer:
@@ -75,6 +77,7 @@ class Balancer:
         self._unix_offset_s = unix_offset_s
         self._on_freed = on_freed
         self._states: dict[str, EndpointState] = {}
+        self._commons: dict[str, CommonBreaker] = {}
         self._quotas: dict[str, QuotaState] = {}
         self._slates: dict[SlateKey, Slate] = {}
         self._open: dict[int, _OpenLease] = {}
@@ -98,16 +101,20 @@ class Balancer:
         drawn_on = {endpoint.quota_id: configured[endpoint.quota_id] for endpoint in endpoints}
         self._quotas = self._book.hold(self, drawn_on.values(), self._now)
         kept: dict[str, EndpointState] = {}
+        commons: dict[str, CommonBreaker] = {}
         for endpoint in endpoints:
+            address = address_of(endpoint)
+            common = commons[address] = commons.get(address) or self._commons.get(address) or CommonBreaker()
             known = self._states.get(endpoint.id)
             quota_state = self._book.counted(endpoint.quota_id)
             if known is None:
-                known = EndpointState(endpoint, quota_state)
+                known = EndpointState(endpoint, quota_state, common)
             else:
                 known.endpoint = endpoint
                 known.quota = quota_state
+                known.common = common
             kept[endpoint.id] = known
-        self._states, self._strategy = kept, strategy
+        self._states, self._commons, self._strategy = kept, commons, strategy
         had, self._learning = self._learning, strategy.learning if isinstance(strategy, Learns) else None
         if had is not None and self._learning is None:
             for quota in self._quotas.values():
@@ -174,7 +181,7 @@ class Balancer:
 
     def _lease(self, candidate: Candidate, ask: Ask, now: float, *, probe: bool = False) -> Lease:
         state = candidate.state
-        trial = state.breaker.started(now)
+        trial, common_trial = state.breaker.started(now), state.common.started(now)
         ledger = candidate.ledger
         reservation = ledger.reserve(ask.est_input_tokens, ledger.output_of(ask), now, probe=probe)
         state.in_flight += 1
@@ -182,7 +189,7 @@ class Balancer:
         state.quota.in_flight += 1
         lease = Lease(self._next_lease, state.endpoint, ask.est_input_tokens, ask.est_output_tokens, now)
         self._next_lease += 1
-        self._open[lease.id] = _OpenLease(candidate, state.quota, reservation, trial)
+        self._open[lease.id] = _OpenLease(candidate, state.quota, reservation, trial, common_trial)
         return lease
 
     def _none_ready(self, slate: Slate, looked: Iterable[Ready], ask: Ask, now: float) -> Decision:
@@ -194,7 +201,7 @@ class Balancer:
             ready.explore()
             for index, (exclusion, at) in ready.blocked.items():
                 seen.add(exclusion)
-                if exclusion is Exclusion.BREAKER:
+                if exclusion in (Exclusion.BREAKER, Exclusion.OUTAGE):
                     broken.append(ready.candidates[index])
                 elif exclusion is Exclusion.LIMITED and self._learning is not None:
                     limited.append(ready.candidates[index])
@@ -203,7 +210,7 @@ class Balancer:
                 free_at = at if at < inf else now + RECHECK_S
                 if free_at < until:
                     until, why = free_at, exclusion
-        if broken and seen <= {Exclusion.BREAKER, Exclusion.EJECTED}:
+        if broken and seen <= {Exclusion.BREAKER, Exclusion.OUTAGE, Exclusion.EJECTED}:
             # All breakers open at once means that the cause is shared (the provider, our network): such an outage is
             # the provider's to report, so the least bad key is asked rather than the pool shut.
             least_bad = min(broken, key=lambda candidate: (candidate.state.breaker.streak, candidate.load))
@@ -261,6 +268,7 @@ class Balancer:
             self._take_hint(opened, outcome.hint, now)
         opened.candidate.ledger.settle(opened.reservation, outcome, now)
         state.breaker.ended(outcome.kind, now, trial=opened.trial, rng=self._rng)
+        state.common.ended(state.endpoint.id, outcome.kind, now, trial=opened.common_trial, rng=self._rng)
         if outcome.kind is OutcomeKind.OK and outcome.first_byte_s is not None:
             state.latency.add(outcome.first_byte_s, now)
         elif outcome.kind is OutcomeKind.TIMEOUT:
@@ -286,6 +294,7 @@ class Balancer:
         state = self._states.get(endpoint_id)
         if state is not None:
             state.breaker.revive()
+            state.common.revive()
             self._freed()
 
     def out_of_service(self) -> list[str]:
@@ -330,4 +339,5 @@ class Balancer:
             len(self._open),
             tuple(view_endpoint(state, now) for state in self._states.values()),
             tuple(view_quota(quota_id, quota, self._book.shared, now) for quota_id, quota in self._quotas.items()),
+            {name: str(common.state(now)) for name, common in self._commons.items() if common.tripped},
         )

@@ -13,7 +13,8 @@ class Endpoint:
     `weight` is relative (0 = standby: only when nothing else is ready). `models` are globs over the model name that the
     upstream is asked for; empty means every model. `dialects` name the API faces the provider speaks ("openai",
     "anthropic", "gemini"). `tier` 0 is premium, larger is lower. `max_in_flight` is a concurrency cap, None = no cap.
-    Prices are in one currency per million tokens, None = not known.
+    Prices are in one currency per million tokens, None = not known. `address` names what fails together with other keys
+    (an origin such as "https://host"); None = the provider and region.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Endpoint:
     max_in_flight: int | None = None
     input_price: float | None = None
     output_price: float | None = None
+    address: str | None = None
 
     def serves(self, model: str, dialect: str) -> bool:
         """Tell whether this key may be asked for `model` in `dialect`."""

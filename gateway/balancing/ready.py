@@ -18,6 +18,7 @@ from gateway.balancing.decision import Ask
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.ewma import PeakEwma
 from gateway.balancing.ledger import Ledger
+from gateway.balancing.outage import CommonBreaker
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.quota import Quota
 
@@ -39,11 +40,12 @@ class QuotaState:
 class EndpointState:
     """What the balancer knows about one key, for all models."""
 
-    __slots__ = ("breaker", "endpoint", "in_flight", "latency", "outcomes", "picks", "quota")
+    __slots__ = ("breaker", "common", "endpoint", "in_flight", "latency", "outcomes", "picks", "quota")
 
-    def __init__(self, endpoint: Endpoint, quota: QuotaState) -> None:
+    def __init__(self, endpoint: Endpoint, quota: QuotaState, common: CommonBreaker) -> None:
         self.endpoint = endpoint
         self.quota = quota
+        self.common = common
         self.breaker = Breaker()
         self.latency = PeakEwma()
         self.in_flight = 0
@@ -93,6 +95,8 @@ class Exclusion(StrEnum):
     TRIED = "tried"
     EJECTED = "ejected"
     BREAKER = "breaker"
+    OUTAGE = "outage"
+    """Several keys of its address have failed, and none succeeded since."""
     BUSY = "busy"
     LIMITED = "limited"
     COOLING = "cooling"
@@ -111,6 +115,9 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
         at = breaker.ready_at(now)
         if at > now:
             return (Exclusion.EJECTED if breaker.ejected else Exclusion.BREAKER), at
+    common = state.common
+    if common.tripped and (at := common.ready_at(now)) > now:
+        return Exclusion.OUTAGE, at
     cap = state.endpoint.max_in_flight
     if cap is not None and state.in_flight >= cap:
         return Exclusion.BUSY, inf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.predictor import BeliefView
@@ -61,12 +61,13 @@ class EndpointView:
 
 @dataclass(frozen=True, slots=True)
 class BalancerView:
-    """All of it."""
+    """All of it; `outages` are the addresses whose keys failed together: open or half_open."""
 
     strategy: str
     in_flight: int
     endpoints: tuple[EndpointView, ...]
     quotas: tuple[QuotaView, ...]
+    outages: Mapping[str, str] = field(default_factory=dict)
 
 
 def view_endpoint(state: EndpointState, now: float) -> EndpointView:

@@ -1,0 +1,105 @@
+"""Correlated failures: what opens an address, what does not, and that a pool is never shut."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from gateway.balancing.balancer import Balancer
+from gateway.balancing.decision import Picked
+from gateway.balancing.outage import CommonBreaker, address_of
+from gateway.balancing.outcome import OutcomeKind
+from tests.balancing.pools import ASK, end, endpoint, pick, pool, serve
+
+RNG = Random(1)
+DOWN = OutcomeKind.CONNECT_FAILED
+OK = OutcomeKind.OK
+
+
+def fed(*rows: tuple[str, OutcomeKind]) -> CommonBreaker:
+    common = CommonBreaker()
+    for name, kind in rows:
+        common.ended(name, kind, 0.0, trial=False, rng=RNG)
+    return common
+
+
+CASES: list[tuple[str, list[tuple[str, OutcomeKind]], bool]] = [
+    ("one key alone", [("a", DOWN)] * 50, False),
+    ("two keys", [("a", DOWN), ("b", DOWN)] * 3, True),
+    ("many keys once each", [(name, OutcomeKind.SERVER_ERROR) for name in "abcdef"], True),
+    ("a success in between", [("a", DOWN), ("b", DOWN), ("c", OK), ("d", DOWN), ("e", DOWN)], False),
+    ("a 429 is an answer too", [("a", DOWN), ("b", DOWN), ("c", OutcomeKind.RATE_LIMITED), ("d", DOWN)], False),
+    ("rejected keys", [(name, OutcomeKind.AUTH_REJECTED) for name in "abcdef"], False),
+    ("callers who left", [(name, OutcomeKind.ABANDONED) for name in "abcdef"], False),
+]
+
+
+@pytest.mark.parametrize(("rows", "tripped"), [row[1:] for row in CASES], ids=[row[0] for row in CASES])
+def test_what_opens_it(rows: list[tuple[str, OutcomeKind]], tripped: bool) -> None:
+    assert fed(*rows).tripped is tripped
+
+
+def test_a_trial_that_learns_nothing_makes_room_for_the_next() -> None:
+    common = fed(*[("a", DOWN), ("b", DOWN)] * 3)
+    assert common.started(10.0)
+    assert common.ready_at(10.0) > 10.0
+    common.ended("a", OutcomeKind.AUTH_REJECTED, 10.1, trial=True, rng=RNG)
+    assert common.ready_at(10.1) <= 10.1
+    assert common.started(10.2)
+    common.ended("b", OK, 10.3, trial=True, rng=RNG)
+    assert not common.tripped
+
+
+def two_providers() -> Balancer:
+    down = [endpoint(f"down-{n}", address="https://down.test") for n in range(50)]
+    return pool(*down, endpoint("up", address="https://up.test"), strategy="round_robin")
+
+
+def test_a_provider_that_is_down_costs_a_few_requests_not_a_few_a_key() -> None:
+    balancer = two_providers()
+    failed = 0
+    for step in range(300):
+        lease = pick(balancer, now=step * 1e-3)
+        down = lease.endpoint.id != "up"
+        failed += down
+        end(balancer, lease, DOWN if down else OK, step * 1e-3)
+    assert failed <= 6
+    assert balancer.view(0.3).outages == {"https://down.test": "open"}
+
+
+def test_it_comes_back_by_one_trial() -> None:
+    balancer = two_providers()
+    while not balancer.view(0.0).outages:
+        lease = pick(balancer)
+        end(balancer, lease, OK if lease.endpoint.id == "up" else DOWN)
+    later = 100.0
+    picked = [pick(balancer, now=later) for _ in range(20)]
+    trials = [lease for lease in picked if lease.endpoint.id != "up"]
+    assert len(trials) == 1
+    end(balancer, trials[0], OK, later + 0.1)
+    assert not balancer.view(later + 0.1).outages
+    assert len({serve(balancer, now=later + 0.2) for _ in range(30)}) > 20
+
+
+def test_a_pool_on_one_address_is_never_shut() -> None:
+    balancer = pool(*(endpoint(f"k{n}") for n in range(5)), strategy="round_robin")
+    for _ in range(100):
+        decision = balancer.acquire(ASK, now=0.0)
+        assert isinstance(decision, Picked)
+        end(balancer, decision.lease, DOWN)
+
+
+def test_a_probe_that_succeeds_reopens_the_address() -> None:
+    balancer = pool(*(endpoint(f"k{n}") for n in range(5)), strategy="round_robin")
+    for _ in range(20):
+        serve(balancer, kind=DOWN)
+    assert balancer.view(0.0).outages
+    balancer.revive("k0")
+    assert not balancer.view(0.0).outages
+
+
+def test_addresses() -> None:
+    assert address_of(endpoint("a", address="https://x")) == "https://x"
+    assert address_of(endpoint("a", region="eu")) == "simulated eu"
+    assert address_of(endpoint("a")) == "simulated"
