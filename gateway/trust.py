@@ -71,11 +71,15 @@ class Trust:
             delay_s = self._poll_s
             try:
                 await self.refresh()
+                if retry_s > _RETRY_S:
+                    log.info("token state refreshed again")
                 retry_s = _RETRY_S
             except Exception as error:  # noqa: BLE001 - a loop's boundary: the last state serves until the next try
                 self.failures += 1
+                # One warning an outage: the retries of a long one would bury everything else.
+                level = logging.DEBUG if retry_s > _RETRY_S else logging.WARNING
                 delay_s, retry_s = retry_s, min(retry_s * 2, _LONGEST_RETRY_S)
-                log.warning("token state not refreshed, using what is known", extra={"reason": repr(error)})
+                log.log(level, "token state not refreshed, using what is known", extra={"reason": repr(error)})
             first.set()
             if not self.is_ready and delay_s == self._poll_s:
                 delay_s = _RETRY_S

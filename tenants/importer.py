@@ -183,7 +183,7 @@ def _repeated(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _refuse(problems: list[tuple[str, str]]) -> Invalid:
-    count = "One thing" if len(problems) == 1 else f"{len(problems)} things"
+    count = "one thing" if len(problems) == 1 else f"{len(problems)} things"
     return Invalid(
         f"The pool cannot be imported: {count} in it must be mended first.",
         hint="Nothing was created. Mend the listed entries and import again.",

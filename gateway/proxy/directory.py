@@ -99,10 +99,11 @@ class Directory:
     `changed` may be called from anywhere on the loop, for each notice. `is_ready` turns true with the first full load.
     """
 
-    def __init__(self, loader: Loader, workshop: Workshop, *, poll_s: float = 5.0) -> None:
+    def __init__(self, loader: Loader, workshop: Workshop, *, poll_s: float = 5.0, retry_s: float = RETRY_S) -> None:
         self._loader = loader
         self._workshop = workshop
         self._poll_s = poll_s
+        self._retry_s = retry_s
         self._tenants: dict[UUID, TenantRuntime] = {}
         self._loading: dict[UUID, asyncio.Task[TenantRuntime | None]] = {}
         self._unknown: dict[UUID, float] = {}
@@ -246,16 +247,23 @@ class Directory:
                 logger.warning("a tenant's configuration cannot be read", extra={"tenant_id": str(tenant_id)})
 
     async def _run(self, first: asyncio.Event) -> None:
+        away = False
         while True:
             self._wake.clear()
             delay_s = self._poll_s
             try:
                 await self.refresh()
+                if away:
+                    logger.info("configuration refreshed again")
+                away = False
             except Exception as error:  # noqa: BLE001 - a loop's boundary: the last state serves until the next try
                 self.failures += 1
-                delay_s = RETRY_S
+                delay_s = self._retry_s
                 self._away_until = self._workshop.clock() + RETRY_S
-                logger.warning("configuration not refreshed, serving what is known", extra={"error": repr(error)})
+                # One warning an outage: a try a second would bury everything else.
+                level = logging.DEBUG if away else logging.WARNING
+                away = True
+                logger.log(level, "configuration not refreshed, serving what is known", extra={"error": repr(error)})
             first.set()
             try:
                 async with asyncio.timeout(delay_s):

@@ -98,9 +98,14 @@ async def _quota_id(session: AsyncSession, pool: Pool, new: NewKey) -> UUID:
         quota = await quotas.get(session, pool.tenant_id, new.quota_id)
         check_quota_provider(quota, new.provider)
         return quota.id
+    name = own_quota_name(pool.name, new.name)
+    if await quotas.is_taken(session, pool.tenant_id, name):
+        # By a key that has been renamed or whose pool has, or by one of the same name: that is for the key's own row
+        # to say.
+        name = f"{name}/{new.id}"
     own = Quota(
         tenant_id=pool.tenant_id,
-        name=own_quota_name(pool.name, new.name),
+        name=name,
         provider=new.provider,
         limits=dict(new.limits),
     )

@@ -46,6 +46,12 @@ async def get(
     return quota
 
 
+async def is_taken(session: AsyncSession, tenant_id: UUID, name: str) -> bool:
+    """Tell whether a quota of the tenant has this name."""
+    named = select(exists().where(col(Quota.tenant_id) == tenant_id, col(Quota.name) == name))
+    return bool((await session.execute(named)).scalar_one())
+
+
 async def save(session: AsyncSession, quota: Quota, *, at: datetime) -> Quota:
     """Write a changed quota under its next version."""
     quota.version += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -103,6 +104,24 @@ async def test_the_last_state_serves_while_the_database_is_away(directory: Direc
     loader.broken = None
     await directory.refresh()
     assert directory.get(TENANT).revision == 2  # type: ignore[union-attr]
+
+
+async def test_a_long_outage_is_told_once(
+    loader: InMemoryLoader, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = Directory(loader, Workshop(EgressPolicy(), clock, random.Random(0)), poll_s=3600, retry_s=0.0)
+    loader.broken = Unavailable("away")
+    with caplog.at_level(logging.INFO):
+        await directory.start()
+        while directory.failures < 5:
+            await asyncio.sleep(0)
+        loader.broken = None
+        while not directory.is_ready:
+            await asyncio.sleep(0)
+        await until(None)
+        await directory.close()
+    told = [record.levelname for record in caplog.records if record.name == "gateway.proxy.directory"]
+    assert told == ["WARNING", "INFO"]
 
 
 async def test_a_lost_notice_is_found_by_the_poll(directory: Directory, loader: InMemoryLoader) -> None:

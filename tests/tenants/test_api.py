@@ -470,3 +470,21 @@ async def test_operators_look_after_key_encryption_keys(operator: Api, api: Api,
     await operator("POST", "/custody/reencrypt", {"tenant_id": str(uuid7())}, expect=404)
     for method, path in (("GET", "/custody"), ("POST", "/custody/verify")):
         assert (await api(method, path, None if method == "GET" else {})).status_code == 403
+
+
+async def test_the_name_of_a_renamed_key_is_free_again(api: Api) -> None:
+    pool = (await api("POST", "/pools", {"name": "fresh"}, expect=201)).json()["id"]
+    key = (await api("POST", f"/pools/{pool}/keys", key_body(), expect=201)).json()
+    await api("PATCH", f"/keys/{key['id']}", {"name": "renamed"}, expect=200)
+    second = (await api("POST", f"/pools/{pool}/keys", key_body(), expect=201)).json()
+    assert second["quota_id"] != key["quota_id"]
+    clash = await api("POST", f"/pools/{pool}/keys", key_body(), expect=409)
+    assert clash.json()["detail"] == "The pool has a key with this name."
+
+
+async def test_the_name_of_a_renamed_pool_is_free_again(api: Api) -> None:
+    pool = (await api("POST", "/pools", {"name": "fresh"}, expect=201)).json()["id"]
+    await api("POST", f"/pools/{pool}/keys", key_body(), expect=201)
+    await api("PATCH", f"/pools/{pool}", {"name": "stale"}, expect=200)
+    again = (await api("POST", "/pools", {"name": "fresh"}, expect=201)).json()["id"]
+    await api("POST", f"/pools/{again}/keys", key_body(), expect=201)
