@@ -21,16 +21,24 @@ from auth.secret import Secret
 from auth.storage import Sessions
 from tenants import audit
 from tenants.audit import Actor
-from tenants.custody import key_context, seal_key, source_context
+from tenants.custody import seal_key, source_context
 from tenants.errors import SealBroken
 from tenants.fingerprint import fingerprint_of, prefix_of
 from tenants.lifecycle import IN_FLIGHT, VersionState
 from tenants.models import KeySource
-from tenants.rotation_commands import intent, promote
+from tenants.rotation_commands import intent, promote, roll_back
 from tenants.rotation_job import Job, facts_of, schedule_of, timed
-from tenants.rotation_plan import Do, load_settings, next_do, step_retry_s, tag_of
+from tenants.rotation_plan import REFUSALS, WATCH_S, Do, load_settings, next_do, step_retry_s, tag_of
+from tenants.rotation_trial import Trial
 from tenants.schedule import next_due, retry_at
-from tenants.sources.protocol import Driver, Prober, ProviderKeyMade, SourceAway, SourceRefused, SourceUnknown
+from tenants.sources.protocol import (
+    Driver,
+    Prober,
+    ProviderKeyMade,
+    SourceAway,
+    SourceRefused,
+    SourceUnknown,
+)
 from tenants.store import keys, rotations
 from tenants.store.rotations import Claim, ClaimLost
 
@@ -72,7 +80,7 @@ class RotationEngine:
         self._sessions = sessions
         self._sealer = sealer
         self._make_driver = make_driver
-        self._prober = prober
+        self._trial = Trial(sealer, prober)
         self._now = now
         self._rng = rng
         self._alert = alert
@@ -134,7 +142,9 @@ class RotationEngine:
             case Do.ENABLE:
                 if job.driver is not None and job.driver.capabilities.disables and job.version.provider_ref:
                     await timed(job.driver.enable(job.version.provider_ref))
-                await self._settle(job, None)
+                await self._watch_next(job)
+            case Do.WATCH:
+                await self._watch(job)
             case Do.DISABLE:
                 if job.driver is not None and job.driver.capabilities.disables and job.version.provider_ref:
                     await timed(job.driver.disable(job.version.provider_ref))
@@ -228,8 +238,7 @@ class RotationEngine:
             version.step_at = self._now()
 
     async def _probe(self, job: Job) -> None:
-        secret = await self._open(job)
-        result = await timed(self._prober.probe(job.key.provider, job.key.base_url, secret, region=job.key.region))
+        result = await self._trial.of(job, job.version)
         now = self._now()
         async with self._sessions.tenant(job.claim.tenant_id) as session:
             version = await rotations.held(session, job.claim)
@@ -251,6 +260,35 @@ class RotationEngine:
             key.failures = 0
             detail = {"name": key.name, "number": version.number, "fingerprint": version.fingerprint}
             await audit.record(session, key.tenant_id, ENGINE, "key.rotate", f"key:{key.id}", at=now, detail=detail)
+
+    async def _watch_next(self, job: Job, *, refusals: int = 0) -> None:
+        now = self._now()
+        async with self._sessions.tenant(job.claim.tenant_id) as session:
+            version = await rotations.held(session, job.claim)
+            version.successes, version.attempts = max(version.successes, 1), refusals
+            drains = any(each.state == VersionState.DRAINING for each in job.others)
+            version.step_at = now + timedelta(seconds=WATCH_S) if drains else None
+
+    async def _watch(self, job: Job) -> None:
+        """Try the current version; a predecessor that is taken while it is refused comes back."""
+        if await self._trial.of(job, job.version) != "refused":
+            await self._watch_next(job, refusals=0)
+            return
+        back = rotations.fallback(job.others)
+        if job.version.attempts + 1 < REFUSALS or back is None or await self._trial.of(job, back) != "works":
+            await self._watch_next(job, refusals=job.version.attempts + 1)
+            return
+        now = self._now()
+        async with self._sessions.tenant(job.claim.tenant_id) as session:
+            version = await rotations.held(session, job.claim)
+            versions = await keys.versions(session, version.tenant_id, version.key_id)
+            served = await roll_back(session, versions, job.settings, at=now)
+            version.error = "the provider refused it after it was promoted"
+            key = await keys.get(session, job.claim.tenant_id, version.key_id)
+            key.failures += 1
+            detail = {"name": key.name, "number": served.number, "refused": version.number}
+            await audit.record(session, key.tenant_id, ENGINE, "key.rollback", f"key:{key.id}", at=now, detail=detail)
+        self._alert("rotation.rolled_back", str(job.key.id))
 
     async def _clean(self, job: Job) -> None:
         ref = job.version.provider_ref
@@ -356,11 +394,3 @@ class RotationEngine:
                 detail = {"name": job.key.name, "number": version.number}
                 subject = f"key:{job.key.id}"
                 await audit.record(session, version.tenant_id, ENGINE, event, subject, at=now, detail=detail)
-
-    async def _open(self, job: Job) -> Secret:
-        version = job.version
-        if version.envelope is None or version.data_key_id is None:
-            raise SourceRefused("the version has no secret")
-        context = key_context(job.key.pool_id, job.key.id, version.number, job.key.provider)
-        plain = await self._sealer.open(version.tenant_id, version.data_key_id, context, version.envelope)
-        return Secret(plain.decode())

@@ -3,6 +3,7 @@
 pending    CREATE; RECOVER when a creation was begun before and its end is not known; GIVE_UP after a day
 created    PROBE
 probing    PROBE until N successes in a row, then PROMOTE; GIVE_UP when the deadline passes first
+current    ENABLE when it came back or was never tried, then WATCH while its predecessor drains
 draining   DISABLE at its deadline
 disabled   REVOKE at its deadline
 orphaned, revoked with a key left at the provider    CLEAN until it is gone
@@ -22,6 +23,10 @@ from tenants.lifecycle import VersionState
 from tenants.schedule import ScheduleIn
 
 CREATE_DEADLINE: Final = timedelta(days=1)
+WATCH_S: Final = 5.0
+"""How often a new version is tried while its predecessor could still take over."""
+REFUSALS: Final = 2
+"""Refusals in a row after which the predecessor does: a single one may be a provider's slow replication."""
 STEP_RETRY_FIRST_S: Final = 2.0
 STEP_RETRY_MOST_S: Final = 600.0
 
@@ -49,6 +54,7 @@ class Do(StrEnum):
     PROBE = "probe"
     PROMOTE = "promote"
     ENABLE = "enable"
+    WATCH = "watch"
     DISABLE = "disable"
     REVOKE = "revoke"
     CLEAN = "clean"
@@ -83,7 +89,7 @@ def next_do(facts: Facts, settings: RotationSettings, *, now: datetime) -> Do:
             late = now - facts.state_changed_at >= timedelta(seconds=settings.probe_deadline_s)
             return Do.GIVE_UP if late else Do.PROBE
         case VersionState.CURRENT:
-            return Do.ENABLE
+            return Do.WATCH if facts.successes else Do.ENABLE
         case VersionState.DRAINING:
             return Do.DISABLE
         case VersionState.DISABLED:

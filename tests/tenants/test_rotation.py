@@ -401,6 +401,41 @@ async def test_a_drain_that_another_process_looks_at_is_not_waited_for_beyond_it
     assert waiting.step_at <= bench.now + timedelta(seconds=31), "the drain of 30 s and one more"
 
 
+async def test_a_version_that_is_refused_later_makes_way_for_its_predecessor(bench: Bench) -> None:
+    await bench.start()
+    await bench.run(seconds=5)
+    assert await bench.states() == {2: "current", 1: "draining"}
+    bench.source.keys["ref-1"].enabled = False
+    await bench.run(seconds=5)
+    assert (await bench.states())[2] == "current", "one refusal may be a slow replica of the provider"
+    await bench.run(seconds=10)
+    assert await bench.states() == {2: "draining", 1: "current"}
+    assert bench.alerts == ["rotation.rolled_back"]
+    await bench.assert_serving()
+    await bench.run(seconds=300, step_s=10)
+    assert await bench.states() == {2: "revoked", 1: "current"}
+    assert set(bench.source.keys) == {"old"}
+
+
+async def test_versions_that_are_all_refused_stay_as_they_are(bench: Bench) -> None:
+    await bench.start()
+    await bench.run(seconds=5)
+    for key in bench.source.keys.values():
+        key.enabled = False
+    await bench.run(seconds=20)
+    assert await bench.states() == {2: "current", 1: "draining"}
+    assert bench.alerts == []
+
+
+async def test_a_version_is_watched_only_while_its_predecessor_drains(bench: Bench) -> None:
+    await bench.start()
+    await bench.run(seconds=60)
+    calls = len(bench.source.calls)
+    await bench.run(seconds=30)
+    assert bench.source.calls[calls:] == []
+    assert (await bench.versions())[0].step_at is None
+
+
 async def test_rotations_in_a_row_leave_no_gap(bench: Bench) -> None:
     seen: set[str] = set()
     for _ in range(8):
