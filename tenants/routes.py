@@ -5,7 +5,19 @@ from __future__ import annotations
 from litestar import Router
 from litestar.di import Provide
 
-from tenants.api import audit_trail, custody, imports, keys, pools, quotas, rotation, sources, tenants
+from tenants.api import (
+    audit_trail,
+    custody,
+    imports,
+    keys,
+    pool_rotation,
+    pools,
+    quotas,
+    rotation,
+    rotation_preview,
+    sources,
+    tenants,
+)
 from tenants.api.call import provide_call
 from tenants.api.services import TenantServices
 
@@ -20,6 +32,8 @@ def make_router(services: TenantServices, *, path: str = "/api/v1") -> Router:
             imports.router(),
             keys.router(),
             rotation.router(),
+            rotation_preview.router(),
+            pool_rotation.router(),
             sources.router(),
             quotas.router(),
             audit_trail.router(),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from uuid import UUID
 
-import msgspec
 from litestar import Response, Router, get, post, put
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET
@@ -18,16 +16,15 @@ from auth.secret import Secret
 from tenants import audit
 from tenants.api.call import Call, Caller, IfMatch, once, reply
 from tenants.api.keys import shown_key
+from tenants.api.pool_rotation import checked_rotation, rotate_as, source_for
 from tenants.api.services import Services, TenantServices
-from tenants.checks import convert_checked, refuse, rotate_problems
+from tenants.checks import refuse, rotate_problems
 from tenants.custody import seal_key
 from tenants.models import ProviderKey
 from tenants.rotation_commands import intent, next_number, promote, refuse_when_busy, revoke, roll_back, supplied
-from tenants.rotation_plan import RotationSettings, load_settings
-from tenants.schedule import Schedule, next_due, parse_schedule
+from tenants.rotation_plan import load_settings
 from tenants.schemas import KeyOut, KeyRotationIn, KeyRotationOut, RevokeIn, RotateIn
 from tenants.store import keys as store
-from tenants.store import rotations
 
 
 @post("/keys/{key_id:uuid}/rotate", summary="Rotate a key", guards=[requires(KEYS_ROTATE)], status_code=200)
@@ -169,24 +166,12 @@ async def set_rotation(
     if_match: IfMatch = None,
 ) -> Response[KeyRotationOut]:
     """A schedule is {"interval_s"} or {"cron", "time_zone"}, with "jitter_s" and weekly "blackouts" if wanted."""
-    settings = convert_checked(data.settings, RotationSettings, "/settings")
-    schedule = None if settings.schedule is None else parse_schedule(settings.schedule)
-    if isinstance(schedule, list):
-        refuse((f"/settings/schedule{pointer}", sentence) for pointer, sentence in schedule)
-    if schedule is not None and data.source_id is None:
-        refuse([("/source_id", "is needed for a schedule: it makes the new secrets")])
+    asked = checked_rotation(data)
     now = services.now()
     async with services.sessions.tenant(call.tenant_id) as session:
         row = await store.get(session, call.tenant_id, key_id, if_match=if_match, for_change=True)
-        source = await rotations.source_of(session, call.tenant_id, data.source_id)
-        if data.source_id is not None and source is None:
-            raise NotFound("The source does not exist.", hint="List the sources: GET /api/v1/sources.")
-        row.source_id = data.source_id
-        row.rotation = msgspec.to_builtins(settings)
-        row.failures = 0
-        row.due_at = None
-        if isinstance(schedule, Schedule):
-            row.due_at = next_due(schedule, after=now, rng=random.SystemRandom())
+        source = await source_for(session, call.tenant_id, data.source_id)
+        rotate_as(row, data, asked, now)
         await store.save(session, row, at=now)
         detail = {"name": row.name, "source": None if source is None else source.name}
         subject = f"key:{key_id}"

@@ -14,6 +14,7 @@ from auth.sealing import Sealer
 from auth.storage import Connections, Sessions
 from tenants.catalogue import Catalogue
 from tenants.datakeys import DataKeys
+from tenants.sources.protocol import Prober
 
 
 def nothing_to_forget(_: UUID) -> None:
@@ -32,7 +33,7 @@ class CustodyParts:
 class TenantServices:
     """The parts; `now` gives the time with its zone, `forget` drops a deleted tenant's plain data keys from memory.
 
-    Without `custody` the API of key-encryption keys is not there.
+    Without `custody` the API of key-encryption keys is not there; without `prober` a dry run does not try the secret.
     """
 
     sessions: Sessions
@@ -42,6 +43,7 @@ class TenantServices:
     now: Callable[[], datetime]
     forget: Callable[[UUID], None] = nothing_to_forget
     custody: CustodyParts | None = None
+    prober: Prober | None = None
 
     @property
     def custody_parts(self) -> CustodyParts:

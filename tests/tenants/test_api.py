@@ -28,6 +28,7 @@ from tenants.api.services import CustodyParts, TenantServices
 from tenants.datakeys import DataKeys
 from tenants.routes import make_router
 from tenants.snapshot import SnapshotLoader
+from tenants.sources.protocol import InMemorySource
 from tests.tenants.catalogue import CATALOGUE
 from tests.tenants.conftest import Plant, Planted
 
@@ -76,6 +77,7 @@ async def client(sessions: OrmSessions, database: Connections, data_keys: DataKe
         now=lambda: datetime.now(UTC),
         forget=data_keys.forget,
         custody=CustodyParts(database, data_keys),
+        prober=InMemorySource(),
     )
     app = Litestar([make_router(services)], middleware=[caller], exception_handlers={Exception: handle})
     transport = httpx.ASGITransport(cast(Any, app))
@@ -488,3 +490,28 @@ async def test_the_name_of_a_renamed_pool_is_free_again(api: Api) -> None:
     await api("PATCH", f"/pools/{pool}", {"name": "stale"}, expect=200)
     again = (await api("POST", "/pools", {"name": "fresh"}, expect=201)).json()["id"]
     await api("POST", f"/pools/{again}/keys", key_body(), expect=201)
+
+
+async def test_a_dry_run_changes_nothing(api: Api, acme: Planted) -> None:
+    path = f"/keys/{acme.key_id}"
+    before = (await api("GET", f"{path}/versions", expect=200)).json()
+    plan = (await api("POST", f"{path}/rotate/dry-run", {"api_key": NEW_KEY}, expect=200)).json()
+    assert (plan["number"], plan["replaces"], plan["secret"], plan["probe"]) == (2, 1, "supplied", "refused")
+    assert NEW_KEY not in json.dumps(plan)
+    await api("POST", f"{path}/rotate/dry-run", {}, expect=409)
+    await api("POST", f"{path}/rotate/dry-run", {"api_key": "Bearer x"}, expect=422)
+    assert (await api("GET", f"{path}/versions", expect=200)).json() == before
+
+
+async def test_a_schedule_for_every_key_of_a_pool(api: Api, acme: Planted) -> None:
+    await api("POST", f"/pools/{acme.pool_id}/keys", key_body(), expect=201)
+    config = {"name": "admin", "driver": "openai", "config": {"project_id": "p"}, "credential": "sk-admin-0123456789"}
+    source = (await api("POST", "/sources", config, expect=201)).json()
+    wanted = {"source_id": source["id"], "settings": {"schedule": {"interval_s": 86400, "jitter_s": 3600}}}
+    set_for = (await api("PUT", f"/pools/{acme.pool_id}/rotation", wanted, expect=200)).json()["keys"]
+    assert {key["name"] for key in set_for} == {"k1", "k2"}
+    assert len({key["due_at"] for key in set_for}) == 2
+    for key in set_for:
+        assert (await api("GET", f"/keys/{key['id']}/rotation", expect=200)).json()["due_at"] == key["due_at"]
+    await api("PUT", f"/pools/{acme.pool_id}/rotation", wanted | {"source_id": None}, expect=422)
+    await api("PUT", f"/pools/{uuid7()}/rotation", wanted, expect=404)
