@@ -17,6 +17,10 @@ run: $(VENV)/.run ## Start the gateway with an embedded Postgres and a demo tena
 test: $(VENV)/.dev ## Run the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-rotations
+test-rotations: $(VENV)/.dev ## Rotate a key 200 times in a row under load (six minutes)
+	$(BIN)/python -m pytest tests/e2e/test_rotation_under_load.py -m slow $(PYTEST_ARGS)
+
 check: lint types imports ## Lint, types and import rules
 
 lint: $(VENV)/.dev ## Ruff: rules and format
