@@ -16,6 +16,7 @@ from litestar.types import ControllerRouterHandler, Middleware
 
 from auth.scopes import SCOPES
 from gateway.control.docs_page import docs_page
+from gateway.control.problem_responses import with_problems
 from gateway.control.version import program_version
 from gateway.problems import handle
 
@@ -43,7 +44,7 @@ def openapi_document(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 
 def _document(request: Request[Any, Any, Any]) -> bytes:
-    return encode_json(request.app.openapi_schema.to_schema())
+    return encode_json(with_problems(request.app.openapi_schema.to_schema()))
 
 
 def make_control(

@@ -79,7 +79,9 @@ class GuardedBaseUrls:
         try:
             check_base_url(url, self._policy)
         except UnsafeUrl as error:
-            return f"{error.public.removeprefix('base_url ')} {error.hint}".strip()
+            # A sentence in the middle of the caller's: "base_url leads to …: base URLs must be ….".
+            mend = error.hint.rstrip(".")
+            return f"{error.public.removeprefix('base_url ')}: {mend[:1].lower()}{mend[1:]}".removesuffix(": ")
         return None
 
 
@@ -145,6 +147,7 @@ class ControlParts:
             clock=time.time,
             certificate_of=lambda request: certificate_of(request.scope),
         )
+        probe = KeyProbe(self._upstream, egress)
         tenants = TenantServices(
             sessions=self._sessions,
             sealer=data_keys,
@@ -153,6 +156,7 @@ class ControlParts:
             now=_now,
             forget=data_keys.forget,
             custody=CustodyParts(postgres, data_keys),
+            prober=probe,
         )
         authenticator = RequestAuthenticator(verifier, settings.issuer, time.time, certificate=thumbprint_of)
         self.failures = server.failures
@@ -165,9 +169,7 @@ class ControlParts:
         def driver_of(source: KeySource, credential: Secret | None) -> Driver:
             return make_driver(source.driver, source.config, credential, http=calls, now_unix=time.time)
 
-        self._rotation = RotationEngine(
-            self._sessions, data_keys, driver_of, KeyProbe(self._upstream, egress), now=_now, rng=rng
-        )
+        self._rotation = RotationEngine(self._sessions, data_keys, driver_of, probe, now=_now, rng=rng)
         self.jobs = Jobs(
             postgres,
             [
