@@ -16,6 +16,7 @@ from auth.deps import AnyRequest, Cursor, Limit, Services
 from auth.errors import Invalid, NotPermitted
 from auth.etag import etag
 from auth.guards import principal_of, requires
+from auth.idempotency import once
 from auth.models import ClientSecret, OAuthClient
 from auth.paging import page_ask
 from auth.principal import Principal
@@ -33,19 +34,23 @@ async def create_client(data: JSONBody[ClientIn], request: AnyRequest, services:
     _within(caller, data.scopes)
     spec = ClientSpec(**{name: getattr(data, name) for name in ClientSpec.__slots__})
     async with services.sessions.tenant(caller.tenant_id) as session:
-        made = await clients.create_client(
-            session, caller.tenant_id, spec, peppers=services.peppers, now=services.now()
+
+        async def work() -> ClientCreated:
+            made = await clients.create_client(
+                session, caller.tenant_id, spec, peppers=services.peppers, now=services.now()
+            )
+            shown = _out(made.client, await clients.list_secrets(session, made.client))
+            await services.record(
+                session, request, caller, "client.create", f"client:{shown.client_id}", scopes=list(data.scopes)
+            )
+            secret = made.secret.reveal() if made.secret else None
+            return ClientCreated(client_secret=secret, **msgspec.structs.asdict(shown))
+
+        shown, repeated = await once(
+            services, session, request, caller, shape=ClientCreated, work=work, hidden="client_secret"
         )
-        secrets = await clients.list_secrets(session, made.client)
-        client_id = made.client.client_id
-        await services.record(
-            session, request, caller, "client.create", f"client:{client_id}", scopes=list(data.scopes)
-        )
-    shown = ClientCreated(
-        client_secret=made.secret.reveal() if made.secret else None,
-        **msgspec.structs.asdict(_out(made.client, secrets)),
-    )
-    return _reply(shown, made.client.version, status=201, location=f"/api/v1/clients/{client_id}")
+    location = f"/api/v1/clients/{shown.client_id}"
+    return _reply(shown, shown.version, status=201, location=location, repeated=repeated)
 
 
 @get("/", summary="List the clients", guards=[requires(CLIENTS_READ)])
@@ -120,20 +125,26 @@ async def add_secret(
             )
     async with services.sessions.tenant(caller.tenant_id) as session:
         _within(caller, (await clients.get_client(session, caller.tenant_id, client_id)).scopes)
-        row, secret = await clients.add_secret(
-            session,
-            caller.tenant_id,
-            client_id,
-            peppers=services.peppers,
-            now=services.now(),
-            expires_in_s=wanted.expires_in_s,
-            retire_others_in_s=wanted.retire_others_in_s,
+
+        async def work() -> SecretCreated:
+            row, secret = await clients.add_secret(
+                session,
+                caller.tenant_id,
+                client_id,
+                peppers=services.peppers,
+                now=services.now(),
+                expires_in_s=wanted.expires_in_s,
+                retire_others_in_s=wanted.retire_others_in_s,
+            )
+            await services.record(
+                session, request, caller, "client_secret.create", f"client:{client_id}", secret=str(row.id)
+            )
+            return SecretCreated(client_secret=secret.reveal(), **msgspec.structs.asdict(_secret_out(row)))
+
+        shown, repeated = await once(
+            services, session, request, caller, shape=SecretCreated, work=work, hidden="client_secret"
         )
-        await services.record(
-            session, request, caller, "client_secret.create", f"client:{client_id}", secret=str(row.id)
-        )
-    shown = SecretCreated(client_secret=secret.reveal(), **msgspec.structs.asdict(_secret_out(row)))
-    return _reply(shown, status=201)
+    return _reply(shown, status=201, repeated=repeated)
 
 
 @delete("/{client_id:str}/secrets/{secret_id:uuid}", summary="Delete a secret", guards=[requires(CLIENTS_WRITE)])
@@ -205,8 +216,12 @@ def _out(client: OAuthClient, secrets: Sequence[ClientSecret]) -> ClientOut:
     )
 
 
-def _reply(body: Any, version: int | None = None, *, status: int = 200, location: str = "") -> Response[Any]:
+def _reply(
+    body: Any, version: int | None = None, *, status: int = 200, location: str = "", repeated: bool = False
+) -> Response[Any]:
     headers = {"cache-control": "no-store"}
+    if repeated:
+        headers["idempotent-replayed"] = "true"
     if version is not None:
         headers["etag"] = etag(version)
     if location:

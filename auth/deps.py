@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from auth.audit import Event, Trail
 from auth.certificates import ClientCertificate
 from auth.client_secrets import Peppers
+from auth.idempotency import InMemoryRepeats, Repeats
 from auth.principal import Principal
 from auth.server import OAuthServer, ServerConfig
 from auth.signing_keys import SigningKeys
@@ -44,6 +45,7 @@ class AuthServices:
     trail: Trail
     clock: Callable[[], float]
     certificate_of: Callable[[AnyRequest], ClientCertificate | None] = no_certificate
+    repeats: Repeats = field(default_factory=InMemoryRepeats)
 
     def now(self) -> datetime:
         """Return the time with its zone."""

@@ -85,9 +85,9 @@ class SecretIn(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SecretCreated(SecretOut, frozen=True, kw_only=True):
-    """A new secret, which no other answer ever shows."""
+    """A new secret, which no other answer ever shows, a repeated one (Idempotency-Key) neither: null."""
 
-    client_secret: str
+    client_secret: str | None
 
 
 class TokenIn(Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,9 +116,9 @@ class TokenOut(Struct, frozen=True, kw_only=True):
 
 
 class TokenCreated(TokenOut, frozen=True, kw_only=True):
-    """A new token, which no other answer ever shows."""
+    """A new token, which no other answer ever shows, a repeated one (Idempotency-Key) neither: null."""
 
-    access_token: str
+    access_token: str | None
     token_type: str
 
 

@@ -13,6 +13,7 @@ from auth.acting import act_in_tenant
 from auth.deps import AnyRequest, Cursor, Limit, Services
 from auth.errors import NotPermitted
 from auth.guards import principal_of, requires
+from auth.idempotency import once
 from auth.models import ApiToken
 from auth.paging import page_ask
 from auth.principal import Principal
@@ -33,22 +34,30 @@ async def create_token(data: JSONBody[TokenIn], request: AnyRequest, services: S
         subject=data.subject,
         authorization_details=data.authorization_details,
     )
-    async with services.sessions.tenant(caller.tenant_id) as session:
-        row, token = await api_tokens.create_token(
-            session,
-            caller,
-            spec,
-            signer=services.keys.signer(),
-            issuer=services.config.issuer,
-            audience=services.config.audience,
-            now=services.clock(),
-        )
-        await services.record(
-            session, request, caller, "token.create", f"token:{row.jti}", name=row.name, scopes=row.scopes
-        )
     kind = "DPoP" if caller.jkt else "Bearer"
-    shown = TokenCreated(access_token=token.reveal(), token_type=kind, **msgspec.structs.asdict(_out(row)))
-    headers = {**_NO_STORE, "location": f"/api/v1/tokens/{row.id}"}
+    async with services.sessions.tenant(caller.tenant_id) as session:
+
+        async def work() -> TokenCreated:
+            row, token = await api_tokens.create_token(
+                session,
+                caller,
+                spec,
+                signer=services.keys.signer(),
+                issuer=services.config.issuer,
+                audience=services.config.audience,
+                now=services.clock(),
+            )
+            await services.record(
+                session, request, caller, "token.create", f"token:{row.jti}", name=row.name, scopes=row.scopes
+            )
+            return TokenCreated(access_token=token.reveal(), token_type=kind, **msgspec.structs.asdict(_out(row)))
+
+        shown, repeated = await once(
+            services, session, request, caller, shape=TokenCreated, work=work, hidden="access_token"
+        )
+    headers = {**_NO_STORE, "location": f"/api/v1/tokens/{shown.id}"}
+    if repeated:
+        headers["idempotent-replayed"] = "true"
     return Response(shown, status_code=201, headers=headers)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from litestar import Litestar
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -45,6 +46,7 @@ from tenants.rotation import RotationEngine
 from tenants.routes import make_router as make_tenants_router
 from tenants.sources.protocol import Driver
 from tenants.sources.registry import make_driver
+from tenants.store import idempotency
 
 if TYPE_CHECKING:
     from gateway.database import Postgres
@@ -66,6 +68,21 @@ class TenantTrail:
         await audit.record(
             session, event.tenant_id, actor, event.action, event.subject, at=event.at, detail=event.detail
         )
+
+
+class StoredRepeats:
+    """auth's answers to POSTs that may be repeated, kept where the tenants' own are."""
+
+    async def claim(
+        self, session: AsyncSession, tenant_id: UUID, key: str, request_hash: bytes, *, at: datetime
+    ) -> dict[str, Any] | None:
+        """Take `key`, or return the first answer's body."""
+        found = await idempotency.claim(session, tenant_id, key, request_hash, at=at)
+        return None if found is None else found.body
+
+    async def settle(self, session: AsyncSession, tenant_id: UUID, key: str, body: dict[str, Any]) -> None:
+        """Keep the answer of a claimed key."""
+        await idempotency.settle(session, tenant_id, key, idempotency.Answer(201, body))
 
 
 class GuardedBaseUrls:
@@ -146,6 +163,7 @@ class ControlParts:
             trail=trail,
             clock=time.time,
             certificate_of=lambda request: certificate_of(request.scope),
+            repeats=StoredRepeats(),
         )
         probe = KeyProbe(self._upstream, egress)
         tenants = TenantServices(

@@ -42,6 +42,7 @@ from auth.storage import Connections, Sessions
 from auth.tokens import Verifier
 from gateway.control.app import make_control
 from gateway.control.orm import OrmSessions
+from gateway.control.parts import StoredRepeats
 from gateway.database import Postgres
 from gateway.embedded.postgres import Address
 
@@ -221,6 +222,7 @@ async def make_world(database: Connections, sessions: Sessions) -> AsyncIterator
         trail=trail,
         clock=clock,
         certificate_of=lambda _: shown["world"].certificate,
+        repeats=StoredRepeats(),
     )
     app = _serve(services, RequestAuthenticator(verifier, ISSUER, clock))
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
