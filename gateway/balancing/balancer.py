@@ -6,6 +6,7 @@ filters (tried, breaker, in flight, limits), and reserves. What it hands out com
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -102,9 +103,11 @@ class Balancer:
         self._quotas = self._book.hold(self, drawn_on.values(), self._now)
         kept: dict[str, EndpointState] = {}
         commons: dict[str, CommonBreaker] = {}
+        sharing = Counter(address_of(endpoint) for endpoint in endpoints)
         for endpoint in endpoints:
             address = address_of(endpoint)
             common = commons[address] = commons.get(address) or self._commons.get(address) or CommonBreaker()
+            common.keys = sharing[address]
             known = self._states.get(endpoint.id)
             quota_state = self._book.counted(endpoint.quota_id)
             if known is None:
@@ -181,7 +184,7 @@ class Balancer:
 
     def _lease(self, candidate: Candidate, ask: Ask, now: float, *, probe: bool = False) -> Lease:
         state = candidate.state
-        trial, common_trial = state.breaker.started(now), state.common.started(now)
+        trial, common_trial = state.breaker.started(now), state.common.started(state.endpoint.id, now)
         ledger = candidate.ledger
         reservation = ledger.reserve(ask.est_input_tokens, ledger.output_of(ask), now, probe=probe)
         state.in_flight += 1

@@ -3,9 +3,10 @@
 Keys of one provider fail together when the provider, or the way to it, is down. Each key's own breaker would learn that
 at the cost of some requests per key; here the failures of different keys add up, as long as none of them succeeds:
 
-- failures of one key alone are its own affair: nothing is counted until a second key has failed;
+- failures of one or two keys are their own affair: nothing is counted until `SEVERAL` have failed, or all there are;
 - any success clears the count: the address works;
-- open, it excludes all its keys, so that others in the pool are asked; one trial at a time finds out when it is back;
+- open, it excludes all its keys, so that others in the pool are asked; one trial at a time finds out when it is back.
+  Keys with answers under way and no failure are left in: a long answer is no success yet, but no failure either;
 - when every key of a pool is excluded, the balancer asks the least bad one: a pool is never shut.
 """
 
@@ -18,6 +19,7 @@ from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.outcome import OutcomeKind
 
 _FAILURES = frozenset({OutcomeKind.SERVER_ERROR, OutcomeKind.TIMEOUT, OutcomeKind.CONNECT_FAILED})
+SEVERAL = 3
 _SAYS_NOTHING = frozenset({OutcomeKind.ABANDONED, OutcomeKind.AUTH_REJECTED})
 """A rejected key is that key's own affair, and answers nothing about the others."""
 
@@ -28,13 +30,15 @@ def address_of(endpoint: Endpoint) -> str:
 
 
 class CommonBreaker:
-    """The breaker of one address; see the module."""
+    """The breaker of one address; see the module. `keys`: how many share it; `tried`: the id of the last trial's."""
 
-    __slots__ = ("_breaker", "_failing")
+    __slots__ = ("_breaker", "_failing", "keys", "tried")
 
     def __init__(self) -> None:
         self._breaker = Breaker()
         self._failing: set[str] = set()
+        self.keys = 0
+        self.tried: str | None = None
 
     @property
     def tripped(self) -> bool:
@@ -49,8 +53,11 @@ class CommonBreaker:
         """Tell where it stands."""
         return self._breaker.state(now)
 
-    def started(self, now: float) -> bool:
+    def started(self, endpoint_id: str, now: float) -> bool:
         """Note an attempt; True when it is the trial that `ended` is to be told of."""
+        if not self._breaker.tripped or self._breaker.ready_at(now) > now:
+            return False
+        self.tried = endpoint_id
         return self._breaker.started(now)
 
     def ended(self, endpoint_id: str, kind: OutcomeKind, now: float, *, trial: bool, rng: Random) -> None:
@@ -61,7 +68,7 @@ class CommonBreaker:
             return
         if kind in _FAILURES:
             self._failing.add(endpoint_id)
-            if trial or len(self._failing) > 1:
+            if trial or len(self._failing) >= max(2, min(SEVERAL, self.keys)):
                 self._breaker.ended(kind, now, trial=trial, rng=rng)
             return
         self._failing.clear()

@@ -117,7 +117,9 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
             return (Exclusion.EJECTED if breaker.ejected else Exclusion.BREAKER), at
     common = state.common
     if common.tripped and (at := common.ready_at(now)) > now:
-        return Exclusion.OUTAGE, at
+        answering = state.in_flight > 0 and breaker.consecutive == 0 and common.tried != state.endpoint.id
+        if not answering:
+            return Exclusion.OUTAGE, at
     cap = state.endpoint.max_in_flight
     if cap is not None and state.in_flight >= cap:
         return Exclusion.BUSY, inf

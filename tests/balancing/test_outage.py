@@ -17,8 +17,9 @@ DOWN = OutcomeKind.CONNECT_FAILED
 OK = OutcomeKind.OK
 
 
-def fed(*rows: tuple[str, OutcomeKind]) -> CommonBreaker:
+def fed(*rows: tuple[str, OutcomeKind], keys: int = 6) -> CommonBreaker:
     common = CommonBreaker()
+    common.keys = keys
     for name, kind in rows:
         common.ended(name, kind, 0.0, trial=False, rng=RNG)
     return common
@@ -26,7 +27,8 @@ def fed(*rows: tuple[str, OutcomeKind]) -> CommonBreaker:
 
 CASES: list[tuple[str, list[tuple[str, OutcomeKind]], bool]] = [
     ("one key alone", [("a", DOWN)] * 50, False),
-    ("two keys", [("a", DOWN), ("b", DOWN)] * 3, True),
+    ("two keys of six", [("a", DOWN), ("b", DOWN)] * 30, False),
+    ("three keys", [("a", DOWN), ("b", DOWN), ("c", DOWN)] * 3, True),
     ("many keys once each", [(name, OutcomeKind.SERVER_ERROR) for name in "abcdef"], True),
     ("a success in between", [("a", DOWN), ("b", DOWN), ("c", OK), ("d", DOWN), ("e", DOWN)], False),
     ("a 429 is an answer too", [("a", DOWN), ("b", DOWN), ("c", OutcomeKind.RATE_LIMITED), ("d", DOWN)], False),
@@ -41,12 +43,12 @@ def test_what_opens_it(rows: list[tuple[str, OutcomeKind]], tripped: bool) -> No
 
 
 def test_a_trial_that_learns_nothing_makes_room_for_the_next() -> None:
-    common = fed(*[("a", DOWN), ("b", DOWN)] * 3)
-    assert common.started(10.0)
+    common = fed(*[("a", DOWN), ("b", DOWN)] * 3, keys=2)
+    assert common.started("a", 10.0)
     assert common.ready_at(10.0) > 10.0
     common.ended("a", OutcomeKind.AUTH_REJECTED, 10.1, trial=True, rng=RNG)
     assert common.ready_at(10.1) <= 10.1
-    assert common.started(10.2)
+    assert common.started("b", 10.2)
     common.ended("b", OK, 10.3, trial=True, rng=RNG)
     assert not common.tripped
 
@@ -103,3 +105,13 @@ def test_addresses() -> None:
     assert address_of(endpoint("a", address="https://x")) == "https://x"
     assert address_of(endpoint("a", region="eu")) == "simulated eu"
     assert address_of(endpoint("a")) == "simulated"
+
+
+def test_a_key_with_answers_under_way_is_left_in() -> None:
+    balancer = pool(*(endpoint(f"k{n}") for n in range(6)), strategy="least_connections")
+    busy = pick(balancer)
+    for _ in range(40):
+        lease = pick(balancer)
+        end(balancer, lease, OutcomeKind.ABANDONED if lease.endpoint == busy.endpoint else DOWN)
+    assert balancer.view(0.0).outages
+    assert pick(balancer).endpoint == busy.endpoint
