@@ -32,12 +32,14 @@ from auth.keyset import KeySet, Signer
 from auth.revocations import Revocations
 from auth.secret import Secret
 from auth.tokens import Grant, Verifier, mint
+from gateway.data_path import TrafficMetrics
 from gateway.metering.event import UsageEvent
 from gateway.metering.pricing import load_prices
 from gateway.metering.recorder import UsageRecorder
 from gateway.proxy.app import DataPath
 from gateway.proxy.directory import Directory, InMemoryLoader
 from gateway.proxy.runtime import Workshop
+from gateway.telemetry import Metrics
 from gateway.upstream.connect import DirectConnector
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.pool import ConnectionPool
@@ -114,7 +116,7 @@ def gateway(pipe: Connection, upstream_port: int, profile: str | None) -> None:
             proofs=ProofChecker(ISSUER, time.time),
             directory=directory,
             upstream=ConnectionPool(DirectConnector(egress)),
-            recorders=(recorder,),
+            recorders=(recorder, TrafficMetrics(Metrics())),
             prices=load_prices(),
             rng=rng,
         )
@@ -126,7 +128,14 @@ def gateway(pipe: Connection, upstream_port: int, profile: str | None) -> None:
                 await data_path(scope, receive, send)
 
         config = uvicorn.Config(
-            app, loop="uvloop", http="httptools", lifespan="off", log_config=None, access_log=False, port=0
+            app,
+            loop="uvloop",
+            http="httptools",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            port=0,
+            server_header=False,
         )
         server = uvicorn.Server(config)
         stop.append(server)

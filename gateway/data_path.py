@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from prometheus_client import Counter, Histogram
+
 from auth.bearer import ProofChecker
 from auth.sealing import Sealer
 from gateway.database import Change, Postgres
@@ -30,24 +32,43 @@ from tenants.snapshot import SnapshotLoader
 
 
 class TrafficMetrics:
-    """Counts finished requests from their usage rows: a `Recorder` beside the one that stores them."""
+    """Counts finished requests from their usage rows: a `Recorder` beside the one that stores them.
+
+    Looking a metric's labels up costs more than counting, so what they lead to is kept; labels are bounded words.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._requests: dict[tuple[str, int, str], Counter] = {}
+        self._times: dict[str, tuple[Histogram, Histogram]] = {}
+        self._attempts: dict[str, Counter] = {}
+        self._input, self._output = metrics.tokens.labels("input"), metrics.tokens.labels("output")
 
     def record(self, row: UsageEvent) -> None:
         """Count one row."""
-        metrics = self._metrics
-        metrics.requests.labels(row.operation, str(row.status), row.outcome).inc()
-        metrics.request_seconds.labels(row.operation).observe(row.total_ms / 1000.0)
+        operation = row.operation
+        known = (operation, row.status, row.outcome)
+        requests = self._requests.get(known)
+        if requests is None:
+            requests = self._requests[known] = self._metrics.requests.labels(operation, str(row.status), row.outcome)
+        requests.inc()
+        times = self._times.get(operation)
+        if times is None:
+            metrics = self._metrics
+            times = metrics.request_seconds.labels(operation), metrics.first_byte_seconds.labels(operation)
+            self._times[operation] = times
+        times[0].observe(row.total_ms / 1000.0)
         if row.first_byte_ms is not None:
-            metrics.first_byte_seconds.labels(row.operation).observe(row.first_byte_ms / 1000.0)
+            times[1].observe(row.first_byte_ms / 1000.0)
         if row.provider is not None:
-            metrics.attempts.labels(row.provider).inc(row.attempts)
+            attempts = self._attempts.get(row.provider)
+            if attempts is None:
+                attempts = self._attempts[row.provider] = self._metrics.attempts.labels(row.provider)
+            attempts.inc(row.attempts)
         if row.input_tokens:
-            metrics.tokens.labels("input").inc(row.input_tokens)
+            self._input.inc(row.input_tokens)
         if row.output_tokens:
-            metrics.tokens.labels("output").inc(row.output_tokens)
+            self._output.inc(row.output_tokens)
 
 
 class DataPathParts:

@@ -27,6 +27,7 @@ from gateway.proxy.faults import (
 from gateway.proxy.inquiry import Inquiry
 from gateway.proxy.intake import Intake
 from gateway.proxy.queue import Place
+from gateway.proxy.runtime import Face
 from gateway.upstream.dispatch import Answer, Prepared, Sender, dispatch
 from gateway.upstream.message import UpstreamRequest
 from gateway.upstream.providers import DIALECT_ROOTS
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 BACKOFF = "backoff"
 """The reason of an `Exchange`'s pause between two tries that are not about capacity."""
+_VERBS = {"GET": b"GET", "POST": b"POST"}
 _QUERIES = {"gemini": (b"alt=sse",), "anthropic": (b"beta=true",), "openai": ()}
 """The only query parameters that reach a provider; everything else means nothing to it, or is Azure's api-version."""
 
@@ -138,8 +140,8 @@ class Call:
         return Prepared(
             face.target.origin,
             UpstreamRequest(
-                method=operation.method.encode(),
-                target=face.target.path(self._path(model)),
+                method=_VERBS[operation.method],
+                target=self._target(face, model),
                 headers=self._headers_for(face.target.face.defaults),
                 body=self._intake.body(model),
                 fixed=face.fixed,
@@ -154,15 +156,20 @@ class Call:
         named = {name for name, _ in self._headers}
         return [*self._headers, *(header for header in defaults if header[0] not in named)]
 
-    def _path(self, model: str) -> str:
-        operation = self._route.operation
+    def _target(self, face: Face, model: str) -> bytes:
+        operation, query = self._route.operation, self._channel.query
+        if not query and not operation.model_in_path:
+            known = face.paths.get(operation.path)
+            if known is None:
+                known = face.paths[operation.path] = face.target.path(
+                    f"{DIALECT_ROOTS[operation.dialect]}/{operation.path}"
+                )
+            return known
         path = f"models/{model}:{operation.path}" if operation.model_in_path else operation.path
-        query = self._channel.query
-        if query:
-            kept = [part for part in query.split(b"&") if part in _QUERIES[operation.dialect]]
-            if kept:
-                path += "?" + b"&".join(kept).decode()
-        return f"{DIALECT_ROOTS[operation.dialect]}/{path}"
+        kept = [part for part in query.split(b"&") if part in _QUERIES[operation.dialect]]
+        if kept:
+            path += "?" + b"&".join(kept).decode()
+        return face.target.path(f"{DIALECT_ROOTS[operation.dialect]}/{path}")
 
     async def _park(self, pause: Pause) -> bool:
         if pause.reason == BACKOFF:

@@ -21,9 +21,10 @@ from gateway.proxy.faults import (
     UnknownModel,
     UnknownPool,
 )
-from gateway.proxy.head import Wishes
+from gateway.proxy.head import NO_WISHES, Wishes
 from gateway.proxy.runtime import PoolRuntime, TenantRuntime
 
+_KNOWN_CHOICES = 1024
 _MEMBERS = {
     "pools": "the pool",
     "models": "the model",
@@ -68,6 +69,27 @@ def choose_pool(
     now: float,
 ) -> Choice:
     """Choose; `model` is the caller's name for it, `now` Unix seconds. Raises the RequestFault to answer with."""
+    if details or wishes.residency or wishes.priority is not None:
+        return _choose(tenant, details, named=named, wishes=wishes, model=model, dialect=dialect, now=now)
+    asked = (named, model, dialect)
+    found = tenant.choices.get(asked)
+    if found is None:
+        found = _choose(tenant, (), named=named, wishes=NO_WISHES, model=model, dialect=dialect, now=now)
+        if len(tenant.choices) < _KNOWN_CHOICES:
+            tenant.choices[asked] = found
+    return found
+
+
+def _choose(
+    tenant: TenantRuntime,
+    details: Sequence[Detail],
+    *,
+    named: str | None,
+    wishes: Wishes,
+    model: str,
+    dialect: str,
+    now: float,
+) -> Choice:
     if named is not None:
         pool = tenant.pools.get(named)
         if pool is None or not may_use_pool(details, named):

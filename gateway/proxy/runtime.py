@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from auth.errors import Invalid
@@ -30,6 +31,9 @@ from gateway.upstream.message import Deadlines
 from gateway.upstream.providers import PROVIDERS, Target, resolve
 from tenants.snapshot import KeySnapshot, PoolSnapshot, QuotaSnapshot, TenantSnapshot
 
+if TYPE_CHECKING:
+    from gateway.proxy.choice import Choice
+
 logger = logging.getLogger(__name__)
 
 _SERVES_CACHE_BOUND = 2048
@@ -37,10 +41,14 @@ _SERVES_CACHE_BOUND = 2048
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """One key as a dialect sees it: `fixed` holds its credential as header lines."""
+    """One key as a dialect sees it: `fixed` holds its credential as header lines.
+
+    `paths` keeps the request targets of operations that always have the same.
+    """
 
     target: Target
     fixed: bytes
+    paths: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,8 @@ class TenantRuntime:
     book: QuotaBook
     residency: tuple[str, ...] = ()
     """Patterns of the only regions in which the tenant may be served, empty = any."""
+    choices: dict[tuple[str | None, str, str], Choice] = field(default_factory=dict)
+    """What `choose_pool` found for requests that nothing narrows; bounded."""
 
     def admits(self, region: str) -> bool:
         """Tell whether keys in `region` may serve this tenant."""
@@ -205,6 +215,7 @@ def _build_pool(
                 weight=key.weight,
                 models=key.models,
                 max_in_flight=key.max_in_flight,
+                address=key.base_url,
             )
         )
     quotas = [_quota(quota) for quota in pool.quotas]

@@ -23,7 +23,10 @@ def answer_headers(answer: Answer, record: RequestRecord) -> HeaderList:
     """Return the headers that the caller gets with `answer`."""
     headers = returned(answer.headers)
     identifier = record.request_id.encode()
-    if not any(name in _UPSTREAM_IDS for name, _ in headers):
+    for name, _ in headers:
+        if name in _UPSTREAM_IDS:
+            break
+    else:
         headers.append((b"x-request-id", identifier))
     headers.append((b"x-llm-proxy-request-id", identifier))
     if record.target is not None:
