@@ -145,7 +145,7 @@ class Metrics:
             registry=self.registry,
         )
         self.job_runs = Counter(
-            "llm_proxy_job_runs", "Runs of periodic jobs, by task and result.", ("task", "result"), registry=self.registry
+            "llm_proxy_job_runs", "Runs of jobs, by task and result.", ("task", "result"), registry=self.registry
         )
         self.leader = Gauge("llm_proxy_leader", "1 in the process that runs the jobs.", registry=self.registry)
         ProcessCollector(registry=self.registry)
