@@ -21,6 +21,10 @@ _MAX_PART_HEAD = 4096
 _OVERLAP = 64
 
 
+class ModelCut(BadBody):
+    """The part named model is not whole: what follows what is held may make it so."""
+
+
 def boundary_of(content_type: bytes) -> bytes:
     """Return the boundary that `content_type` names. Raises BadBody when it names none."""
     found = _BOUNDARY.match(content_type.strip())
@@ -32,7 +36,7 @@ def boundary_of(content_type: bytes) -> bytes:
 def find_model(held: bytes, boundary: bytes) -> tuple[str, tuple[int, int]] | None:
     """Return the model and where it stands in `held`, None if no whole part of it is named model.
 
-    Raises BadBody when two parts are, or when the part holds no model's name.
+    Raises BadBody when two parts are, or when the part holds no model's name, ModelCut when its end is not held.
     """
     delimiter = b"--" + boundary
     found: tuple[str, tuple[int, int]] | None = None
@@ -45,7 +49,9 @@ def find_model(held: bytes, boundary: bytes) -> tuple[str, tuple[int, int]] | No
             if found is not None:
                 raise _twice()
             if end < 0:
-                raise BadBody("The form's model is cut or too long.", hint="Send the model as a short part of its own.")
+                raise ModelCut(
+                    "The form's model is cut or too long.", hint="Send the model as a short part of its own."
+                )
             span = (head_end + 4, end)
             found = model_name(held[slice(*span)].decode("utf-8", "replace")), span
         start = end + 2 if end >= 0 else -1

@@ -1,7 +1,8 @@
 """Takes a request's body in: bounded, in time, and read only as far as the gateway needs it.
 
-JSON is held whole (it may have to be sent again to another key). Multipart uploads are held up to `HOLD_BYTES`; larger
-ones are relayed while they come in, after the part in which the model stands, and can be sent once only.
+JSON is held whole (it may have to be sent again to another key). Multipart uploads are held up to `HOLD_BYTES`, or up
+to JSON's bound for as long as the model has not come: curl sends parts in the order of its options, and OpenAI's own
+examples name the file first. The rest is relayed while it comes in, and such an upload can be sent once only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from gateway.proxy.channel import Channel
 from gateway.proxy.faults import BadBody, BodyTooLarge, BodyTooSlow, WrongContentType
-from gateway.proxy.form_model import ModelWatch, boundary_of, find_model
+from gateway.proxy.form_model import ModelCut, ModelWatch, boundary_of, find_model
 from gateway.proxy.head import RequestHead
 from gateway.proxy.json_model import decode, locate_model, model_name, replace_model
 from gateway.proxy.routes import Operation
@@ -24,6 +25,10 @@ BIG_JSON_BYTES = 1024 * 1024
 DEFAULT_OUTPUT_TOKENS = 512
 """What is reserved for an answer whose request sets no maximum; settled by the real count afterwards."""
 MAX_OUTPUT_TOKENS = 1_000_000
+DEFAULT_MODERATION = "omni-moderation-latest"
+"""The model of moderations that name none (OpenAI API reference)."""
+_MODEL_NEEDED = frozenset({"audio.transcriptions", "audio.translations"})
+"""Uploads that have no default model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Upload:
 
 @dataclass(slots=True)
 class Intake:
-    """A request's body as taken in. `model` is the caller's name for it, "" if none is named (then the pool's is used).
+    """A request's body as taken in. `model` is the caller's name for it, "" if none is named (image edits).
 
     `span` is where the model's name stands in the held bytes, None if it does not. `output_unset`: the caller sets no
     maximum of output tokens, `est_output_tokens` is a guess.
@@ -128,7 +133,7 @@ async def take_in(channel: Channel, head: RequestHead, operation: Operation, lim
         raise _too_large(bound)
     if is_form:
         boundary = boundary_of(content_type)
-        return await _take_form(channel, boundary, length, bound, limits.body_s)
+        return await _take_form(channel, operation, boundary, length, limits)
     return await _take_json(channel, operation, bound, limits.body_s)
 
 
@@ -150,29 +155,57 @@ async def _take_json(channel: Channel, operation: Operation, bound: int, body_s:
     )
     if not operation.model_in_path:
         if fields.model is None and operation.name == "moderations":
+            intake.model = DEFAULT_MODERATION
             return intake
         intake.model = model_name(fields.model)
         intake.span = locate_model(body) if len(body) < BIG_JSON_BYTES else await asyncio.to_thread(locate_model, body)
     return intake
 
 
-async def _take_form(channel: Channel, boundary: bytes, length: int | None, bound: int, body_s: float) -> Intake:
-    held, more = await _read(channel, HOLD_BYTES, body_s)
-    if len(held) > bound:
-        raise _too_large(bound)
+async def _take_form(
+    channel: Channel, operation: Operation, boundary: bytes, length: int | None, limits: IntakeLimits
+) -> Intake:
+    held, found, more = await _read_to_model(channel, boundary, limits)
+    if len(held) > limits.max_upload_bytes:
+        raise _too_large(limits.max_upload_bytes)
+    if found is None and operation.name in _MODEL_NEEDED:
+        raise BadBody("The form names no model.", hint="Add a part named model, best before the file.")
     intake = Intake(
         model="",
         held=held,
         rest=channel if more else None,
         length=length,
-        max_bytes=bound,
+        max_bytes=limits.max_upload_bytes,
         est_input_tokens=256,
         is_form=True,
     )
-    found = find_model(held, boundary)
     if found is not None:
         intake.model, intake.span = found
     return intake
+
+
+async def _read_to_model(
+    channel: Channel, boundary: bytes, limits: IntakeLimits
+) -> tuple[bytes, tuple[str, tuple[int, int]] | None, bool]:
+    """Read `HOLD_BYTES`, then four times as much for as long as no whole model is in it; tell whether more may follow.
+
+    So the beginning is looked through again at most for a third of the bytes.
+    """
+    held, bound = b"", HOLD_BYTES
+    most = min(limits.max_body_bytes, limits.max_upload_bytes)
+    while True:
+        more_bytes, more = await _read(channel, bound - len(held), limits.body_s)
+        held += more_bytes
+        ended = not more or len(held) >= most
+        try:
+            found = find_model(held, boundary)
+        except ModelCut:
+            if ended:
+                raise
+            found = None
+        if found is not None or ended:
+            return held, found, more
+        bound = min(bound * 4, most)
 
 
 async def _read(channel: Channel, bound: int, body_s: float) -> tuple[bytes, bool]:

@@ -80,6 +80,7 @@ class Provider:
 _OPENAI_V1 = {"openai": Face("/v1")}
 _COMPATIBLE = {"openai": Face("/v1", fill_only=True)}
 _ANTHROPIC = Face("/v1", Credential.X_API_KEY, defaults=((b"anthropic-version", b"2023-06-01"),))
+_GEMINI = Face("/v1beta", Credential.X_GOOG_API_KEY)
 _ROWS = (
     Provider("openai", "OpenAI", "https://api.openai.com", _OPENAI_V1, "openai"),
     Provider(
@@ -92,7 +93,7 @@ _ROWS = (
     ),
     Provider(
         "gemini", "Google Gemini", "https://generativelanguage.googleapis.com",
-        {"gemini": Face("/v1beta", Credential.X_GOOG_API_KEY), "openai": Face("/v1beta/openai")},
+        {"gemini": _GEMINI, "openai": Face("/v1beta/openai")},
     ),
     Provider("mistral", "Mistral", "https://api.mistral.ai", _OPENAI_V1, "mistral"),
     Provider("groq", "Groq", "https://api.groq.com", {"openai": Face("/openai/v1")}, "groq"),
@@ -104,7 +105,10 @@ _ROWS = (
     Provider("vllm", "vLLM", None, _COMPATIBLE),
     Provider("ollama", "Ollama", None, _COMPATIBLE),
     Provider("openai_compatible", "Any OpenAI-compatible server", None, _COMPATIBLE),
-    Provider("simulated", "Simulated provider", None, {"openai": Face("/v1"), "anthropic": _ANTHROPIC}, "openai"),
+    Provider(
+        "simulated", "Simulated provider", None,
+        {"openai": Face("/v1"), "anthropic": _ANTHROPIC, "gemini": _GEMINI}, "openai",
+    ),
 )  # fmt: skip
 PROVIDERS: Mapping[str, Provider] = MappingProxyType({row.name: row for row in _ROWS})
 

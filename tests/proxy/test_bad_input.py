@@ -32,6 +32,7 @@ BAD: dict[str, tuple[str, Any, dict[str, str], int, str]] = {
     "compressed": ("/v1/embeddings", b"x", {"content-encoding": "gzip"}, 415, MEDIA),
     "no boundary": ("/v1/images/edits", b"x", {"content-type": "multipart/form-data"}, 400, "invalid_body"),
     "form model twice": ("/v1/images/edits", TWICE, FORM, 400, "invalid_body"),
+    "form without model": ("/v1/audio/transcriptions", multipart(None), FORM, 400, "invalid_body"),
     "unknown path": ("/v1/files", {"model": "m"}, {}, 404, "unknown_path"),
     "traversal": ("/v1/models/..%2f..%2fadmin", {"model": "m"}, {}, 400, "invalid_request"),
     "key in the url": ("/v1/embeddings?key=good", {"model": "m"}, {}, 400, "invalid_request"),

@@ -107,15 +107,16 @@ async def test_a_stream_that_breaks_ends_in_an_error_event() -> None:
 
 async def test_a_plain_answer_that_breaks_is_cut_and_never_looks_whole() -> None:
     async def script(exchange: Exchange) -> None:
-        await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{")
+        await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n" + begun)
 
+    begun = b'{"id":"chatcmpl-1"'
     async with (
         scripted_upstream(script) as upstream,
         running_gateway(tenant(pool("main", key("a", upstream.base_url)))) as gateway,
     ):
         raw = await _post(gateway, b'{"model":"m"}')
         assert raw.startswith(b"HTTP/1.1 200")
-        assert raw.endswith(b"\r\n\r\n{"), "one byte of a hundred, then the end of the connection"
+        assert raw.endswith(b"\r\n\r\n" + begun), "what came of a hundred bytes, then the end of the connection"
         assert (await gateway.row()).outcome == "server_error"
 
 
@@ -174,6 +175,45 @@ async def test_a_large_upload_is_relayed_while_it_arrives() -> None:
         (exchange,) = upstream.exchanges
         assert b"content-length: %d" % (length + 5) in exchange.head
         assert (await gateway.row()).model == "fast"
+
+
+@pytest.mark.parametrize("size", [HOLD_BYTES - 150, HOLD_BYTES, 3 * HOLD_BYTES])
+async def test_a_model_after_the_file_is_found(size: int) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(answer(b'{"text":"hi"}'))
+
+    file = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + b"a" * size
+    form = file + b'\r\n--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n--x--\r\n'
+    aliases = {"model_aliases": {"fast": "whisper-1"}}
+    async with (
+        scripted_upstream(script) as upstream,
+        running_gateway(
+            tenant(pool("main", key("a", upstream.base_url, models=("whisper-1",)), settings=aliases))
+        ) as gateway,
+    ):
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        reply = await gateway.call("/v1/audio/transcriptions", form % b"fast", headers=headers)
+        assert reply.json() == {"text": "hi"}
+        (exchange,) = upstream.exchanges
+        assert exchange.body == form % b"whisper-1"
+
+
+async def test_a_moderation_that_names_no_model_goes_where_its_default_is_served() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(answer(exchange.body))
+
+    async with (
+        scripted_upstream(script) as upstream,
+        running_gateway(
+            tenant(
+                pool("main", key("a", "http://127.0.0.1:1", models=("gpt-4o",))),
+                pool("safety", key("b", upstream.base_url, models=("*moderation*",))),
+            )
+        ) as gateway,
+    ):
+        reply = await gateway.call("/v1/moderations", {"input": "x"})
+        assert reply.json() == {"input": "x"}
+        assert reply.headers["x-llm-proxy-pool"] == "safety"
 
 
 async def test_a_small_upload_can_be_tried_on_another_key() -> None:

@@ -43,6 +43,8 @@ GEMINI = "/v1beta/models/gemini-3-flash:streamGenerateContent?alt=sse"
         ("openai_compatible", "https://h.example.com/api/paas/v4", None, "openai", CHAT,
          "https://h.example.com/api/paas/v4/chat/completions"),
         ("simulated", "https://sim.example.com", None, "anthropic", "/v1/messages", "https://sim.example.com/v1/messages"),
+        ("simulated", "https://sim.example.com", None, "gemini", "/v1beta/models/g:generateContent",
+         "https://sim.example.com/v1beta/models/g:generateContent"),
     ],
 )  # fmt: skip
 def test_where_requests_go(  # noqa: PLR0917 -- the columns of the table
