@@ -21,6 +21,15 @@ test: $(VENV)/.dev ## Run the whole test suite
 test-rotations: $(VENV)/.dev ## Rotate a key 200 times in a row under load (six minutes)
 	$(BIN)/python -m pytest tests/e2e/test_rotation_under_load.py -m slow $(PYTEST_ARGS)
 
+.PHONY: test-kms
+test-kms: $(VENV)/.dev .venv-kms/.ready ## Try the KEK providers against OpenBao and moto's AWS KMS (real servers, 120 MB to download)
+	$(BIN)/python -m pytest tests/kms -m slow $(PYTEST_ARGS)
+
+.venv-kms/.ready: requirements/kms.lock
+	@$(PYTHON) -m venv .venv-kms
+	@.venv-kms/bin/python -m pip --disable-pip-version-check --no-input -q install --require-hashes -r requirements/kms.lock
+	@touch $@
+
 check: lint types imports ## Lint, types and import rules
 
 lint: $(VENV)/.dev ## Ruff: rules and format
