@@ -22,7 +22,7 @@ from tenants.catalogue import Catalogue
 from tenants.checks import located
 from tenants.keyshape import key_problem, provider_by_key, provider_by_name
 from tenants.names import NAME_RULE, is_name
-from tenants.schemas import Limits, PositiveInt, Tier, Weight
+from tenants.pool_schemas import Limits, PositiveInt, Tier, Weight
 
 MAX_KEYS: Final = 500
 DEFAULT_POOL_NAME: Final = "main"

@@ -1,4 +1,4 @@
-"""What a pool's settings mean to the data path; `tenants.schemas` says what may be written."""
+"""What a pool's settings mean to the data path; `tenants.pool_schemas` says what may be written."""
 
 from __future__ import annotations
 

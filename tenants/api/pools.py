@@ -21,7 +21,8 @@ from tenants.api.views import pool_out
 from tenants.checks import convert_checked, pool_problems, refuse
 from tenants.merge_patch import merge_patch
 from tenants.models import Pool
-from tenants.schemas import PoolIn, PoolOut, PoolPage, PoolPatch, PoolSettings
+from tenants.pool_schemas import PoolSettings
+from tenants.schemas import PoolIn, PoolOut, PoolPage, PoolPatch
 from tenants.store import pools as store
 from tenants.store import quotas as quotas_store
 

@@ -20,7 +20,8 @@ from tenants.api.views import quota_out
 from tenants.checks import convert_checked, quota_problems, refuse
 from tenants.merge_patch import merge_patch
 from tenants.models import Quota
-from tenants.schemas import Limits, QuotaIn, QuotaOut, QuotaPage, QuotaPatch
+from tenants.pool_schemas import Limits
+from tenants.schemas import QuotaIn, QuotaOut, QuotaPage, QuotaPatch
 from tenants.store import quotas as store
 
 

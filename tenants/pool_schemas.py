@@ -1,0 +1,75 @@
+"""What pools and quotas may be set to: limits, retries, deadlines, options of a strategy. Shared by every way in.
+
+The management API, imported pool files and declarations all take these shapes; a missing member means the default.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+PositiveInt = Annotated[int, Meta(gt=0, le=10**12)]
+Weight = Annotated[
+    int, Meta(ge=0, le=10000, description="Share of the traffic, relative to the pool's other keys; 0 = standby")
+]
+Tier = Annotated[int, Meta(ge=0, le=9, description="0 is premium, larger is lower")]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A provider's limits; a member that is missing is not limited, or not known."""
+
+    rpm: PositiveInt | None = None
+    tpm: PositiveInt | None = None
+    itpm: PositiveInt | None = None
+    otpm: PositiveInt | None = None
+    rpd: PositiveInt | None = None
+    tpd: PositiveInt | None = None
+    concurrency: PositiveInt | None = None
+
+
+class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How often a request may be tried; `budget_ratio` caps retries as a share of all requests.
+
+    `max_pause_s` bounds how long a request waits for capacity when every key is full; 0: not at all.
+    """
+
+    max_attempts: Annotated[int, Meta(ge=1, le=10)] | UnsetType = UNSET
+    budget_ratio: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    max_pause_s: Annotated[float, Meta(ge=0, le=600)] | UnsetType = UNSET
+
+
+class Deadlines(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Seconds to wait for the provider: to connect, for its first byte, between two bytes, and in all."""
+
+    connect_s: Seconds | UnsetType = UNSET
+    first_byte_s: Seconds | UnsetType = UNSET
+    idle_s: Seconds | UnsetType = UNSET
+    total_s: Seconds | UnsetType = UNSET
+
+
+class StrategyOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What strategies may be told; each takes what concerns it.
+
+    `weight_by`: what `weighted` follows. `threshold`: the free share of a limit below which `rate_limit_aware` turns
+    elsewhere. `overflow_daily`: it spends daily limits only when the others are full. `home_region`: where callers are
+    that do not say so, for `geographic`. `cache_affinity`: keep conversations where their prompt cache is warm.
+    """
+
+    weight_by: Literal["fixed", "limit", "remaining", "price"] | UnsetType = UNSET
+    threshold: Annotated[float, Meta(ge=0, lt=1)] | UnsetType = UNSET
+    overflow_daily: bool | UnsetType = UNSET
+    home_region: str | UnsetType = UNSET
+    cache_affinity: bool | UnsetType = UNSET
+
+
+class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a pool does beside choosing a key; a missing member means the installation's default."""
+
+    failover: bool | UnsetType = UNSET
+    retry: RetrySettings | UnsetType = UNSET
+    deadlines: Deadlines | UnsetType = UNSET
+    model_aliases: dict[str, str] | UnsetType = UNSET
+    max_waiting: Annotated[int, Meta(ge=0, le=100_000, description="Requests that wait at once")] | UnsetType = UNSET
+    strategy_options: StrategyOptions | UnsetType = UNSET
