@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from gateway.database import DatabaseAway
+from gateway.database import AWAY, DatabaseAway
 
 _SET = text("select set_config(:name, :value, true)")
 
@@ -61,7 +61,7 @@ class OrmSessions:
         except (OSError, PoolTimeout, OperationalError, InterfaceError) as error:
             raise _away(error) from error
         except DBAPIError as error:
-            if error.connection_invalidated:
+            if error.connection_invalidated or isinstance(getattr(error.orig, "__cause__", None), AWAY):
                 raise _away(error) from error
             raise
 
