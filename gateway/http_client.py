@@ -6,15 +6,19 @@ It never follows a redirect and never retries a write: what it did is what was a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+from uuid import UUID
 
 import httpx
 
 from auth.errors import Fault, Unavailable
 from auth.secret import Secret
+
+_RENEW_EARLY_S: Final = 30.0
 
 
 class ApiRefused(Fault):
@@ -68,6 +72,19 @@ class ManagementClient:
         self._credentials = credentials
         self._http = httpx.Client(base_url=credentials.base_url, timeout=timeout_s, trust_env=False)
         self._token: str | None = None
+        self._token_ends = 0.0
+        self._acting: tuple[ManagementClient, UUID, tuple[str, ...]] | None = None
+
+    def within(self, tenant_id: UUID, scopes: Iterable[str]) -> ManagementClient:
+        """Return a client that acts in a tenant with `scopes` and no others, as an operator who holds `tenants:act`."""
+        inner = ManagementClient(self._credentials, timeout_s=self._http.timeout.read or 30.0)
+        inner._acting = (self, tenant_id, tuple(sorted(scopes)))
+        return inner
+
+    @property
+    def base_url(self) -> str:
+        """Where the gateway is."""
+        return self._credentials.base_url
 
     def __enter__(self) -> Self:
         return self
@@ -99,9 +116,7 @@ class ManagementClient:
         if_match: str | None = None,
     ) -> Answer:
         """Send one request; raises `ApiRefused` or `Unreachable`."""
-        if self._token is None:
-            self._token = str(self.issue_token()["access_token"])
-        headers = {"authorization": f"Bearer {self._token}"}
+        headers = {"authorization": f"Bearer {self._current_token()}"}
         if if_match is not None:
             headers["if-match"] = if_match
         content = None
@@ -112,6 +127,18 @@ class ManagementClient:
         return Answer(
             response.status_code, _decode(response) if response.content else None, response.headers.get("etag")
         )
+
+    def _current_token(self) -> str:
+        if self._token is None or time.monotonic() >= self._token_ends:
+            if self._acting is None:
+                answer = self.issue_token()
+            else:
+                operator, tenant_id, scopes = self._acting
+                body = {"tenant_id": str(tenant_id), "scopes": list(scopes)}
+                answer = operator.request("POST", "/api/v1/tokens/acting", body).data
+            self._token = str(answer["access_token"])
+            self._token_ends = time.monotonic() + max(1.0, float(answer.get("expires_in", 3600)) - _RENEW_EARLY_S)
+        return self._token
 
     def items(self, path: str, *, limit: int = 200) -> Iterator[dict[str, Any]]:
         """Walk a list to its end, page by page."""

@@ -87,6 +87,12 @@ def settings_from_environment() -> Settings:
     return read_settings(os.environ)
 
 
+def environment_secret(name: str) -> Secret | None:
+    """Read one variable that a declaration names as the place of a secret; None when it is not set or empty."""
+    value = os.environ.get(name, "").strip()
+    return Secret(value) if value else None
+
+
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Read settings out of `environ`; raises `ConfigurationInvalid` that lists every variable at fault.
 
