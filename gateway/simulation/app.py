@@ -288,8 +288,8 @@ class SimulatedProvider:
         return openai_media.model(name, int(visit.arrived))
 
     def _model(self, name: Any, route: routes.Route) -> str:
-        if name is None and route.form:
-            return "dall-e-2"
+        if name is None and route.default_model is not None:
+            return route.default_model
         if not isinstance(name, str) or not name:
             raise BadRequest("you must provide a model parameter", "model")
         if not self.config.serves(name):

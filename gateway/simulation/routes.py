@@ -18,13 +18,17 @@ Reader = Callable[[Mapping[str, Any]], Prompt]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One endpoint: `prompt` reads what it asks for (None: the text of its input is counted)."""
+    """One endpoint: `prompt` reads what it asks for (None: the text of its input is counted).
+
+    `default_model` serves requests that name none; None refuses them.
+    """
 
     dialect: Dialect
     answer: Answerer
     prompt: Reader | None = None
     limited: bool = True
     form: bool = False
+    default_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,10 @@ _OPENAI: Mapping[str, Route] = {
     "completions": Route(Dialect.OPENAI, openai_chat.completion, openai_chat.prompt_of_completion),
     "responses": Route(Dialect.OPENAI, openai_responses.responses, openai_responses.prompt_of_response),
     "embeddings": Route(Dialect.OPENAI, openai_media.embeddings),
-    "moderations": Route(Dialect.OPENAI, openai_media.moderations),
+    "moderations": Route(Dialect.OPENAI, openai_media.moderations, default_model="omni-moderation-latest"),
     "images/generations": Route(Dialect.OPENAI, openai_media.images),
-    "images/edits": Route(Dialect.OPENAI, openai_media.images, form=True),
-    "images/variations": Route(Dialect.OPENAI, openai_media.images, form=True),
+    "images/edits": Route(Dialect.OPENAI, openai_media.images, form=True, default_model="dall-e-2"),
+    "images/variations": Route(Dialect.OPENAI, openai_media.images, form=True, default_model="dall-e-2"),
     "audio/speech": Route(Dialect.OPENAI, openai_media.speech),
     "audio/transcriptions": Route(Dialect.OPENAI, openai_media.transcription, form=True),
     "audio/translations": Route(Dialect.OPENAI, openai_media.transcription, form=True),

@@ -171,6 +171,7 @@ class TestOpenAI:
         assert client.models.retrieve("gpt-4o").id == "gpt-4o"
 
     def test_moderations(self, client: openai.OpenAI) -> None:
+        assert client.moderations.create(input="peace").model == "omni-moderation-latest"
         results = client.moderations.create(model="omni-moderation-latest", input=["peace", "violence"]).results
         assert [result.flagged for result in results] == [False, True]
 
