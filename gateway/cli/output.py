@@ -84,9 +84,10 @@ def print_fault(fault: Fault) -> None:
     """Say what is wrong, every place of it, and how to mend it."""
     errors.print(Text.assemble(("error: ", "bold red"), fault.public), soft_wrap=True)
     for place, sentence in getattr(fault, "errors", ()):
-        errors.print(
-            Text(f"  - {place}: {sentence}" if place and not sentence.startswith(place) else f"  - {sentence}")
-        )
+        if sentence in fault.public:
+            continue
+        line = f"  - {place}: {sentence}" if place and not sentence.startswith(place) else f"  - {sentence}"
+        errors.print(Text(line), soft_wrap=True)
     if fault.hint:
         errors.print(Text(fault.hint, style="dim"), soft_wrap=True)
     if fault.debug:

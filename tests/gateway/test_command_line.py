@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from auth.errors import Invalid
 from auth.secret import Secret
 from gateway.cli.connection import NoProfile, find_credentials, read_profile
-from gateway.cli.output import reach, show
+from gateway.cli.output import print_fault, reach, show
 from gateway.cli.program import program
 from gateway.control.docs_page import docs_page
 from gateway.dev.home import DevHome
@@ -123,3 +124,14 @@ def test_the_development_home_keeps_its_secrets_private(tmp_path: Path) -> None:
     for path in home.path.iterdir():
         assert path.stat().st_mode & 0o077 == 0, path
     assert home.path.stat().st_mode & 0o066 == 0
+
+
+def test_a_fault_says_each_thing_once(capsys: pytest.CaptureFixture[str]) -> None:
+    print_fault(
+        Invalid("name is taken.", hint="Choose another.", errors=(("/name", "is taken"), ("/weight", "x" * 100)))
+    )
+    assert capsys.readouterr().err.splitlines() == [
+        "error: name is taken.",
+        "  - /weight: " + "x" * 100,
+        "Choose another.",
+    ]
