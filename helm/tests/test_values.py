@@ -20,6 +20,8 @@ SAMPLES: dict[str, Any] = {
     "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}],
     "config": {"LLM_PROXY_LOG_LEVEL": "debug"},
     "issuer": "https://changed.example.com",
+    "declarations.files": {"changed.yaml": "version: 1"},
+    "declarations.secrets": ["changed"],
     "image.digest": "sha256:" + "c" * 64,
     "image.pullSecrets": ["changed"],
     "encryption.kek": "file:/changed",
@@ -45,7 +47,23 @@ SAMPLES: dict[str, Any] = {
     "metrics.serviceMonitor.interval": "99s",
     "gateway.topologySpreadConstraints": [{"maxSkew": 9, "topologyKey": "x", "whenUnsatisfiable": "ScheduleAnyway"}],
 }
+DECLARED = (
+    "files",
+    "operatorSecret",
+    "secrets",
+    "owner",
+    "prune",
+    "backoffLimit",
+    "activeDeadlineSeconds",
+    "resources",
+)
 NEEDS = {
+    "declarations.enabled": ("declarations", {}),
+    "declarations.existingConfigMap": (
+        "minimal",
+        {"declarations": {"enabled": True, "operatorSecret": "operator", "existingConfigMap": "declared"}},
+    ),
+    **{f"declarations.{name}": ("declarations", {}) for name in DECLARED},
     "database.maxConnections": ("minimal", {"database": {"maxConnections": 200}}),
     "database.port": ("production", {}),
     "gateway.service.nodePort": ("dev", {}),
@@ -164,6 +182,8 @@ def test_what_no_value_may_be_is_refused_by_the_schema(changes: dict[str, Any], 
     [
         ({"image": {"repository": ""}}, "image.repository is empty"),
         ({"issuer": ""}, "issuer is empty"),
+        ({"declarations": {"enabled": True, "files": {"a.yaml": "version: 1"}}}, "operatorSecret is empty"),
+        ({"declarations": {"enabled": True, "operatorSecret": "x"}}, "either files or existingConfigMap"),
         ({"existingSecret": ""}, "set existingSecret"),
         ({"cnpg": {"enabled": True, "appRoleSecret": "x"}, "devDatabase": {"enabled": True}}, "choose one database"),
         ({"cnpg": {"enabled": True}}, "cnpg.appRoleSecret is empty"),

@@ -77,6 +77,16 @@ values.schema.json.
 {{- $e = append $e "externalSecret needs existingSecret (the Secret that it fills), storeRef and data" -}}
 {{- end -}}
 {{- end -}}
+{{- with .declarations -}}
+{{- if .enabled -}}
+{{- if not .operatorSecret -}}
+{{- $e = append $e "declarations.operatorSecret is empty: name the Secret with client-id and client-secret of an operator (llm-proxy bootstrap --may-act)" -}}
+{{- end -}}
+{{- if eq (empty .files) (empty .existingConfigMap) -}}
+{{- $e = append $e "declarations needs either files or existingConfigMap" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $most := include "llm-proxy.connections" $ | int -}}
 {{- if and (gt (int .database.maxConnections) 0) (gt $most (int .database.maxConnections)) -}}
 {{- $e = append $e (printf "the release may hold %d database connections while rolling, above database.maxConnections (%d): lower the replicas or the pool sizes, or put a pooler between" $most (int .database.maxConnections)) -}}
