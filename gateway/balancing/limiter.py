@@ -100,9 +100,12 @@ class Bucket:
         self._at = max(self._at, now)
 
     def resize(self, limit: float, now: float) -> None:
-        used = self.limit - self.available(now)
+        available = self.available(now)
+        used = self.limit - available
         self.limit = float(limit)
-        self._level = self.limit - used
+        # What was in use under a larger limit came back at that limit's pace: it is no debt to be repaid at this one's.
+        debt = max(-self.limit, min(0.0, available))
+        self._level = max(self.limit - used, debt)
         self._at = max(self._at, now)
         self._refill()
 

@@ -175,6 +175,15 @@ def test_a_smaller_limit_keeps_what_is_in_use(make: Make) -> None:
 
 
 @EVERY
+@pytest.mark.parametrize("overdrawn", [0, 500])
+def test_a_far_smaller_limit_makes_no_debt_of_what_the_larger_one_allowed(make: Make, overdrawn: int) -> None:
+    meter = make(86_400, 60)
+    meter.take(86_400 + overdrawn, 0.0)
+    meter.resize(30, 0.0)
+    assert meter.available(130.0) >= 30, "two windows later everything is free again, not in a day"
+
+
+@EVERY
 def test_time_standing_still_or_jumping_back_is_harmless(make: Make) -> None:
     meter = make(10, 60)
     meter.take(10, 100.0)
