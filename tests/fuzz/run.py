@@ -34,8 +34,10 @@ def main(schemathesis: str) -> int:
             "--generation-database=none",
             f"--header=Authorization: Bearer {gateway.token()}",
         ]
+        if os.environ.get("CI"):
+            command.append("--seed=1")  # a commit is green or not by itself; new cases are looked for elsewhere
         return subprocess.run(command, cwd=directory, check=False).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(str(Path(sys.argv[1]).absolute())))
