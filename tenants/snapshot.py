@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -98,13 +98,17 @@ class SnapshotLoader:
     async def load(self, tenant_id: UUID) -> TenantSnapshot | None:
         """Load one tenant, None if it does not exist; `KekUnavailable` when its keys cannot be opened for now."""
         async with self._connections.tenant(tenant_id) as connection:
-            rows = await _read(connection, tenant_id)
+            rows = await read_rows(connection, tenant_id)
         return await self._assemble(rows, rows.tenants[0]) if rows.tenants else None
 
     async def load_all(self) -> list[TenantSnapshot]:
         """Load every tenant; one whose keys cannot be opened for now is left out: `load` it later."""
         async with self._connections.platform() as connection:
-            rows = await _read(connection, None)
+            rows = await read_rows(connection)
+        return await self.assemble_all(rows)
+
+    async def assemble_all(self, rows: SnapshotRows) -> list[TenantSnapshot]:
+        """Make the snapshots of rows that were read before; `load_all` says what is left out."""
         snapshots = []
         for tenant in rows.tenants:
             try:
@@ -124,7 +128,7 @@ class SnapshotLoader:
             found: int | None = await connection.fetchval("select config_revision from tenant where id = $1", tenant_id)
             return found
 
-    async def _assemble(self, rows: _Rows, tenant: asyncpg.Record) -> TenantSnapshot:
+    async def _assemble(self, rows: SnapshotRows, tenant: Row) -> TenantSnapshot:
         tenant_id = tenant["id"]
         quotas = {row["id"]: _quota(row) for row in rows.quotas[tenant_id]}
         keys: dict[UUID, list[KeySnapshot]] = defaultdict(list)
@@ -146,7 +150,7 @@ class SnapshotLoader:
             unopened=tuple(unopened),
         )
 
-    async def _open(self, row: asyncpg.Record) -> Secret | None:
+    async def _open(self, row: Row) -> Secret | None:
         context = key_context(row["pool_id"], row["id"], row["number"], row["provider"])
         try:
             plain = await self._sealer.open(row["tenant_id"], row["data_key_id"], context, bytes(row["envelope"]))
@@ -163,15 +167,27 @@ class SnapshotLoader:
             return None
 
 
+class Row(Protocol):
+    """One row by column name: a record of asyncpg, or a dictionary that was one."""
+
+    def __getitem__(self, column: str, /) -> Any:
+        """Give the value of a column."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    tenants: Sequence[asyncpg.Record]
-    pools: Mapping[UUID, list[asyncpg.Record]]
-    quotas: Mapping[UUID, list[asyncpg.Record]]
-    keys: Mapping[UUID, list[asyncpg.Record]]
+class SnapshotRows:
+    """What snapshots are made of, as the database has it: tenants, and by tenant pools, quotas and current keys."""
+
+    tenants: Sequence[Row]
+    pools: Mapping[UUID, Sequence[Row]]
+    quotas: Mapping[UUID, Sequence[Row]]
+    keys: Mapping[UUID, Sequence[Row]]
 
 
-async def _read(connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], tenant_id: UUID | None) -> _Rows:
+async def read_rows(
+    connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], tenant_id: UUID | None = None
+) -> SnapshotRows:
+    """Read the rows of one tenant, None: of all; the secrets in them stay sealed."""
     # Four statements of one transaction may see four states; the revision is read first, so that a change in between
     # makes the poll load again, never the other way round.
     arguments = [] if tenant_id is None else [tenant_id]
@@ -183,17 +199,18 @@ async def _read(connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], te
     pools = await connection.fetch(_POOLS + only("tenant_id", "where") + " order by name", *arguments)
     quotas = await connection.fetch(_QUOTAS + only("tenant_id", "where"), *arguments)
     keys = await connection.fetch(_KEYS + only("k.tenant_id", "and") + " order by k.id", *arguments)
-    return _Rows(tenants, _by_tenant(pools), _by_tenant(quotas), _by_tenant(keys))
+    return SnapshotRows(tenants, by_tenant(pools), by_tenant(quotas), by_tenant(keys))
 
 
-def _by_tenant(rows: Sequence[asyncpg.Record]) -> Mapping[UUID, list[asyncpg.Record]]:
-    grouped: dict[UUID, list[asyncpg.Record]] = defaultdict(list)
+def by_tenant(rows: Iterable[Row]) -> Mapping[UUID, Sequence[Row]]:
+    """Group rows by their tenant, in the order that they have."""
+    grouped: dict[UUID, list[Row]] = defaultdict(list)
     for row in rows:
         grouped[row["tenant_id"]].append(row)
     return grouped
 
 
-def _pool(row: asyncpg.Record, keys: list[KeySnapshot], quotas: Mapping[UUID, QuotaSnapshot]) -> PoolSnapshot:
+def _pool(row: Row, keys: list[KeySnapshot], quotas: Mapping[UUID, QuotaSnapshot]) -> PoolSnapshot:
     drawn_on = dict.fromkeys(key.quota_id for key in keys)
     return PoolSnapshot(
         pool_id=row["id"],
@@ -206,11 +223,11 @@ def _pool(row: asyncpg.Record, keys: list[KeySnapshot], quotas: Mapping[UUID, Qu
     )
 
 
-def _quota(row: asyncpg.Record) -> QuotaSnapshot:
+def _quota(row: Row) -> QuotaSnapshot:
     return QuotaSnapshot(row["id"], row["name"], row["provider"], _json(row["limits"]))
 
 
-def _key(row: asyncpg.Record, secret: Secret) -> KeySnapshot:
+def _key(row: Row, secret: Secret) -> KeySnapshot:
     return KeySnapshot(
         key_id=row["id"],
         name=row["name"],
