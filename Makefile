@@ -123,3 +123,11 @@ test-fuzz: $(VENV)/.dev .venv-fuzz/.ready ## Fuzz the management API by its Open
 	@$(PYTHON) -m venv .venv-fuzz
 	@.venv-fuzz/bin/python -m pip --disable-pip-version-check --no-input -q install --require-hashes -r requirements/fuzz.lock
 	@touch $@
+
+# A soak runs an hour: start it from a checkout of its own when you go on working in this one.
+MINUTES ?= 60
+RATE    ?= 80
+OUT     ?= bench/results/soak
+.PHONY: soak
+soak: $(VENV)/.dev ## An hour of steady traffic: are memory, descriptors, tasks flat? (MINUTES=60 RATE=80 OUT=dir)
+	$(BIN)/python -m bench.soak --minutes $(MINUTES) --rate $(RATE) --out $(OUT)

@@ -126,6 +126,8 @@ class Gateway:
             statement_cache_size=settings.statement_cache_size,
         )
         self._stack.push_async_callback(postgres.close)
+        loop = asyncio.get_running_loop()
+        self.metrics.watch_gauge("llm_proxy_tasks", "asyncio tasks alive.", lambda: len(asyncio.all_tasks(loop)))
         # The operator's KMS may be on a private network, which tenants' addresses must not reach: a pool of its own.
         private = EgressPolicy(allow_private=True)
         kms = ConnectionPool(DirectConnector(private))
