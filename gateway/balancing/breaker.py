@@ -91,6 +91,11 @@ class Breaker:
 
     def ended(self, kind: OutcomeKind, now: float, *, trial: bool, rng: Random) -> None:
         """Take in the outcome of an attempt."""
+        if kind is OutcomeKind.OK and not trial:
+            # What almost always happens, before the rest is looked at.
+            self._counts.add(now, failed=False)
+            self.consecutive = 0
+            return
         if trial:
             self._trial_since = -inf
         if kind is OutcomeKind.ABANDONED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from gateway.balancing.endpoint import Endpoint
 
@@ -31,11 +32,11 @@ class Ask:
     output_unset: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """Permission to send one attempt on `endpoint`, with the tokens that were reserved for it.
 
-    Every lease is given back exactly once through `Balancer.observe`.
+    Every lease is given back exactly once through `Balancer.observe`. A tuple, like `Picked`: one of each is made for
+    every attempt, and a frozen dataclass costs three times as much to make.
     """
 
     id: int
@@ -60,8 +61,7 @@ class Refusal(StrEnum):
     """Every eligible key was already tried by this request, or is out of service."""
 
 
-@dataclass(frozen=True, slots=True)
-class Picked:
+class Picked(NamedTuple):
     """Send on `lease.endpoint`."""
 
     lease: Lease

@@ -33,13 +33,14 @@ class Ledger:
     """
 
     __slots__ = (
-        "_limits", "_meters", "_semantics", "_share", "_share_at", "_told_as_of", "_unix_offset_s", "cooldown",
-        "learner", "told", "used_at",
+        "_expiring", "_limits", "_meters", "_semantics", "_share", "_share_at", "_told_as_of", "_unix_offset_s",
+        "cooldown", "learner", "told", "used_at",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, semantics: Semantics, now: float, *, unix_offset_s: float = 0.0) -> None:
         self._limits: dict[Dimension, int] = {}
         self._meters: list[tuple[Dimension, int, Meter]] = []
+        self._expiring: list[FixedWindow] = []
         self._share = 1.0
         self._share_at = nan
         self._semantics = semantics
@@ -99,8 +100,7 @@ class Ledger:
         limit = self._effective(dimension)
         meter = self.meter(dimension)
         if limit is None:
-            if meter is not None:
-                self._meters = [row for row in self._meters if row[0] is not dimension]
+            self._put(dimension, None)
             return
         semantics = self._semantics
         kind, window_s, phase = semantics.minute, MINUTE_S, -self._unix_offset_s
@@ -117,24 +117,29 @@ class Ledger:
             if kind == "fixed" and isinstance(meter, SlidingWindow):
                 # The phase has become known: the account goes on in the provider's own windows.
                 used = meter.limit - meter.available(now)
-                self._meters = [row for row in self._meters if row[0] is not dimension]
                 fixed = FixedWindow(amount, window_s, now, phase=phase)
                 fixed.take(max(0.0, used) * fixed.spent(now), now)
-                self._meters.append((dimension, unit_of(dimension), fixed))
+                self._put(dimension, fixed)
                 return
             if semantics.fixed_unknown and kind == "fixed" and isinstance(meter, FixedWindow):
                 meter.rephase(phase, now)
             if meter.limit != amount:
                 meter.resize(amount, now)
             return
-        made: Meter
         if kind == "continuous":
-            made = Bucket(amount, window_s, now)
+            self._put(dimension, Bucket(amount, window_s, now))
         elif kind == "fixed":
-            made = FixedWindow(amount, window_s, now, phase=phase)
+            self._put(dimension, FixedWindow(amount, window_s, now, phase=phase))
         else:
-            made = SlidingWindow(amount, window_s, now)
-        self._meters.append((dimension, unit_of(dimension), made))
+            self._put(dimension, SlidingWindow(amount, window_s, now))
+
+    def _put(self, dimension: Dimension, meter: Meter | None) -> None:
+        """Have `meter` count a dimension from now on; None: it is not limited."""
+        self._meters = [row for row in self._meters if row[0] is not dimension]
+        if meter is not None:
+            self._meters.append((dimension, unit_of(dimension), meter))
+        meters = [row[2] for row in self._meters]
+        self._expiring = [each for each in meters if isinstance(each, FixedWindow) and each.window_s <= MINUTE_S]
 
     def meter(self, dimension: Dimension) -> Meter | None:
         """Give the meter of a dimension, if it is limited."""
@@ -154,16 +159,15 @@ class Ledger:
 
     def ready_at(self, input_tokens: float, output_tokens: float, now: float) -> float:
         """Give the moment from which one request of this size fits every limit; <= now: at once; inf: never."""
-        at, least = self.cooldown.until, 1.0
-        stretch = 1.0 if self.learner is None or not self.learner.margin else self.learner.stretch(now)
+        at, least, learner = self.cooldown.until, 1.0, self.learner
+        stretch = learner.stretch(now) if learner is not None and learner.margin else 1.0
         counted = sizes(self._semantics, input_tokens, output_tokens)
         for _, unit, meter in self._meters:
-            amount, limit = counted[unit], meter.limit
+            amount, limit, available = counted[unit], meter.limit, meter.available(now)
             if amount > limit:
                 amount = self._capped(amount, limit, input_tokens)
             elif stretch > 1.0:
                 amount = min(amount * stretch, limit)
-            available = meter.available(now)
             if available < amount and (free_at := meter.earliest(amount, now)) > at:
                 at = free_at
             if available < least * limit:
@@ -217,15 +221,15 @@ class Ledger:
             margin = learner.margin
             reservation.trial = not probe and margin > 0.0 and learner.in_use(now) and learner.stretch(now) == 1.0
         counted = sizes(self._semantics, input_tokens, output_tokens)
-        held_back = False
+        held_back, trial, entries = False, reservation.trial, reservation.entries
         for dimension, unit, meter in self._meters:
             amount = counted[unit]
             if amount > meter.limit:
                 amount = self._capped(amount, meter.limit, input_tokens)
-            elif reservation.trial:
+            elif trial:
                 held_back |= meter.available(now) < min(amount * (1.0 + margin), meter.limit)
             meter.take(amount, now)
-            reservation.entries.append((dimension, meter, amount, meter.taken))
+            entries.append((dimension, meter, amount, meter.taken))
         self._share_at = nan
         if learner is not None and learner.active:
             reservation.trial = held_back
@@ -385,8 +389,7 @@ class Ledger:
 
     def expiring(self, now: float) -> float:
         """Give how much of the fixed minute or sub-window that is furthest has gone by, 0..1; 0: none is fixed."""
-        fixed = [meter for _, _, meter in self._meters if isinstance(meter, FixedWindow) and meter.window_s <= MINUTE_S]
-        return max((meter.spent(now) for meter in fixed), default=0.0)
+        return max([meter.spent(now) for meter in self._expiring]) if self._expiring else 0.0
 
     def misconfigured(self) -> dict[str, tuple[int, int]]:
         """Give (configured, told) where the configured limit is above what the provider grants."""

@@ -82,8 +82,12 @@ class Bucket:
         return max(now, self._at) + missing / self._per_s + 1e-6
 
     def take(self, amount: float, now: float) -> None:
-        self._level = self.available(now) - amount
-        self._at = max(self._at, now)
+        level = self._level
+        if now > self._at:
+            level += (now - self._at) * self._per_s
+            level = level if level < self.limit else self.limit
+            self._at = now
+        self._level = level - amount
         self.taken += amount
 
     def adjust(self, delta: float, taken_at: float, now: float) -> None:

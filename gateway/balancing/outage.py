@@ -71,7 +71,8 @@ class CommonBreaker:
             if trial or len(self._failing) >= max(2, min(SEVERAL, self.keys)):
                 self._breaker.ended(kind, now, trial=trial, rng=rng)
             return
-        self._failing.clear()
+        if self._failing:
+            self._failing.clear()
         self._breaker.ended(kind, now, trial=trial, rng=rng)
 
     def revive(self) -> None:

@@ -128,7 +128,8 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
     if cap is not None and quota.in_flight >= cap:
         return Exclusion.BUSY, inf
     ledger = candidate.ledger
-    at = ledger.ready_at(ask.est_input_tokens, ledger.output_of(ask), now)
+    output_tokens = ledger.output_of(ask) if ask.output_unset else ask.est_output_tokens
+    at = ledger.ready_at(ask.est_input_tokens, output_tokens, now)
     if at > now:
         if at == inf:
             return Exclusion.TOO_LARGE, inf
@@ -162,21 +163,23 @@ class Ready:
         self.blocked[index] = blocked
         return False
 
-    def sample(self, count: int, rng: Random) -> list[Candidate]:
-        """Give all ready candidates of a small level, else up to `count` of them at random.
+    def sample(self, count: int, rng: Random, *, full_scan: int = FULL_SCAN) -> list[Candidate]:
+        """Give all ready candidates of a level of up to `full_scan`, else up to `count` of them at random.
 
         Large levels are walked from a random start with a random stride, so that a run of dead keys does not send
         all its traffic to the neighbour; the walk ends with `count` ready ones or when all were seen.
         """
         candidates = self.candidates
         size = len(candidates)
-        if size <= FULL_SCAN:
-            return [candidates[index] for index in range(size) if self.allows(index)]
-        found: list[Candidate] = []
-        index = int(rng.random() * size)
-        strides = self.level.strides
-        stride = strides[int(rng.random() * len(strides))]
+        index, stride = 0, 1
+        if size <= full_scan:
+            count = size
+        else:
+            strides = self.level.strides
+            index = int(rng.random() * size)
+            stride = strides[int(rng.random() * len(strides))]
         ask, now, floor = self.ask, self.now, self._floor
+        found: list[Candidate] = []
         for _ in range(size):
             blocked = exclusion_of(candidates[index], ask, now, floor)
             if blocked is None:

@@ -30,10 +30,7 @@ class Adaptive:
     name = "adaptive"
 
     def choose(self, ready: Ready, rng: Random) -> Candidate | None:
-        found = ready.sample(2, rng)
-        if len(found) > 2:
-            found = rng.sample(found, 2)
-        return least([(self.score(each, ready), each) for each in found], rng)
+        return least([(self.score(each, ready), each) for each in ready.sample(2, rng, full_scan=2)], rng)
 
     def score(self, candidate: Candidate, ready: Ready, /) -> float:
         state = candidate.state

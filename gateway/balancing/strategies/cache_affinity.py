@@ -11,7 +11,8 @@ A modifier: without an affinity, or when every ranked quota is passed over, the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import isqrt, log
 from random import Random
@@ -25,36 +26,47 @@ SAMPLE = 3
 _TRIED_QUOTAS = 3
 _FLAT = 64
 _MANTISSA = (1 << 52) - 1
+_UNIT = 1.0 / (_MANTISSA + 1)
+_LOWEST = -(1 << 63)
 
 
 def _seed(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _rank(seed: int, key: int) -> int:
-    """Mix two integers. The hash of a tuple of integers is xxHash in C, and the same in every process.
+def _ranks(seeds: Sequence[int], key: int) -> list[int]:
+    """Mix each with `key`. The hash of a tuple of integers is xxHash in C, and the same in every process.
 
     The third element is one more round: that hash does not mix its last element into all bits.
     """
-    return hash((seed, key, 7))
-
-
-def _weighted_rank(seed: int, key: int, weight: int) -> float:
-    """Rank so that each wins in proportion to its weight (weighted rendezvous: weight / -ln u, u uniform in (0, 1))."""
-    uniform = ((_rank(seed, key) & _MANTISSA) + 0.5) / (_MANTISSA + 1)
-    return -weight / log(uniform)
+    return [hash((seed, key, 7)) for seed in seeds]
 
 
 @dataclass(slots=True)
-class _Member:
+class _Cluster:
+    """Some of the quotas: by position the seed of each, and where its keys stand among the candidates."""
+
     seed: int
-    indexes: list[int]
+    seeds: list[int] = field(default_factory=list)
+    indexes: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Groups:
-    clusters: list[tuple[int, list[_Member]]]
-    members: int
+    clusters: list[_Cluster]
+    quotas: int
+
+    def cluster_of(self, key: int) -> _Cluster:
+        """Rank so that each wins in proportion to its size: weighted rendezvous, the largest ln(u) / size."""
+        clusters = self.clusters
+        if len(clusters) == 1:
+            return clusters[0]
+        ranks = _ranks([cluster.seed for cluster in clusters], key)
+        scores = [
+            log(((rank & _MANTISSA) + 0.5) * _UNIT) / len(cluster.seeds)
+            for rank, cluster in zip(ranks, clusters, strict=True)
+        ]
+        return clusters[scores.index(max(scores))]
 
 
 class CacheAffinity:
@@ -82,12 +94,17 @@ class CacheAffinity:
         affinity = ready.ask.affinity
         if affinity is not None:
             groups = self._groups(ready)
-            mean = (sum_in_flight(ready) + 1) / groups.members
-            for member in self._ranked(groups, _seed(affinity)):
-                carried = ready.candidates[member.indexes[0]].state.quota.in_flight
-                if carried + 1 > self._load_factor * mean + 1.0:
+            bound = self._load_factor * (sum_in_flight(ready) + 1) / groups.quotas
+            key = _seed(affinity)
+            cluster = groups.cluster_of(key)
+            ranks = _ranks(cluster.seeds, key)
+            for _ in range(min(_TRIED_QUOTAS, len(ranks))):
+                place = ranks.index(max(ranks))
+                ranks[place] = _LOWEST
+                indexes = cluster.indexes[place]
+                if ready.candidates[indexes[0]].state.quota.in_flight > bound:
                     continue
-                found = ready.first_of(member.indexes, SAMPLE, rng)
+                found = ready.first_of(indexes, SAMPLE, rng)
                 if found:
                     return least([(each.load, each) for each in found], rng)
         return self._inner.choose(ready, rng)
@@ -98,26 +115,22 @@ class CacheAffinity:
             quotas: dict[str, list[int]] = {}
             for index, candidate in enumerate(ready.candidates):
                 quotas.setdefault(candidate.endpoint.quota_id, []).append(index)
-            members = [_Member(_seed(quota_id), indexes) for quota_id, indexes in sorted(quotas.items())]
-            count = 1 if len(members) <= _FLAT else isqrt(len(members))
-            clusters: list[tuple[int, list[_Member]]] = [(_seed(f"cluster {number}"), []) for number in range(count)]
-            for member in members:
+            count = 1 if len(quotas) <= _FLAT else isqrt(len(quotas))
+            clusters = [_Cluster(_seed(f"cluster {number}")) for number in range(count)]
+            for quota_id, indexes in sorted(quotas.items()):
+                seed = _seed(quota_id)
                 # By hash, not by position: a quota that comes or goes leaves the others in their clusters.
-                clusters[member.seed % count][1].append(member)
-            groups = _Groups([cluster for cluster in clusters if cluster[1]], len(members))
+                clusters[seed % count].seeds.append(seed)
+                clusters[seed % count].indexes.append(indexes)
+            groups = _Groups([cluster for cluster in clusters if cluster.seeds], len(quotas))
             ready.level.cache["cache_affinity"] = groups
         return groups
-
-    @staticmethod
-    def _ranked(groups: _Groups, key: int) -> list[_Member]:
-        _, members = max(groups.clusters, key=lambda cluster: _weighted_rank(cluster[0], key, len(cluster[1])))
-        return sorted(members, key=lambda member: _rank(member.seed, key), reverse=True)[:_TRIED_QUOTAS]
 
     def score(self, candidate: Candidate, ready: Ready, /) -> float | None:
         affinity = ready.ask.affinity
         if affinity is None:
             return self._inner.score(candidate, ready)
-        return 0.5 - _rank(_seed(candidate.endpoint.quota_id), _seed(affinity)) / 2**64
+        return 0.5 - _ranks([_seed(candidate.endpoint.quota_id)], _seed(affinity))[0] / 2**64
 
 
 def sum_in_flight(ready: Ready) -> int:
@@ -125,4 +138,4 @@ def sum_in_flight(ready: Ready) -> int:
     candidates = ready.candidates
     step = max(1, len(candidates) // 32)
     seen = candidates[::step]
-    return round(sum(candidate.state.in_flight for candidate in seen) * len(candidates) / len(seen))
+    return round(sum([candidate.state.in_flight for candidate in seen]) * len(candidates) / len(seen))

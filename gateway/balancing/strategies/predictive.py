@@ -31,10 +31,9 @@ class Predictive:
         return least([(self._score(each, ready.now), each) for each in ready.sample(SAMPLE, rng)], rng)
 
     def _score(self, candidate: Candidate, now: float) -> float:
-        score = self._aware.score_at(candidate, now)
-        expiring = candidate.ledger.expiring(now)
-        if expiring > 0.0:
-            score -= EXPIRING_BONUS * expiring * candidate.ledger.headroom(now)
+        score, ledger = self._aware.score_at(candidate, now), candidate.ledger
+        if expiring := ledger.expiring(now):
+            score -= EXPIRING_BONUS * expiring * ledger.headroom(now)
         return score
 
     def score(self, candidate: Candidate, ready: Ready, /) -> float | None:
