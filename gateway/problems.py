@@ -191,6 +191,7 @@ def _validation_errors(extra: object) -> list[tuple[str, str]]:
                 # missing.
                 found.append(("", _NO_BODY if message == repr(_BODY_PARAMETER) else message))
                 continue
-            pointer = "/" + key.replace(".", "/") if source == "body" and key else f"{source}: {key}".strip(": ")
+            steps = key.replace("[", ".").replace("]", "").replace(".", "/")
+            pointer = f"/{steps}" if source == "body" and key else f"{source}: {key}".strip(": ")
             found.append((pointer, message))
     return found

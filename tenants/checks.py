@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +13,7 @@ from auth.errors import Invalid
 from tenants.catalogue import Catalogue
 from tenants.keyshape import key_problem
 from tenants.names import NAME_RULE, SLUG, is_name
+from tenants.pool_schemas import Fallback, PoolSettings
 from tenants.schemas import KeyIn, KeyPatch, PoolIn, PoolPatch, QuotaIn, QuotaPatch, RotateIn, TenantIn
 
 Problem = tuple[str, str]
@@ -51,6 +52,31 @@ def pool_problems(data: PoolIn | PoolPatch, catalogue: Catalogue) -> list[Proble
     problems = _name_problems(data.name)
     if isinstance(data.strategy, str) and (problem := catalogue.strategy_problem(data.strategy)):
         problems.append(("/strategy", problem))
+    return problems
+
+
+def fallback_problems(settings: PoolSettings, own: str, pools: Collection[str]) -> list[Problem]:
+    """Check where pool `own` falls back to; `pools` are the names of the tenant's pools."""
+    problems = []
+    seen: list[Fallback] = []
+    for index, each in enumerate(() if isinstance(settings.fallbacks, UnsetType) else settings.fallbacks):
+        pointer = f"/settings/fallbacks/{index}"
+        pool = own if isinstance(each.pool, UnsetType) else each.pool
+        if isinstance(each.model, UnsetType) and not each.models and pool == own:
+            problems.append((pointer, "leads back to the pool itself with the same model; name another pool or model"))
+        elif pool != own and pool not in pools:
+            there = ", ".join(sorted(name for name in pools if name != own)[:20]) or "no other"
+            problems.append((f"{pointer}/pool", f"{pool[:63]!r} is no pool of the tenant; there is {there}"))
+        elif each in seen:
+            problems.append((pointer, "stands in the list twice; it would never be reached"))
+        for name, stand_in in {} if isinstance(each.models, UnsetType) else each.models.items():
+            if not _is_text(name) or not _is_text(stand_in):
+                problems.append((f"{pointer}/models", f"names of models {_TEXT_RULE}"))
+            elif name == stand_in and pool == own:
+                problems.append((f"{pointer}/models", f"{name[:63]!r} stands in for itself in the same pool"))
+        if isinstance(each.model, str) and not _is_text(each.model):
+            problems.append((f"{pointer}/model", _TEXT_RULE))
+        seen.append(each)
     return problems
 
 

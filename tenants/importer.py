@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from auth.errors import Invalid
 from auth.secret import Secret
@@ -22,7 +23,7 @@ from tenants.catalogue import Catalogue
 from tenants.checks import located
 from tenants.keyshape import key_problem, provider_by_key, provider_by_name
 from tenants.names import NAME_RULE, is_name
-from tenants.pool_schemas import Limits, PositiveInt, Tier, Weight
+from tenants.pool_schemas import Fallback, Limits, PoolSettings, PositiveInt, Tier, Weight
 
 MAX_KEYS: Final = 500
 DEFAULT_POOL_NAME: Final = "main"
@@ -45,6 +46,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     providers: list[dict[str, Any]]
     strategy: str | None = None
     failover: bool = True
+    fallbacks: Annotated[list[Fallback], msgspec.Meta(max_length=8)] = []
     name: str = DEFAULT_POOL_NAME
     is_default: bool = False
 
@@ -72,8 +74,13 @@ class PoolPlan:
     name: str
     strategy: str
     is_default: bool
-    failover: bool
+    settings: PoolSettings
     keys: tuple[KeyPlan, ...] = field(default=())
+
+    @property
+    def failover(self) -> bool:
+        """Tell whether a request may be tried on a second key."""
+        return self.settings.failover is True
 
 
 def plan_import(document: object, catalogue: Catalogue) -> PoolPlan:
@@ -106,9 +113,10 @@ def plan_import(document: object, catalogue: Catalogue) -> PoolPlan:
         else:
             problems.extend(found)
     problems.extend(_repeated(file.providers))
+    settings = PoolSettings(failover=file.failover, fallbacks=file.fallbacks or UNSET)
     if problems:
         raise _refuse(problems)
-    return PoolPlan(file.name, catalogue.strategies[strategy], file.is_default, file.failover, tuple(keys))
+    return PoolPlan(file.name, catalogue.strategies[strategy], file.is_default, settings, tuple(keys))
 
 
 def _plan_key(entry: _Entry, pointer: str, catalogue: Catalogue) -> KeyPlan | list[tuple[str, str]]:

@@ -64,6 +64,23 @@ class StrategyOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     cache_affinity: bool | UnsetType = UNSET
 
 
+class Fallback(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a request goes that the pool cannot serve: to another pool, with another model, or both.
+
+    `models` says which model stands in for which; with it and without `model` nothing else falls back here. `on` names
+    the causes: capacity and outage if it is missing. `after_s`: how long to wait for capacity before.
+    """
+
+    pool: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    models: dict[str, str] | UnsetType = UNSET
+    on: (
+        Annotated[list[Literal["capacity", "outage", "context_length", "content_policy"]], Meta(min_length=1)]
+        | UnsetType
+    ) = UNSET
+    after_s: Annotated[float, Meta(ge=0, le=600)] | UnsetType = UNSET
+
+
 class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a pool does beside choosing a key; a missing member means the installation's default."""
 
@@ -73,3 +90,4 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     model_aliases: dict[str, str] | UnsetType = UNSET
     max_waiting: Annotated[int, Meta(ge=0, le=100_000, description="Requests that wait at once")] | UnsetType = UNSET
     strategy_options: StrategyOptions | UnsetType = UNSET
+    fallbacks: Annotated[list[Fallback], Meta(max_length=8)] | UnsetType = UNSET

@@ -55,13 +55,17 @@ class Execution:
         self._tenant_ids = dict(tenant_ids)
         self._tenants: dict[str, ManagementClient] = {}
         self._open = ExitStack()
+        self._fallbacks: dict[Address, Any] = {}
 
     def run(self, plan: Plan) -> None:
         """Do every step, then note what is owned."""
         with self._open:
             for step in plan.steps:
+                if step.operation == "remove":
+                    self._set_fallbacks()
                 self._do(step)
                 self._done(step)
+            self._set_fallbacks()
             for slug in self._document.tenants:
                 self._note(slug, {address for address in plan.owned if address.tenant == slug})
 
@@ -74,6 +78,13 @@ class Execution:
             self._rotate(step)
         elif step.operation == "remove":
             self._api(step.address).request("DELETE", self._path(step.address))
+
+    def _set_fallbacks(self) -> None:
+        """Say where pools fall back to, now that all of them exist: they may name each other."""
+        while self._fallbacks:
+            address, fallbacks = self._fallbacks.popitem()
+            patch = {"settings": {"fallbacks": fallbacks}}
+            self._api(address).request("PATCH", self._path(address), patch)
 
     def _api(self, address: Address) -> ManagementClient:
         """Return who asks: the operator for tenants, else the operator acting in the tenant."""
@@ -103,6 +114,9 @@ class Execution:
             return
         path = _PATHS_AND_CLIENTS[address.kind]
         body["name"] = address.name
+        if address.kind == "pool" and "fallbacks" in body["settings"]:
+            body["settings"] = dict(body["settings"])
+            self._fallbacks[address] = body["settings"].pop("fallbacks")
         status = body.pop("status", "active")
         if address.kind == "key":
             path = f"/api/v1/pools/{self._ids[Address(address.tenant, 'pool', address.pool)]}/keys"
@@ -141,6 +155,10 @@ class Execution:
             changed["quota_id"] = self._ids[Address(address.tenant, "quota", changed.pop("quota"))]
         for name in {"settings", "limits"} & changed.keys():
             changed[name] = patch_between(found.attributes[name], changed[name])
+        if kind == "pool" and "fallbacks" in changed.get("settings", {}):
+            self._fallbacks[address] = changed["settings"].pop("fallbacks")
+            if not changed["settings"]:
+                del changed["settings"]
         if changed:
             api.request("PATCH", self._path(address), changed, if_match=etag(found.version))
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from gateway.balancing.decision import Ask, Refusal
@@ -47,6 +47,7 @@ _CONTEXT_CODES = frozenset({"context_length_exceeded", "string_above_max_length"
 _POLICY_CODES = frozenset(
     {"content_policy_violation", "content_filter", "responsibleaipolicyviolation", "moderation_blocked"}
 )
+_EVENT_DATA = re.compile(rb"^data:[ ]*(\{.*\"error\".*)$", re.M)
 _CONTEXT_MESSAGE = re.compile(
     r"prompt is too long|maximum context length|context window|exceeds? the maximum number of (?:input )?tokens", re.I
 )
@@ -55,11 +56,26 @@ _POLICY_MESSAGE = re.compile(r"content (?:management )?policy|content filtering|
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One alternative: another pool, another model, or both (None = as it was); `causes` that it serves."""
+    """One alternative: another pool, another model, or both (None = as it was); `causes` that it serves.
+
+    `models` maps models to what is asked for in their place; a rung that has it and no `model` serves those alone.
+    `after_s`: how long a request waits for capacity where it is before it comes here.
+    """
 
     pool: str | None = None
     model: str | None = None
     causes: frozenset[Cause] = FAILURES
+    models: Mapping[str, str] = field(default_factory=dict)
+    after_s: float = 0.0
+
+    def model_for(self, *names: str) -> str | None:
+        """Give the model to ask for in place of the one that goes by `names`; the last of them where it stays.
+
+        None: the rung does not serve this model.
+        """
+        if not self.models:
+            return self.model or names[-1]
+        return next((self.models[name] for name in names if name in self.models), self.model)
 
 
 def cause_of_failure(failure: Failure) -> Cause | None:
@@ -75,15 +91,16 @@ def cause_of_failure(failure: Failure) -> Cause | None:
 def cause_of_answer(status: int, body: bytes) -> Cause | None:
     """Give why a provider's final answer is an error that another model may not give; None: it is the caller's.
 
-    `body` may be cut short, or anything at all; never raises.
+    `body` may be cut short, or anything at all; never raises. Status 200 is of a stream that began with an error event.
     """
     if status == 429:
         return Cause.CAPACITY
     if status >= 500:
         return Cause.OUTAGE
-    if status not in (400, 413, 422):
+    if status not in (200, 400, 413, 422):
         return None
-    codes, message = _error_of(body)
+    event = _EVENT_DATA.search(body) if status == 200 else None
+    codes, message = _error_of(body if event is None else event.group(1))
     if codes & _CONTEXT_CODES or _CONTEXT_MESSAGE.search(message):
         return Cause.CONTEXT_LENGTH
     if codes & _POLICY_CODES or _POLICY_MESSAGE.search(message):
@@ -122,6 +139,13 @@ class Ladder:
         self._next = 0
         self.cause: Cause | None = None
         """Why the last move was made; None while the request is where it was sent."""
+
+    def patience_s(self, cause: Cause) -> float | None:
+        """Give how long to wait here before climbing for `cause`; None: nothing follows that serves it."""
+        for rung in self._rungs[self._next :]:
+            if cause in rung.causes and (rung.pool or self._pool, rung.model or self._model) not in self._seen:
+                return rung.after_s
+        return None
 
     def climb(self, cause: Cause | None, *, replayable: bool, now: float, deadline: float) -> tuple[str, str] | None:
         """Give (pool, model) to try next; None when there is none for this cause, or no way or time to try again."""

@@ -31,6 +31,7 @@ from gateway.proxy.choice import choose_pool
 from gateway.proxy.credentials import find_token
 from gateway.proxy.dialects import Shape, error_answer, status_of
 from gateway.proxy.directory import Directory
+from gateway.proxy.fallback import Climb
 from gateway.proxy.faults import Broken, Forbidden, NoSuchPath, RequestFault, TenantSuspended, WrongMethod
 from gateway.proxy.head import RequestHead
 from gateway.proxy.inquiry import Inquiry, Leaver
@@ -149,6 +150,8 @@ class DataPath:
             record.outcome = fault.code
         if record.explanation is not None:
             headers.append((b"x-llm-proxy-explain", record.explanation))
+        if record.told is not None:
+            headers += record.told
         await channel.send_head(status, headers)
         await channel.finish(body)
 
@@ -233,6 +236,18 @@ class DataPath:
         )
         record.pool = choice.pool
         choice = self._spending.admit(choice, intake, record)
+        if choice.pool.rungs:
+            climb = Climb(
+                tenant,
+                inquiry,
+                intake,
+                choice,
+                spending=self._spending,
+                clock=self._clock,
+                unix=self._unix_clock(),
+                rng=self._rng,
+            )
+            return await climb.send(self._upstream)
         call = Call(inquiry, intake, choice, clock=self._clock, rng=self._rng)
         return await call.send(self._upstream)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from gateway.balancing.decision import Ask, Lease, Refusal
 from gateway.balancing.exchange import Exchange
 from gateway.balancing.explain import Explanation
+from gateway.balancing.fallback import Cause, cause_of_failure
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.steps import Failure, Pause
 from gateway.proxy.affinity import affinity_of
@@ -42,20 +44,27 @@ _QUERIES = {"gemini": (b"alt=sse",), "anthropic": (b"beta=true",), "openai": ()}
 
 
 class Call:
-    """Sends one taken-in request on keys of the chosen pool until one answers, or none can."""
+    """Sends one taken-in request on keys of the chosen pool until one answers, or none can.
+
+    `deadline` (on `clock`) and `patience_s`, the longest wait for capacity, hold in place of the pool's own. `cause`
+    says, once `send` has raised, why the pool could not serve; None: no other pool would help.
+    """
 
     __slots__ = (
         "_ask",
         "_channel",
         "_choice",
         "_clock",
+        "_deadlines",
         "_exchange",
         "_explains",
         "_headers",
         "_intake",
         "_place",
+        "_policy",
         "_record",
         "_route",
+        "cause",
     )
 
     def __init__(
@@ -66,6 +75,8 @@ class Call:
         *,
         clock: Callable[[], float],
         rng: Random,
+        deadline: float | None = None,
+        patience_s: float | None = None,
     ) -> None:
         self._route = route = inquiry.route
         self._channel = inquiry.channel
@@ -75,6 +86,13 @@ class Call:
         self._clock = clock
         self._place: Place | None = None
         pool = choice.pool
+        self.cause: Cause | None = None
+        self._policy = policy = pool.policy
+        if patience_s is not None and patience_s < policy.max_pause_s:
+            self._policy = policy = replace(policy, max_pause_s=patience_s)
+        self._deadlines = pool.deadlines
+        if deadline is not None:
+            self._deadlines = replace(pool.deadlines, total_s=min(pool.deadlines.total_s, deadline - clock()))
         self._headers = inquiry.head.forwarded
         self._explains = inquiry.explains
         self._ask = Ask(
@@ -85,13 +103,16 @@ class Call:
             region=inquiry.wishes.region,
             residency=choice.residency,
             priority=choice.priority,
-            deadline=clock() + pool.deadlines.total_s,
+            deadline=clock() + pool.deadlines.total_s if deadline is None else deadline,
             affinity=affinity_of(intake.held) if pool.has_affinity and not intake.is_form else None,
             output_unset=intake.output_unset,
         )
-        self._exchange = Exchange(
-            pool.balancer, self._ask, pool.policy, pool.budget, rng=rng, replayable=intake.replayable
-        )
+        self._exchange = Exchange(pool.balancer, self._ask, policy, pool.budget, rng=rng, replayable=intake.replayable)
+
+    @property
+    def was_sent(self) -> bool:
+        """Tell whether some of the body may have gone to a provider."""
+        return bool(self._exchange.attempts)
 
     async def send(self, upstream: Sender) -> Answer:
         """Return the answer to relay. Raises the RequestFault to answer with, or what the body's source raised."""
@@ -102,6 +123,7 @@ class Call:
         try:
             if queue.waiting and queue.is_waited_for(self._line()) and not await self._stand(None):
                 # Others wait for these keys: whoever comes now stands behind those with as much right.
+                self.cause = Cause.CAPACITY
                 raise self._full(None)
             answer = await dispatch(self._exchange, self._prepare, upstream, clock=self._clock, park=self._park)
         finally:
@@ -111,6 +133,7 @@ class Call:
             if self._place is not None:
                 self._place.leave()
         if isinstance(answer, Failure):
+            self.cause = cause_of_failure(answer)
             raise self._fault(answer)
         self._record.first_byte_at = self._clock()
         return answer
@@ -147,7 +170,7 @@ class Call:
                 fixed=face.fixed,
             ),
             face.target.hint_style,
-            pool.deadlines,
+            self._deadlines,
         )
 
     def _headers_for(self, defaults: HeaderList | tuple[tuple[bytes, bytes], ...]) -> HeaderList:
@@ -187,7 +210,7 @@ class Call:
                 self._line(),
                 client_id=principal.client_id if principal is not None else "",
                 priority=ask.priority,
-                deadline=min(ask.deadline, began + pool.policy.max_pause_s),
+                deadline=min(ask.deadline, began + self._policy.max_pause_s),
                 cost=float(max(1, ask.est_input_tokens + ask.est_output_tokens)),
             )
         try:

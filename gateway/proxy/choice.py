@@ -99,22 +99,24 @@ def _choose(
                 hint=f"Use one of: {_listed(tenant, details)}.",
             )
         if not pool.endpoints:
+            if pool.rungs:
+                return judged(tenant, pool, details, wishes=wishes, model=model, now=now)
             raise _no_key(pool.name)
-        if not _serves(pool, model, dialect):
+        if not serves(pool, model, dialect):
             raise UnknownModel(
                 f"No key of pool {named!r} serves the model {model!r} over the {dialect} API.",
                 hint="GET /v1/models lists the choices; a key's `models` and `provider` decide what it serves.",
             )
-        return _judged(tenant, pool, details, wishes=wishes, model=model, now=now)
+        return judged(tenant, pool, details, wishes=wishes, model=model, now=now)
     reachable = [pool for pool in tenant.pools.values() if may_use_pool(details, pool.name)]
     if tenant.default is not None and tenant.default in reachable:
         reachable.remove(tenant.default)
         reachable.insert(0, tenant.default)
     refusal: RequestFault | None = None
     for pool in reachable:
-        if _serves(pool, model, dialect):
+        if serves(pool, model, dialect):
             try:
-                return _judged(tenant, pool, details, wishes=wishes, model=model, now=now)
+                return judged(tenant, pool, details, wishes=wishes, model=model, now=now)
             except (Forbidden, NoKeyInRegion) as error:
                 refusal = refusal or error
     if refusal is not None:
@@ -141,15 +143,16 @@ def _choose(
     )
 
 
-def _serves(pool: PoolRuntime, model: str, dialect: str) -> bool:
+def serves(pool: PoolRuntime, model: str, dialect: str) -> bool:
     if not model:
         return any(dialect in endpoint.dialects for endpoint in pool.endpoints)
     return pool.serves(model, dialect)
 
 
-def _judged(
+def judged(
     tenant: TenantRuntime, pool: PoolRuntime, details: Sequence[Detail], *, wishes: Wishes, model: str, now: float
 ) -> Choice:
+    """Return what the token, the tenant and the request allow of `model` in `pool`. Raises Forbidden, NoKeyInRegion."""
     real = pool.real_model(model)
     models = (model, real) if real != model else (model,) if model else ()
     found = judge(details, pool=pool.name, models=models, regions=pool.regions, now=now)

@@ -6,6 +6,7 @@ import logging
 
 import msgspec
 
+from gateway.balancing.fallback import Cause, Rung
 from gateway.balancing.strategies.registry import StrategyOptions, make_strategy
 from gateway.balancing.strategies.weighted import WeightBy
 from gateway.balancing.strategy import Strategy
@@ -42,6 +43,16 @@ class StrategySettings(msgspec.Struct, frozen=True):
     limits_are_caps: bool = False
 
 
+class FallbackSettings(msgspec.Struct, frozen=True):
+    """See `Rung`; `on` are its causes."""
+
+    pool: str | None = None
+    model: str | None = None
+    models: dict[str, str] = {}
+    on: frozenset[Cause] = frozenset({Cause.CAPACITY, Cause.OUTAGE})
+    after_s: float = 0.0
+
+
 class PoolSettings(msgspec.Struct, frozen=True):
     """What a pool's settings say; members left out have these defaults."""
 
@@ -51,6 +62,12 @@ class PoolSettings(msgspec.Struct, frozen=True):
     model_aliases: dict[str, str] = {}
     max_waiting: int = 1000
     strategy_options: StrategySettings = StrategySettings()
+    fallbacks: tuple[FallbackSettings, ...] = ()
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The fallback ladder, in order."""
+        return tuple(Rung(each.pool, each.model, each.on, each.models, each.after_s) for each in self.fallbacks)
 
 
 def read_settings(pool: PoolSnapshot, tenant: str) -> PoolSettings:

@@ -12,6 +12,7 @@ from gateway.balancing.outcome import TokenUsage
 from gateway.metering.event import UsageEvent
 from gateway.metering.pricing import PriceTable
 from gateway.policy.allowance import Taken
+from gateway.proxy.channel import HeaderList
 from gateway.proxy.runtime import KeyTarget, PoolRuntime
 
 _NOTHING = TokenUsage(reported=False)
@@ -28,6 +29,7 @@ class Recorder(Protocol):
 class RequestRecord:
     """What is known so far; `write` makes the row of it. Without `principal` there is nobody to charge, and no row.
 
+    `priced_as` is the model that stands in for the caller's, if one does; `told` are further headers of the answer.
     `status` stays UNANSWERED, `outcome` ABANDONED, when the caller left first. `clock` is monotonic seconds.
     """
 
@@ -47,6 +49,7 @@ class RequestRecord:
         "operation",
         "outcome",
         "pool",
+        "priced_as",
         "principal",
         "request_id",
         "served_model",
@@ -54,6 +57,7 @@ class RequestRecord:
         "streamed",
         "taken",
         "target",
+        "told",
         "unix",
         "usage",
         "waited_s",
@@ -77,6 +81,8 @@ class RequestRecord:
         self.attempts = 0
         self.streamed = False
         self.waited_s = 0.0
+        self.priced_as: str | None = None
+        self.told: HeaderList | None = None
         self.cost_nanos: int | None = None
         self.taken: Taken | None = None
         self.explanation: bytes | None = None
@@ -92,10 +98,10 @@ class RequestRecord:
         target, usage = self.target, self.usage
         cost = None
         if target is not None and (usage.input or usage.output):
-            cost = prices.cost_nanos(target.provider, self.served_model or self.model, usage)
+            cost = prices.cost_nanos(target.provider, self.served_model or self.priced_as or self.model, usage)
             if cost is None and self.served_model:
                 # Deployments and dated snapshots go by names that no price list has; the caller's name may be in it.
-                cost = prices.cost_nanos(target.provider, self.model, usage)
+                cost = prices.cost_nanos(target.provider, self.priced_as or self.model, usage)
             self.cost_nanos = cost
         first = self.first_byte_at
         row = UsageEvent(

@@ -18,6 +18,7 @@ from auth.globs import matches
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.book import QuotaBook
 from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.fallback import Rung
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.retry import RetryBudget, RetryPolicy
 from gateway.balancing.strategies.cache_affinity import CacheAffinity
@@ -88,6 +89,8 @@ class PoolRuntime:
     deadlines: Deadlines
     queue: PoolQueue
     regions: frozenset[str]
+    rungs: tuple[Rung, ...] = ()
+    """Where requests fall back to."""
     known_serves: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def real_model(self, model: str) -> str:
@@ -101,7 +104,7 @@ class PoolRuntime:
 
     def retire(self) -> None:
         """End it: the pool was deleted, so nothing more is sent with its keys, and nobody waits for them."""
-        self.endpoints, self.targets = (), {}
+        self.endpoints, self.targets, self.rungs = (), {}, ()
         self.known_serves.clear()
         self.balancer.reconfigure((), (), self.strategy)
         self.balancer.close()
@@ -255,6 +258,7 @@ def _build_pool(
             deadlines=deadlines,
             queue=queue,
             regions=regions,
+            rungs=settings.rungs,
         )
     if (before.strategy_name, before.settings.strategy_options) != (pool.strategy, settings.strategy_options):
         # An unchanged one keeps its object and with it its turns.
@@ -265,6 +269,7 @@ def _build_pool(
     before.name, before.is_default = pool.name, pool.is_default
     before.settings, before.policy, before.deadlines = settings, policy, deadlines
     before.endpoints, before.targets, before.regions = tuple(endpoints), targets, regions
+    before.rungs = settings.rungs
     before.queue.resize(settings.max_waiting)
     before.known_serves.clear()
     before.balancer.reconfigure(endpoints, quotas, before.strategy)

@@ -42,6 +42,12 @@ class Spending:
             raise AssertionError("there is one choice at least")
         raise _fault(refusal, choice.model, token_id)
 
+    def release(self, record: RequestRecord) -> None:
+        """Give back all that `record` reserved: the request goes elsewhere, where it is admitted anew."""
+        taken, record.taken = record.taken, None
+        if taken is not None:
+            self._allowances.settle(taken, tokens=0, nanos=0, sent=False, now=self._unix_clock())
+
     def settle(self, record: RequestRecord) -> None:
         """Give back what `record` reserved, but for what it used; does nothing the second time."""
         taken, record.taken = record.taken, None

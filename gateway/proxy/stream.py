@@ -34,6 +34,8 @@ def answer_headers(answer: Answer, record: RequestRecord) -> HeaderList:
     headers.append(_ATTEMPTS[min(record.attempts, 31)])
     if record.explanation is not None:
         headers.append((b"x-llm-proxy-explain", record.explanation))
+    if record.told is not None:
+        headers += record.told
     if record.waited_s:
         headers.append((b"x-llm-proxy-queued-ms", b"%d" % round(record.waited_s * 1e3)))
     return headers

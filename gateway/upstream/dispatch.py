@@ -123,6 +123,16 @@ class Answer:
             self._end(Broke(classify_error(exc)))
             raise
 
+    async def peek(self) -> bytes:
+        """Return the body's beginning and leave it in place: up to `PEEK_BYTES`, or what came within `PEEK_S`."""
+        try:
+            async with asyncio.timeout(PEEK_S):
+                while len(self._buffer) < PEEK_BYTES and (data := await self._response.read()):
+                    self._buffer += data
+        except (UpstreamError, TimeoutError):
+            pass  # whoever reads on meets it again
+        return self._buffer
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes."""
         while data := await self.read():

@@ -16,6 +16,7 @@ from tenants.api.call import Caller, once
 from tenants.api.new_key import NewKey, seal_new_key, store_new_key
 from tenants.api.services import Services
 from tenants.api.views import key_out, pool_out
+from tenants.checks import fallback_problems, refuse
 from tenants.importer import plan_import
 from tenants.models import Pool, new_id
 from tenants.schemas import PoolImported
@@ -48,6 +49,8 @@ async def import_pool(data: JSONBody[dict[str, Any]], call: Caller, services: Se
         sealed.append((new, await seal_new_key(services.sealer, call.tenant_id, pool_id, new)))
 
     async def work(session: AsyncSession) -> PoolImported:
+        if plan.settings.fallbacks:
+            refuse(fallback_problems(plan.settings, plan.name, await store.names(session, call.tenant_id)))
         pool = await store.add(
             session,
             Pool(
@@ -56,7 +59,7 @@ async def import_pool(data: JSONBody[dict[str, Any]], call: Caller, services: Se
                 name=plan.name,
                 strategy=plan.strategy,
                 is_default=plan.is_default,
-                settings={"failover": plan.failover},
+                settings=msgspec.to_builtins(plan.settings),
             ),
         )
         stored = [await store_new_key(session, pool, new, envelope, at=now) for new, envelope in sealed]

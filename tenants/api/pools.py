@@ -18,7 +18,7 @@ from tenants import audit
 from tenants.api.call import Caller, Cursor, IfMatch, Limit, once, reply
 from tenants.api.services import Services
 from tenants.api.views import pool_out
-from tenants.checks import convert_checked, pool_problems, refuse
+from tenants.checks import convert_checked, fallback_problems, pool_problems, refuse
 from tenants.merge_patch import merge_patch
 from tenants.models import Pool
 from tenants.pool_schemas import PoolSettings
@@ -35,6 +35,7 @@ async def create_pool(data: JSONBody[PoolIn], call: Caller, services: Services) 
     strategy = services.catalogue.strategies[data.strategy or services.catalogue.default_strategy]
 
     async def work(session: AsyncSession) -> PoolOut:
+        await _check_fallbacks(session, call.tenant_id, data.settings, data.name)
         row = await store.add(
             session,
             Pool(
@@ -96,12 +97,20 @@ async def change_pool(
                 "A tenant always has a default pool.",
                 hint="Make another pool the default instead; this one then stops.",
             )
-        if data.name is not UNSET:
+        if data.name is not UNSET and data.name != row.name:
+            for other in await store.falling_back_to(session, row):
+                rungs = [
+                    {**rung, "pool": data.name} if rung.get("pool") == row.name else rung
+                    for rung in other.settings["fallbacks"]
+                ]
+                other.settings = {**other.settings, "fallbacks": rungs}
+                await store.save(session, other, at=now)
             row.name = data.name
         if data.strategy is not UNSET:
             row.strategy = services.catalogue.strategies[data.strategy]
         if data.settings is not UNSET:
             settings = convert_checked(merge_patch(row.settings, data.settings), PoolSettings, "/settings")
+            await _check_fallbacks(session, call.tenant_id, settings, row.name)
             row.settings = msgspec.to_builtins(settings)
         await store.save(session, row, at=now, becomes_default=data.is_default is True and not row.is_default)
         await audit.record(
@@ -122,11 +131,21 @@ async def delete_pool(pool_id: FromPath[UUID], call: Caller, services: Services,
     now = services.now()
     async with services.sessions.tenant(call.tenant_id) as session:
         row = await store.get(session, call.tenant_id, pool_id, if_match=if_match, for_change=True)
+        if others := await store.falling_back_to(session, row):
+            raise Conflict(
+                f"Pool {others[0].name!r} falls back to this one.",
+                hint="Take it out of settings.fallbacks there first, or delete that pool.",
+            )
         await store.remove(session, row)
         await quotas_store.remove_unused_own(session, call.tenant_id)
         await audit.record(
             session, call.tenant_id, call.actor, "pool.delete", f"pool:{pool_id}", at=now, detail={"name": row.name}
         )
+
+
+async def _check_fallbacks(session: AsyncSession, tenant_id: UUID, settings: PoolSettings, own: str) -> None:
+    if settings.fallbacks:
+        refuse(fallback_problems(settings, own, await store.names(session, tenant_id)))
 
 
 def router() -> Router:

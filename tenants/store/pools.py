@@ -51,6 +51,26 @@ async def get(
     return pool
 
 
+async def names(session: AsyncSession, tenant_id: UUID) -> set[str]:
+    """Return the names of the tenant's pools."""
+    return set((await session.execute(select(Pool.name).where(col(Pool.tenant_id) == tenant_id))).scalars())
+
+
+async def falling_back_to(session: AsyncSession, pool: Pool) -> Sequence[Pool]:
+    """Return the other pools of the tenant that fall back to `pool`, locked."""
+    query = (
+        select(Pool)
+        .where(
+            col(Pool.tenant_id) == pool.tenant_id,
+            col(Pool.id) != pool.id,
+            col(Pool.settings)["fallbacks"].contains([{"pool": pool.name}]),
+        )
+        .order_by(col(Pool.id))
+        .with_for_update(key_share=True)
+    )
+    return (await session.execute(query)).scalars().all()
+
+
 async def save(session: AsyncSession, pool: Pool, *, at: datetime, becomes_default: bool = False) -> Pool:
     """Write a changed pool under its next version."""
     pool.version += 1

@@ -34,13 +34,17 @@ def declaration(slug: str) -> dict[str, Any]:
                     "main": {
                         "strategy": "weighted_round_robin",
                         "default": True,
-                        "settings": {"retry": {"max_attempts": 2}, "model_aliases": {"fast": "gpt-4o-mini"}},
+                        "settings": {
+                            "retry": {"max_attempts": 2},
+                            "model_aliases": {"fast": "gpt-4o-mini"},
+                            "fallbacks": [{"pool": "spare", "on": ["outage"]}],
+                        },
                         "keys": {
                             "one": {**key, "quota": "shared", "weight": 5},
                             "two": {**key, "limits": {"rpm": 10, "tpm": 1000}, "models": ["gpt-4o*"]},
                         },
                     },
-                    "spare": {"keys": {"three": key}},
+                    "spare": {"settings": {"fallbacks": [{"pool": "main"}]}, "keys": {"three": key}},
                 },
                 "clients": {
                     "web": {

@@ -164,6 +164,19 @@ async def test_only_operators_reach_tenants(client: httpx.AsyncClient, acme: Pla
         await intruder("DELETE", f"/tenants/{acme.tenant_id}", expect=403)
 
 
+async def test_ladders_follow_the_names_of_pools(api: Api) -> None:
+    spare = (await api("POST", "/pools", {"name": "spare"}, expect=201)).json()
+    ladder = {"fallbacks": [{"pool": "spare", "on": ["outage"]}, {"model": "gpt-4o-mini"}]}
+    first = (await api("POST", "/pools", {"name": "first", "settings": ladder}, expect=201)).json()
+    await api("PATCH", f"/pools/{spare['id']}", {"name": "reserve"}, expect=200)
+    settings = (await api("GET", f"/pools/{first['id']}", expect=200)).json()["settings"]
+    assert settings["fallbacks"] == [{"pool": "reserve", "on": ["outage"]}, {"model": "gpt-4o-mini"}]
+    refused = await api("DELETE", f"/pools/{spare['id']}", expect=409)
+    assert "'first'" in refused.json()["detail"]
+    await api("PATCH", f"/pools/{first['id']}", {"settings": {"fallbacks": None}}, expect=200)
+    await api("DELETE", f"/pools/{spare['id']}", expect=204)
+
+
 async def test_pools_live(api: Api) -> None:
     made = await api("POST", "/pools", {"name": "eu", "strategy": "weighted_round_robin"}, expect=201)
     pool = made.json()
@@ -396,6 +409,27 @@ async def test_scopes(client: httpx.AsyncClient, acme: Planted) -> None:
 WRONG: tuple[tuple[str, str, Any, str], ...] = (
     ("POST", "/pools", {"name": "has space"}, "/name"),
     ("POST", "/pools", {"name": "x", "strategy": "best"}, "/strategy"),
+    ("POST", "/pools", {"name": "x", "settings": {"fallbacks": [{"pool": "x"}]}}, "/settings/fallbacks/0"),
+    ("POST", "/pools", {"name": "x", "settings": {"fallbacks": [{}]}}, "/settings/fallbacks/0"),
+    ("POST", "/pools", {"name": "x", "settings": {"fallbacks": [{"pool": "no"}]}}, "/settings/fallbacks/0/pool"),
+    (
+        "POST",
+        "/pools",
+        {"name": "x", "settings": {"fallbacks": [{"pool": "main"}, {"pool": "main"}]}},
+        "/settings/fallbacks/1",
+    ),
+    (
+        "POST",
+        "/pools",
+        {"name": "x", "settings": {"fallbacks": [{"models": {"m": "m"}}]}},
+        "/settings/fallbacks/0/models",
+    ),
+    (
+        "POST",
+        "/pools",
+        {"name": "x", "settings": {"fallbacks": [{"model": "m", "on": ["luck"]}]}},
+        "/settings/fallbacks/0/on/0",
+    ),
     ("POST", "/quotas", {"name": "x", "provider": "acme-llm"}, "/provider"),
     ("POST", "/pools/{pool}/keys", key_body(api_key="sk-..."), "/api_key"),
     ("POST", "/pools/{pool}/keys", key_body(provider="azure"), "/base_url"),
