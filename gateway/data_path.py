@@ -20,6 +20,7 @@ from gateway.metering.recorder import UsageRecorder
 from gateway.metering.store import PostgresUsageStore
 from gateway.proxy.app import DataPath, Verifier
 from gateway.proxy.directory import Directory
+from gateway.proxy.drains import DrainReporter
 from gateway.proxy.intake import IntakeLimits
 from gateway.proxy.prober import Prober
 from gateway.proxy.runtime import Workshop
@@ -110,7 +111,8 @@ class DataPathParts:
             DirectConnector(egress, proxy=proxy), PoolLimits(total=settings.max_upstream_connections)
         )
         self._prober = Prober(self._directory, self._pool, clock=clock)
-        self._probing: asyncio.Task[None] | None = None
+        self._drains = DrainReporter(self._directory, postgres, clock=clock)
+        self._tasks: list[asyncio.Task[None]] = []
         self._usage = UsageRecorder(PostgresUsageStore(postgres))
         self.app = DataPath(
             verifier=verifier,
@@ -138,15 +140,20 @@ class DataPathParts:
     async def start(self) -> None:
         """Load the tenants and start writing usage; returns also when the database is away, and keeps trying."""
         self._usage.start()
+        await self._drains.register()
         await self._directory.start()
-        self._probing = asyncio.create_task(self._prober.run(), name="prober")
+        self._tasks = [
+            asyncio.create_task(self._prober.run(), name="prober"),
+            asyncio.create_task(self._drains.run(), name="drain reports"),
+        ]
 
     async def close(self) -> None:
         """Stop refreshing, close the provider connections, write the last usage rows."""
-        if self._probing is not None:
-            self._probing.cancel()
+        for task in self._tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._probing
+                await task
+        await self._drains.leave()
         await self._directory.close()
         await self._pool.close()
         await self._usage.close()

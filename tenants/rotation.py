@@ -20,16 +20,23 @@ from auth.sealing import Sealer
 from auth.secret import Secret
 from auth.storage import Sessions
 from tenants import audit
-from tenants.audit import Actor
 from tenants.custody import seal_key, source_context
 from tenants.errors import SealBroken
 from tenants.fingerprint import fingerprint_of, prefix_of
 from tenants.lifecycle import IN_FLIGHT, VersionState
 from tenants.models import KeySource
-from tenants.rotation_commands import intent, promote, roll_back
-from tenants.rotation_job import Job, facts_of, schedule_of, timed
-from tenants.rotation_plan import REFUSALS, WATCH_S, Do, load_settings, next_do, step_retry_s, tag_of
+from tenants.rotation_commands import intent, promote
+from tenants.rotation_job import ENGINE, Alert, Desk, Job, facts_of, no_alert, schedule_of, timed
+from tenants.rotation_plan import (
+    Do,
+    load_settings,
+    look_s,
+    next_do,
+    step_retry_s,
+    tag_of,
+)
 from tenants.rotation_trial import Trial
+from tenants.rotation_watch import Watch
 from tenants.schedule import next_due, retry_at
 from tenants.sources.protocol import (
     Driver,
@@ -45,19 +52,11 @@ from tenants.store.rotations import Claim, ClaimLost
 LEASE_S: Final = 120.0
 BATCH: Final = 20
 ROUNDS: Final = 10
-ENGINE: Final = Actor("rotation")
-
-_SECOND: Final = timedelta(seconds=1)
 
 MakeDriver = Callable[[KeySource, Secret | None], Driver]
 """Builds the driver of a source with its opened admin credential; `SourceRefused` when the settings do not fit."""
 
 _log = logging.getLogger(__name__)
-
-
-def no_alert(event: str, subject: str) -> None:
-    """Stand in where nobody is to be told; every alert is in the audit trail or the log as well."""
-    del event, subject
 
 
 class RotationEngine:
@@ -75,12 +74,14 @@ class RotationEngine:
         *,
         now: Callable[[], datetime],
         rng: random.Random,
-        alert: Callable[[str, str], None] = no_alert,
+        alert: Alert = no_alert,
     ) -> None:
         self._sessions = sessions
         self._sealer = sealer
         self._make_driver = make_driver
         self._trial = Trial(sealer, prober)
+        self._desk = Desk(sessions, now)
+        self._watch = Watch(sessions, self._desk, self._trial, now=now, alert=alert)
         self._now = now
         self._rng = rng
         self._alert = alert
@@ -142,22 +143,22 @@ class RotationEngine:
             case Do.ENABLE:
                 if job.driver is not None and job.driver.capabilities.disables and job.version.provider_ref:
                     await timed(job.driver.enable(job.version.provider_ref))
-                await self._watch_next(job)
+                await self._watch.again(job)
             case Do.WATCH:
-                await self._watch(job)
+                await self._watch.watch(job)
+            case Do.LOOK:
+                await self._watch.look(job)
             case Do.DISABLE:
-                if job.driver is not None and job.driver.capabilities.disables and job.version.provider_ref:
-                    await timed(job.driver.disable(job.version.provider_ref))
-                await self._settle(job, VersionState.DISABLED, after_s=job.settings.retain_s)
+                await self._watch.disable(job)
             case Do.REVOKE:
                 await self._revoke_there(job)
-                await self._settle(job, VersionState.REVOKED, event="key.revoke")
+                await self._desk.settle(job, VersionState.REVOKED, event="key.revoke")
             case Do.CLEAN:
                 await self._clean(job)
             case Do.GIVE_UP:
                 await self._give_up(job)
             case Do.NOTHING:
-                await self._settle(job, None)
+                await self._desk.settle(job, None)
 
     async def _read(self, claim: Claim) -> Job:
         async with self._sessions.tenant(claim.tenant_id) as session:
@@ -180,11 +181,13 @@ class RotationEngine:
         if driver is None or not driver.capabilities.mints:
             raise SourceRefused("the key's source cannot make keys")
         if driver.capabilities.slots is not None:
-            # Their `step_at` may be a claim, two minutes away: the end of a drain is reckoned from its start.
-            drain = timedelta(seconds=job.settings.drain_s)
-            ends = [each.state_changed_at + drain for each in job.others if each.state == VersionState.DRAINING]
-            if ends:
-                await self._settle(job, None, until=max(*ends, self._now()) + _SECOND)
+            # Their `step_at` may be a claim, two minutes away: how long to wait is reckoned from the drain's start.
+            now, drain = self._now(), timedelta(seconds=job.settings.drain_s)
+            began = [each.state_changed_at for each in job.others if each.state == VersionState.DRAINING]
+            if began:
+                ends = max(max(began) + drain, now) + timedelta(seconds=1)
+                soon = now + timedelta(seconds=look_s(now - min(began)))
+                await self._desk.settle(job, None, until=min(ends, soon))
                 return
         tag = tag_of(job.version.id)
         made: ProviderKeyMade | None = None
@@ -261,48 +264,19 @@ class RotationEngine:
             detail = {"name": key.name, "number": version.number, "fingerprint": version.fingerprint}
             await audit.record(session, key.tenant_id, ENGINE, "key.rotate", f"key:{key.id}", at=now, detail=detail)
 
-    async def _watch_next(self, job: Job, *, refusals: int = 0) -> None:
-        now = self._now()
-        async with self._sessions.tenant(job.claim.tenant_id) as session:
-            version = await rotations.held(session, job.claim)
-            version.successes, version.attempts = max(version.successes, 1), refusals
-            drains = any(each.state == VersionState.DRAINING for each in job.others)
-            version.step_at = now + timedelta(seconds=WATCH_S) if drains else None
-
-    async def _watch(self, job: Job) -> None:
-        """Try the current version; a predecessor that is taken while it is refused comes back."""
-        if await self._trial.of(job, job.version) != "refused":
-            await self._watch_next(job, refusals=0)
-            return
-        back = rotations.fallback(job.others)
-        if job.version.attempts + 1 < REFUSALS or back is None or await self._trial.of(job, back) != "works":
-            await self._watch_next(job, refusals=job.version.attempts + 1)
-            return
-        now = self._now()
-        async with self._sessions.tenant(job.claim.tenant_id) as session:
-            version = await rotations.held(session, job.claim)
-            versions = await keys.versions(session, version.tenant_id, version.key_id)
-            served = await roll_back(session, versions, job.settings, at=now)
-            version.error = "the provider refused it after it was promoted"
-            key = await keys.get(session, job.claim.tenant_id, version.key_id)
-            key.failures += 1
-            detail = {"name": key.name, "number": served.number, "refused": version.number}
-            await audit.record(session, key.tenant_id, ENGINE, "key.rollback", f"key:{key.id}", at=now, detail=detail)
-        self._alert("rotation.rolled_back", str(job.key.id))
-
     async def _clean(self, job: Job) -> None:
         ref = job.version.provider_ref
         if job.driver is not None and ref is None and job.driver.capabilities.finds:
             found = await timed(job.driver.find(tag_of(job.version.id)))
             ref = None if found is None else found.ref
         elif ref is None:
-            await self._settle(job, None)
+            await self._desk.settle(job, None)
             self._alert("rotation.orphaned", str(job.key.id))
             return
         if ref is not None:
             await self._revoke_there(job, ref)
         target = VersionState.REVOKED if job.version.state == VersionState.ORPHANED else None
-        await self._settle(job, target, event="key.cleaned")
+        await self._desk.settle(job, target, event="key.cleaned")
 
     async def _revoke_there(self, job: Job, ref: str | None = None) -> None:
         ref = ref or job.version.provider_ref
@@ -373,24 +347,3 @@ class RotationEngine:
             detail = {"name": key.name, "number": version.number, "state": state.value, "why": why[:500]}
             await audit.record(session, key.tenant_id, ENGINE, "rotation.fail", f"key:{key.id}", at=now, detail=detail)
         self._alert("rotation.failed", str(key.id))
-
-    async def _settle(
-        self,
-        job: Job,
-        state: VersionState | None,
-        *,
-        after_s: float | None = None,
-        until: datetime | None = None,
-        event: str | None = None,
-    ) -> None:
-        now = self._now()
-        async with self._sessions.tenant(job.claim.tenant_id) as session:
-            version = await rotations.held(session, job.claim)
-            if state is not None:
-                await keys.move(session, version, state, at=now)
-                version.attempts, version.error = 0, None
-            version.step_at = until if after_s is None else now + timedelta(seconds=after_s)
-            if event is not None:
-                detail = {"name": job.key.name, "number": version.number}
-                subject = f"key:{job.key.id}"
-                await audit.record(session, version.tenant_id, ENGINE, event, subject, at=now, detail=detail)

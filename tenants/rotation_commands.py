@@ -17,7 +17,7 @@ from auth.secret import Secret
 from tenants.fingerprint import fingerprint_of, prefix_of
 from tenants.lifecycle import IN_FLIGHT, VersionState
 from tenants.models import KeyVersion, ProviderKey
-from tenants.rotation_plan import WATCH_S, RotationSettings
+from tenants.rotation_plan import LOOK_FIRST_S, WATCH_S, RotationSettings
 from tenants.store import keys, rotations
 
 
@@ -76,13 +76,13 @@ async def promote(
 ) -> None:
     """Make `version` current and let the old one drain, in the caller's transaction: its commit tells every process.
 
-    One that comes back from disabled is enabled at the provider by the engine's next step. While an old one drains, the
-    engine tries the new one now and then, and goes back when the provider refuses it.
+    One that comes back from disabled is enabled at the provider by the engine's next step. While an old one could take
+    over, the engine tries the new one now and then, and goes back when the provider refuses it.
     """
     old = rotations.current(versions)
     if old is not None and old.id != version.id:
         await keys.move(session, old, VersionState.DRAINING, at=at)
-        old.step_at = at + timedelta(seconds=settings.drain_s)
+        old.step_at = at + timedelta(seconds=min(settings.drain_s, LOOK_FIRST_S))
     if version.state == VersionState.DISABLED:
         version.successes = 0
     await keys.move(session, version, VersionState.CURRENT, at=at)

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
+from auth.storage import Sessions
+from tenants import audit
+from tenants.audit import Actor
 from tenants.lifecycle import VersionState
 from tenants.models import KeyVersion, ProviderKey
 from tenants.rotation_plan import Facts, RotationSettings
 from tenants.schedule import Schedule, parse_schedule
 from tenants.sources.protocol import Driver
+from tenants.store import keys, rotations
 from tenants.store.rotations import Claim
 
 CALL_TIMEOUT_S: Final = 30.0
 """Two calls fit into a claim with room to settle."""
 
+ENGINE: Final = Actor("rotation")
+
+Alert = Callable[[str, str], None]
+"""Is told (event, subject) of what a person should look at."""
+
 T = TypeVar("T")
+
+
+def no_alert(event: str, subject: str) -> None:
+    """Stand in where nobody is to be told; every alert is in the audit trail or the log as well."""
+    del event, subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +69,32 @@ async def timed(call: Awaitable[T]) -> T:
     """Await a provider's answer for a bounded time; `TimeoutError` counts as no answer."""
     async with asyncio.timeout(CALL_TIMEOUT_S):
         return await call
+
+
+class Desk:
+    """Where the outcome of a step is written down, if its claim still holds."""
+
+    def __init__(self, sessions: Sessions, now: Callable[[], datetime]) -> None:
+        self._sessions = sessions
+        self._now = now
+
+    async def settle(
+        self,
+        job: Job,
+        state: VersionState | None,
+        *,
+        after_s: float | None = None,
+        until: datetime | None = None,
+        event: str | None = None,
+    ) -> None:
+        now = self._now()
+        async with self._sessions.tenant(job.claim.tenant_id) as session:
+            version = await rotations.held(session, job.claim)
+            if state is not None:
+                await keys.move(session, version, state, at=now)
+                version.attempts, version.error = 0, None
+            version.step_at = until if after_s is None else now + timedelta(seconds=after_s)
+            if event is not None:
+                detail = {"name": job.key.name, "number": version.number}
+                subject = f"key:{job.key.id}"
+                await audit.record(session, version.tenant_id, ENGINE, event, subject, at=now, detail=detail)

@@ -3,8 +3,8 @@
 pending    CREATE; RECOVER when a creation was begun before and its end is not known; GIVE_UP after a day
 created    PROBE
 probing    PROBE until N successes in a row, then PROMOTE; GIVE_UP when the deadline passes first
-current    ENABLE when it came back or was never tried, then WATCH while its predecessor drains
-draining   DISABLE at its deadline
+current    ENABLE when it came back or was never tried, then WATCH while its predecessor could take over
+draining   LOOK whether anything is still under way on it; DISABLE then, or at its deadline
 disabled   REVOKE at its deadline
 orphaned, revoked with a key left at the provider    CLEAN until it is gone
 """
@@ -24,7 +24,12 @@ from tenants.schedule import ScheduleIn
 
 CREATE_DEADLINE: Final = timedelta(days=1)
 WATCH_S: Final = 5.0
-"""How often a new version is tried while its predecessor could still take over."""
+"""How often a new version is tried at first."""
+WATCH_MOST_S: Final = 60.0
+WATCH_FOR_S: Final = 900.0
+"""How long it is tried at least, if its predecessor lives: a provider may take a new key and then refuse it."""
+LOOK_FIRST_S: Final = 1.0
+LOOK_MOST_S: Final = 15.0
 REFUSALS: Final = 2
 """Refusals in a row after which the predecessor does: a single one may be a provider's slow replication."""
 STEP_RETRY_FIRST_S: Final = 2.0
@@ -34,8 +39,8 @@ STEP_RETRY_MOST_S: Final = 600.0
 class RotationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How a key is rotated, as stored and as the API takes it; times in seconds.
 
-    `drain_s` must outlast the longest request: an old secret still serves what began with it. `retain_s` is how long a
-    drained version can be rolled back to before it is revoked.
+    `drain_s` bounds a drain, which ends with the last request that began with the old secret: it must outlast the
+    longest one. `retain_s` is how long a drained version can be rolled back to before it is revoked.
     """
 
     schedule: ScheduleIn | None = None
@@ -55,6 +60,7 @@ class Do(StrEnum):
     PROMOTE = "promote"
     ENABLE = "enable"
     WATCH = "watch"
+    LOOK = "look"
     DISABLE = "disable"
     REVOKE = "revoke"
     CLEAN = "clean"
@@ -91,7 +97,8 @@ def next_do(facts: Facts, settings: RotationSettings, *, now: datetime) -> Do:
         case VersionState.CURRENT:
             return Do.WATCH if facts.successes else Do.ENABLE
         case VersionState.DRAINING:
-            return Do.DISABLE
+            late = now - facts.state_changed_at >= timedelta(seconds=settings.drain_s)
+            return Do.DISABLE if late else Do.LOOK
         case VersionState.DISABLED:
             return Do.REVOKE
         case VersionState.ORPHANED:
@@ -100,6 +107,22 @@ def next_do(facts: Facts, settings: RotationSettings, *, now: datetime) -> Do:
             return Do.CLEAN
         case _:
             return Do.NOTHING
+
+
+def look_s(age: timedelta) -> float:
+    """Return how long to wait before a drain of that age is looked at again: a quarter of it, 1 to 15 s."""
+    return min(max(age.total_seconds() / 4, LOOK_FIRST_S), LOOK_MOST_S)
+
+
+def watch_s(age: timedelta, *, drains: bool) -> float | None:
+    """Return when a version that is current for `age` is tried again, None for no more.
+
+    Every 5 s in its first minute, then after a twelfth of its age, up to 60 s; for 15 minutes, and while its
+    predecessor drains.
+    """
+    if not drains and age.total_seconds() >= WATCH_FOR_S:
+        return None
+    return min(max(age.total_seconds() / 12, WATCH_S), WATCH_MOST_S)
 
 
 def step_retry_s(attempts: int) -> float:

@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -64,8 +65,21 @@ class PoolSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainingVersion:
+    """A version that new requests must not use any more; `since` tells one drain of it from another."""
+
+    version_id: UUID
+    key_id: UUID
+    number: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class TenantSnapshot:
-    """A tenant at `revision`, which grows with every change; `unopened` are ids of keys whose secret would not open."""
+    """A tenant at `revision`, which grows with every change; `unopened` are ids of keys whose secret would not open.
+
+    None of the `draining` versions is in `pools`, unless it came back in between.
+    """
 
     tenant_id: UUID
     slug: str
@@ -74,6 +88,7 @@ class TenantSnapshot:
     settings: Mapping[str, Any]
     pools: tuple[PoolSnapshot, ...]
     unopened: tuple[UUID, ...] = field(default=())
+    draining: tuple[DrainingVersion, ...] = field(default=())
 
 
 _TENANTS = "select id, slug, status, config_revision, settings from tenant"
@@ -85,6 +100,7 @@ select k.id, k.tenant_id, k.pool_id, k.quota_id, k.name, k.provider, k.base_url,
 from provider_key k join key_version v on v.tenant_id = k.tenant_id and v.key_id = k.id and v.state = 'current'
 where k.enabled and v.envelope is not null
 """
+_DRAINING = "select id, tenant_id, key_id, number, state_changed_at from key_version where state = 'draining'"
 
 
 class SnapshotLoader:
@@ -148,6 +164,7 @@ class SnapshotLoader:
             settings=_json(tenant["settings"]),
             pools=pools,
             unopened=tuple(unopened),
+            draining=tuple(_draining(row) for row in rows.draining.get(tenant_id, ())),
         )
 
     async def _open(self, row: Row) -> Secret | None:
@@ -176,20 +193,25 @@ class Row(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRows:
-    """What snapshots are made of, as the database has it: tenants, and by tenant pools, quotas and current keys."""
+    """What snapshots are made of, as the database has it: tenants, and by tenant pools, quotas and current keys.
+
+    `draining` is of use to a process that can write to the database only, and may be left out.
+    """
 
     tenants: Sequence[Row]
     pools: Mapping[UUID, Sequence[Row]]
     quotas: Mapping[UUID, Sequence[Row]]
     keys: Mapping[UUID, Sequence[Row]]
+    draining: Mapping[UUID, Sequence[Row]] = field(default_factory=dict)
 
 
 async def read_rows(
     connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], tenant_id: UUID | None = None
 ) -> SnapshotRows:
     """Read the rows of one tenant, None: of all; the secrets in them stay sealed."""
-    # Four statements of one transaction may see four states; the revision is read first, so that a change in between
-    # makes the poll load again, never the other way round.
+    # Five statements of one transaction may see five states; the revision is read first, so that a change in between
+    # makes the poll load again, never the other way round; and drains before keys, so that a version which is told to
+    # drain here is not among the keys.
     arguments = [] if tenant_id is None else [tenant_id]
 
     def only(column: str, word: str) -> str:
@@ -198,8 +220,9 @@ async def read_rows(
     tenants = await connection.fetch(_TENANTS + only("id", "where") + " order by id", *arguments)
     pools = await connection.fetch(_POOLS + only("tenant_id", "where") + " order by name", *arguments)
     quotas = await connection.fetch(_QUOTAS + only("tenant_id", "where"), *arguments)
+    draining = await connection.fetch(_DRAINING + only("tenant_id", "and"), *arguments)
     keys = await connection.fetch(_KEYS + only("k.tenant_id", "and") + " order by k.id", *arguments)
-    return SnapshotRows(tenants, by_tenant(pools), by_tenant(quotas), by_tenant(keys))
+    return SnapshotRows(tenants, by_tenant(pools), by_tenant(quotas), by_tenant(keys), by_tenant(draining))
 
 
 def by_tenant(rows: Iterable[Row]) -> Mapping[UUID, Sequence[Row]]:
@@ -243,6 +266,10 @@ def _key(row: Row, secret: Secret) -> KeySnapshot:
         max_in_flight=row["max_in_flight"],
         quota_id=row["quota_id"],
     )
+
+
+def _draining(row: Row) -> DrainingVersion:
+    return DrainingVersion(row["id"], row["key_id"], row["number"], row["state_changed_at"])
 
 
 def _json(value: Any) -> Any:

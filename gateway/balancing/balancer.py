@@ -7,7 +7,7 @@ filters (tried, breaker, in flight, limits), and reserves. What it hands out com
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -334,6 +334,11 @@ class Balancer:
     def in_flight(self) -> int:
         """Leases given out and not yet observed."""
         return len(self._open)
+
+    def in_flight_on(self, endpoint_ids: Collection[str]) -> Counter[str]:
+        """Count the open leases of some keys, those that are gone from the pool included."""
+        on = (opened.candidate.endpoint.id for opened in self._open.values())
+        return Counter(endpoint_id for endpoint_id in on if endpoint_id in endpoint_ids)
 
     def view(self, now: float) -> BalancerView:
         """Give what is known, without changing it."""

@@ -30,7 +30,7 @@ from gateway.proxy.queue import PoolQueue
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines
 from gateway.upstream.providers import PROVIDERS, Target, resolve
-from tenants.snapshot import KeySnapshot, PoolSnapshot, QuotaSnapshot, TenantSnapshot
+from tenants.snapshot import DrainingVersion, KeySnapshot, PoolSnapshot, QuotaSnapshot, TenantSnapshot
 
 if TYPE_CHECKING:
     from gateway.proxy.choice import Choice
@@ -134,6 +134,8 @@ class TenantRuntime:
     pools: Mapping[str, PoolRuntime]
     default: PoolRuntime | None
     book: QuotaBook
+    draining: Mapping[str, DrainingVersion] = field(default_factory=dict)
+    """Versions that serve only what began with them, by endpoint id."""
     residency: tuple[str, ...] = ()
     """Patterns of the only regions in which the tenant may be served, empty = any."""
     choices: dict[tuple[str | None, str, str], Choice] = field(default_factory=dict)
@@ -171,6 +173,11 @@ class Workshop:
         return endpoint if found is None else replace(endpoint, input_price=found[0], output_price=found[1])
 
 
+def endpoint_id_of(key_id: UUID, version: int) -> str:
+    """Return the name that balancers know one version of a key by."""
+    return f"{key_id}/{version}"
+
+
 def build_tenant(snapshot: TenantSnapshot, previous: TenantRuntime | None, workshop: Workshop) -> TenantRuntime:
     """Make the runtime of `snapshot`, taking over the state of pools that `previous` has as well."""
     known = {pool.pool_id: pool for pool in previous.pools.values()} if previous else {}
@@ -190,6 +197,7 @@ def build_tenant(snapshot: TenantSnapshot, previous: TenantRuntime | None, works
         pools=pools,
         default=default,
         book=book,
+        draining={endpoint_id_of(each.key_id, each.number): each for each in snapshot.draining},
         residency=_residency(snapshot),
     )
 
@@ -205,7 +213,7 @@ def _build_pool(
         if target is None:
             continue
         # A new version of a key is a new endpoint: what was learned about the old secret does not hold for it.
-        endpoint_id = f"{key.key_id}/{key.version}"
+        endpoint_id = endpoint_id_of(key.key_id, key.version)
         targets[endpoint_id] = target
         endpoints.append(
             Endpoint(

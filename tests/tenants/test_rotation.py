@@ -427,13 +427,60 @@ async def test_versions_that_are_all_refused_stay_as_they_are(bench: Bench) -> N
     assert bench.alerts == []
 
 
-async def test_a_version_is_watched_only_while_its_predecessor_drains(bench: Bench) -> None:
+async def test_a_version_is_watched_while_its_predecessor_could_take_over(bench: Bench) -> None:
     await bench.start()
-    await bench.run(seconds=60)
+    await bench.run(seconds=240, step_s=10)
+    assert await bench.states() == {2: "current", 1: "revoked"}
     calls = len(bench.source.calls)
-    await bench.run(seconds=30)
+    await bench.run(seconds=60, step_s=10)
     assert bench.source.calls[calls:] == []
     assert (await bench.versions())[0].step_at is None
+
+
+async def test_a_version_that_is_refused_after_the_drain_makes_way_for_one_that_was_disabled(bench: Bench) -> None:
+    await bench.start()
+    await bench.run(seconds=40)
+    assert await bench.states() == {2: "current", 1: "disabled"}
+    bench.source.keys["ref-1"].enabled = False
+    await bench.run(seconds=20)
+    assert await bench.states() == {2: "draining", 1: "current"}
+    assert bench.alerts == ["rotation.rolled_back"]
+    await bench.assert_serving()
+
+
+async def test_a_disabled_version_that_the_provider_refuses_too_stays_disabled(bench: Bench) -> None:
+    await bench.start()
+    await bench.run(seconds=40)
+    bench.source.keys["ref-1"].enabled = False
+    bench.source.works_from = bench.now + timedelta(days=1)
+    await bench.run(seconds=20)
+    assert await bench.states() == {2: "current", 1: "disabled"}
+    assert not bench.accepted("old")
+
+
+async def test_a_drain_ends_with_its_last_request(bench: Bench) -> None:
+    async with bench.database.platform() as connection:
+        await connection.execute("insert into serving_process (id) values (gen_random_uuid())")
+    await bench.start()
+    await bench.run(seconds=10)
+    assert await bench.states() == {2: "current", 1: "draining"}, "the process has not said that it is done"
+
+    async def tell(in_flight: int) -> None:
+        async with bench.database.platform() as connection:
+            await connection.execute(
+                "insert into drain_report select p.id, v.id, v.tenant_id, v.state_changed_at, $1 "
+                "from serving_process p, key_version v where v.state = 'draining' "
+                "on conflict (process_id, version_id) do update set in_flight = excluded.in_flight",
+                in_flight,
+            )
+
+    await tell(1)
+    await bench.run(seconds=5)
+    assert await bench.states() == {2: "current", 1: "draining"}
+    await tell(0)
+    await bench.run(seconds=5)
+    assert await bench.states() == {2: "current", 1: "disabled"}
+    assert not bench.accepted("old")
 
 
 async def test_rotations_in_a_row_leave_no_gap(bench: Bench) -> None:
