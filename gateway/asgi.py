@@ -15,17 +15,19 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from auth.errors import Invalid
-from auth.keyset import KeySet
+from auth.keyset import KeySet, PublicKey
 from auth.revocations import Revocations
 from auth.signing_keys import SigningKeys
 from auth.tokens import Verifier
 from gateway.custody import make_keks
-from gateway.database import Change, Postgres
+from gateway.database import Change, DatabaseAway, Postgres
 from gateway.guarded_calls import GuardedCalls
 from gateway.health import PATHS as HEALTH_PATHS
 from gateway.health import Health
+from gateway.preflight import database_findings
 from gateway.proxy.routes import is_inference
 from gateway.settings import Settings
+from gateway.state_file import StateFile, preload
 from gateway.telemetry import Metrics, new_request_id
 from gateway.trust import Trust
 from gateway.upstream.connect import DirectConnector
@@ -45,6 +47,7 @@ App = Any
 """An ASGI application; each framework has types of its own for the same three arguments."""
 
 _KEK_CHECK_S = 60.0
+_SCHEMA_CHECK_S = 2.0
 
 
 class Gateway:
@@ -143,6 +146,14 @@ class Gateway:
         first = asyncio.Event()
         self._run(trust.run(first), "trust")
         await first.wait()
+        file = (
+            StateFile(settings.state_path, data_keys.wrapper, settings.issuer, max_age_s=settings.state_max_age_s)
+            if settings.state_path is not None and self._has_data_path
+            else None
+        )
+        state = await file.load() if file is not None and trust.failures and not trust.is_ready else None
+        if state is not None:
+            trust.adopt(map(PublicKey.from_jwk, state.signing_keys), state.revocations)
         if self._has_data_path:
             from gateway.data_path import DataPathParts
 
@@ -156,6 +167,10 @@ class Gateway:
             )
             self._stack.push_async_callback(self._data_path.close)
             await self._data_path.start()
+            if state is not None:
+                await preload(data_keys, state)
+                await self._data_path.adopt(state)
+                self._run(self._see_schema(), "schema")
             self._inference = self._data_path.app
         if signing is not None:
             from gateway.control.parts import ControlParts
@@ -180,7 +195,12 @@ class Gateway:
                 data_keys.forget(change.tenant_id)
             if self._data_path is not None:
                 self._data_path.changed(change)
+            if file is not None:
+                file.changed(change)
 
+        if file is not None:
+            self._watch_state(file)
+            self._run(file.run(postgres), "sealed state")
         self._run(postgres.listen(heard), "notifications")
         self._run(self._watch_keks(data_keys), "key-encryption keys")
 
@@ -221,6 +241,34 @@ class Gateway:
             await task
 
         self._stack.push_async_callback(stop)
+
+    def _watch_state(self, file: StateFile) -> None:
+        counter, gauge = self.metrics.watch_counter, self.metrics.watch_gauge
+        counter("llm_proxy_state_writes", "Sealed states written.", lambda: file.writes)
+        counter("llm_proxy_state_failures", "Sealed states that could not be written.", lambda: file.failures)
+        gauge(
+            "llm_proxy_state_age_seconds",
+            "Age of the sealed state; -1: none yet.",
+            lambda: -1.0 if file.age_s is None else file.age_s,
+        )
+
+    async def _see_schema(self) -> None:
+        """Once Postgres is back, stay ready only if its schema and role suit: there was none to look at before."""
+        sentence: str | None = None
+        self.health.require("schema", lambda: sentence)
+        while True:
+            try:
+                found = await database_findings(self._settings)
+            except DatabaseAway:
+                await asyncio.sleep(_SCHEMA_CHECK_S)
+                continue
+            if not found:
+                sentence = None
+                return
+            if sentence is None:
+                log.error("the database does not suit", extra={"reason": found[0][1]})
+            sentence = found[0][1]
+            await asyncio.sleep(_SCHEMA_CHECK_S)
 
     async def _watch_keks(self, data_keys: DataKeys) -> None:
         while True:

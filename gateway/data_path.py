@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -25,11 +26,15 @@ from gateway.proxy.intake import IntakeLimits
 from gateway.proxy.prober import Prober
 from gateway.proxy.runtime import Workshop
 from gateway.settings import Settings
+from gateway.state_file import when
 from gateway.telemetry import Metrics
 from gateway.upstream.connect import DirectConnector, EgressProxy
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.pool import ConnectionPool, PoolLimits
+from tenants.sealed_state import State
 from tenants.snapshot import SnapshotLoader
+
+log = logging.getLogger(__name__)
 
 
 class TrafficMetrics:
@@ -130,6 +135,7 @@ class DataPathParts:
             clock=clock,
             unix_clock=unix_clock,
         )
+        self._health = health
         health.require("tenants", lambda: None if self._directory.is_ready else "Tenants are not loaded yet.")
         self._publish(metrics)
 
@@ -146,6 +152,16 @@ class DataPathParts:
             asyncio.create_task(self._prober.run(), name="prober"),
             asyncio.create_task(self._drains.run(), name="drain reports"),
         ]
+
+    async def adopt(self, state: State) -> None:
+        """Serve a sealed state until the database answers; its data keys are in the sealer's memory by now."""
+        self._directory.adopt(await self._loader.assemble_all(state.rows))
+        taken = when(state.taken_at)
+        self._health.note(
+            "sealed state",
+            lambda: f"Serving the state of {taken}: Postgres is away." if self._directory.is_adopted else None,
+        )
+        log.warning("serving from the sealed state", extra={"taken_at": taken, "tenants": len(state.rows.tenants)})
 
     async def close(self) -> None:
         """Stop refreshing, close the provider connections, write the last usage rows."""
@@ -164,6 +180,8 @@ class DataPathParts:
         gauge("llm_proxy_in_flight", "Inference requests in progress.", lambda: app.in_flight)
         gauge("llm_proxy_queued", "Inference requests that wait for capacity.", self._queued)
         gauge("llm_proxy_tenants", "Tenants in memory.", lambda: sum(1 for _ in self._directory))
+        served = "1 while what is served comes from the sealed state, Postgres being away since the start."
+        gauge("llm_proxy_serving_from_state", served, lambda: float(self._directory.is_adopted))
         gauge("llm_proxy_usage_buffered", "Usage rows that wait to be written.", lambda: usage.buffered)
         counter("llm_proxy_usage_written", "Usage rows written.", lambda: usage.written)
         counter("llm_proxy_usage_dropped", "Usage rows dropped, the buffer being full.", lambda: usage.dropped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import asyncpg
 
 from auth.errors import Fault
 from gateway.custody import make_keks, parse_peppers
+from gateway.database import AWAY, DatabaseAway
 from gateway.schema import check_role, current_revision, head_revision, known_revisions
 from gateway.settings import Settings, invalid, is_loopback
 from tenants.errors import KeyringUnsafe
@@ -18,6 +20,8 @@ from tenants.sources.protocol import HttpAnswer, SourceAway
 
 if TYPE_CHECKING:
     from gateway.schema import RoleCheck
+
+log = logging.getLogger(__name__)
 
 Finding = tuple[str, str]
 
@@ -51,7 +55,10 @@ def static_findings(settings: Settings, *, control: bool = True) -> list[Finding
 
 
 async def database_findings(settings: Settings) -> list[Finding]:
-    """Check the database's role and schema; call it when `static_findings` is empty."""
+    """Check the database's role and schema; call it when `static_findings` is empty.
+
+    Raises `DatabaseAway` when it does not answer: that is no fault of the configuration for sure.
+    """
     if settings.database_url is None:
         return []
     url = settings.database_url.reveal()
@@ -60,10 +67,15 @@ async def database_findings(settings: Settings) -> list[Finding]:
         revision = await current_revision(url)
     except asyncpg.InsufficientPrivilegeError:
         return [("DATABASE_URL", "The role of DATABASE_URL may not read the schema: run `llm-proxy migrate` first.")]
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
-        reason = type(error).__name__
-        return [("DATABASE_URL", f"The database does not answer ({reason}): check DATABASE_URL and the network.")]
+    except AWAY as error:
+        raise DatabaseAway("The database does not answer.", debug=type(error).__name__) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        return [_unanswered(type(error).__name__)]
     return [*role_findings(role), *revision_findings(revision)]
+
+
+def _unanswered(reason: str) -> Finding:
+    return "DATABASE_URL", f"The database does not answer ({reason}): check DATABASE_URL and the network."
 
 
 def role_findings(role: RoleCheck) -> list[Finding]:
@@ -96,10 +108,15 @@ def revision_findings(revision: str | None) -> list[Finding]:
 
 
 async def preflight(settings: Settings, *, control: bool = True) -> None:
-    """Raise `ConfigurationInvalid` with every reason not to start."""
+    """Raise `ConfigurationInvalid` with every reason not to start; with a sealed state, Postgres away is none."""
     found = static_findings(settings, control=control)
-    if settings.database_url is not None:
+    try:
         found += await database_findings(settings)
+    except DatabaseAway as error:
+        if settings.state_path is None or not settings.state_path.exists():
+            found.append(_unanswered(error.debug))
+        else:
+            log.warning("the database does not answer: starting from the sealed state", extra={"reason": error.debug})
     if found:
         raise invalid(found)
 

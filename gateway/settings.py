@@ -58,6 +58,8 @@ class Settings:
     drain_s: float
     drain_lead_s: float
     snapshot_poll_s: float
+    state_path: Path | None
+    state_max_age_s: float
     allow_private_upstreams: bool
     egress_proxy: Secret | None
     no_proxy: str

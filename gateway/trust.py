@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from auth.keyset import KeySet
-from auth.revocations import Revocations
+from auth.keyset import KeySet, PublicKey
+from auth.revocations import Revocation, Revocations
 from auth.signing_keys import SigningKeys, load_public
 from auth.storage import Connections
 from gateway.database import EVERYTHING, Change
@@ -52,6 +52,12 @@ class Trust:
         """Take one notice of a committed change."""
         if change == EVERYTHING or change.table in ("signing_key", "token_revocation"):
             self._wake.set()
+
+    def adopt(self, keys: Iterable[PublicKey], revocations: Iterable[Revocation]) -> None:
+        """Begin with what a sealed state holds; the first refresh that works replaces it."""
+        self._keys.replace(keys)
+        self._revocations.add(revocations)
+        self.is_ready = len(self._keys) > 0
 
     async def refresh(self) -> None:
         """Load keys and revocations now; where tokens are issued, also do what the rotation plan says is due."""

@@ -215,6 +215,24 @@ VARIABLES: Final = (
         seconds(0.1, 600),
     ),
     Variable(
+        "LLM_PROXY_STATE_PATH",
+        "state_path",
+        TRAFFIC,
+        None,
+        "Where the data path keeps what it has read from Postgres, sealed under the key-encryption key, to start and "
+        "serve from while Postgres is away. The directory must exist; the processes of one machine may share the file.",
+        Path,
+    ),
+    Variable(
+        "LLM_PROXY_STATE_MAX_AGE",
+        "state_max_age_s",
+        TRAFFIC,
+        "86400",
+        "Seconds after which a sealed state is too old to start from: what was revoked since it was written is not "
+        "known until Postgres is back.",
+        seconds(60, 2_592_000),
+    ),
+    Variable(
         "LLM_PROXY_ALLOW_PRIVATE_UPSTREAMS",
         "allow_private_upstreams",
         TRAFFIC,

@@ -110,6 +110,10 @@ class DataKeys:
         """Open what `seal` gave; `SealBroken` when the data key is not the tenant's or anything else differs."""
         return open_sealed(await self._key(tenant_id, data_key_id), Context(data_key_id, tenant_id, context), blob)
 
+    async def adopt(self, tenant_id: UUID, data_key_id: UUID, wrapped: Wrapped) -> None:
+        """Unwrap a data key whose row is known from elsewhere than the database; raises what `open` does."""
+        await self._key(tenant_id, data_key_id, _Row(data_key_id, wrapped))
+
     def forget(self, tenant_id: UUID | None = None) -> None:
         """Drop one tenant's plain data keys from memory, or everyone's: after a deletion, a rewrap, a restore."""
         for key_id in [i for i, entry in self._cache.items() if tenant_id is None or entry.tenant_id == tenant_id]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
@@ -114,6 +114,8 @@ class Directory:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.is_ready = False
+        self.is_adopted = False
+        """Whether it serves what `adopt` was given, the loader having answered nothing yet."""
         self.failures = 0
 
     def __iter__(self) -> Iterator[TenantRuntime]:
@@ -188,6 +190,14 @@ class Directory:
         self._task = asyncio.create_task(self._run(first), name="directory")
         await first.wait()
 
+    def adopt(self, snapshots: Iterable[TenantSnapshot]) -> None:
+        """Serve `snapshots` that were kept from before, until the loader answers; no effect once it has."""
+        if self.is_ready:
+            return
+        for snapshot in snapshots:
+            self._put(snapshot)
+        self.is_ready = self.is_adopted = self._all_dirty = True
+
     async def close(self) -> None:
         """Stop refreshing; what is loaded stays."""
         tasks = [
@@ -226,6 +236,7 @@ class Directory:
             except BaseException:
                 self._all_dirty = True
                 raise
+            self.is_adopted = False
             for tenant_id in self._tenants.keys() - revisions.keys():
                 del self._tenants[tenant_id]
             self._dirty |= {

@@ -40,6 +40,7 @@ SAMPLES: dict[str, Any] = {
     "externalSecret.storeRef": {"name": "changed", "kind": "SecretStore"},
     "externalSecret.data": [{"secretKey": "changed", "remoteRef": {"key": "changed"}}],
     "tmpSizeLimit": "1Gi",
+    "gateway.state.sizeLimit": "1Gi",
     "cnpg.storageSize": "9Gi",
     "devDatabase.storageSize": "9Gi",
     "httpRoute.requestTimeout": "90s",

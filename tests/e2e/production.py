@@ -82,7 +82,7 @@ class Installation:
     postgres: InterruptiblePostgres
     environment: dict[str, str]
     operator: dict[str, str] = field(default_factory=dict)
-    _running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def spawn(self, command: str, port: int) -> tuple[subprocess.Popen[bytes], Path]:
         log = self.directory / f"{command}-{port}.log"
@@ -90,7 +90,7 @@ class Installation:
             process = subprocess.Popen(
                 [PROGRAM, command], stdout=sink, stderr=sink, env={**self.environment, "PORT": str(port)}
             )
-        self._running.append(process)
+        self.processes.append(process)
         return process, log
 
     async def start(self, command: str, port: int | None = None) -> str:
@@ -101,9 +101,9 @@ class Installation:
         return f"http://127.0.0.1:{port}"
 
     def stop_all(self) -> None:
-        for process in self._running:
+        for process in self.processes:
             process.send_signal(signal.SIGTERM)
-        for process in self._running:
+        for process in self.processes:
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:

@@ -139,6 +139,12 @@ environment. Only passwords that are put into a URL here must be variables.
   value: {{ $.values.drainLeadSeconds | quote }}
 - name: LLM_PROXY_DRAIN
   value: {{ $.values.drainSeconds | quote }}
+{{- if and (eq $.component "gateway") .gateway.state.enabled }}
+- name: LLM_PROXY_STATE_PATH
+  value: /var/lib/llm-proxy/state/state
+- name: LLM_PROXY_STATE_MAX_AGE
+  value: {{ .gateway.state.maxAgeSeconds | int | quote }}
+{{- end }}
 - name: LLM_PROXY_DATABASE_POOL
   value: {{ .database.poolSize | quote }}
 {{- range $name, $value := .config }}

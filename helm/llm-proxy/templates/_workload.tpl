@@ -166,6 +166,10 @@ readinessProbe:
 {{- define "llm-proxy.volumeMounts" -}}
 - name: tmp
   mountPath: /tmp
+{{- if and (eq .component "gateway") .root.Values.gateway.state.enabled }}
+- name: state
+  mountPath: /var/lib/llm-proxy/state
+{{- end }}
 {{- if include "llm-proxy.secretFiles" . | trim }}
 - name: {{ .component }}-secrets
   mountPath: /etc/llm-proxy/secrets
@@ -182,6 +186,18 @@ readinessProbe:
 - name: tmp
   emptyDir:
     sizeLimit: {{ .root.Values.tmpSizeLimit }}
+{{- with .root.Values.gateway.state }}
+{{- if and (eq $.component "gateway") .enabled }}
+- name: state
+  {{- if .existingClaim }}
+  persistentVolumeClaim:
+    claimName: {{ .existingClaim }}
+  {{- else }}
+  emptyDir:
+    sizeLimit: {{ .sizeLimit }}
+  {{- end }}
+{{- end }}
+{{- end }}
 {{- include "llm-proxy.secretVolume" . }}
 {{- if .root.Values.database.caSecret }}
 - name: database-ca
