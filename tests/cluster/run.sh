@@ -130,6 +130,23 @@ say "what the load saw"
 load stop
 cat "$D/result.json"
 expect "0 cut streams, 0 failed requests" "$ROOT/.venv/bin/python" "$HERE/pick.py" --no-failures "$D/result.json"
+
+say "every gateway container dies while Postgres is away"
+inside curl -sf -u "$(jq -r .client_id "$D/credentials.json"):$(jq -r .client_secret "$D/credentials.json")" \
+  -d grant_type=client_credentials http://$NODE:30081/oauth2/token >"$D/token.json"
+sleep 5 # the sealed state is written within seconds of the last change
+kill -INT "$(cat "$D/pid/postgres")"
+gateways() { kubectl -n llm get pods -l app.kubernetes.io/component=gateway -o go-template="{{range .items}}{{range .status.containerStatuses}}$1{{end}}{{end}}"; }
+restarted() { [ "$(gateways '{{if and .ready (gt .restartCount 0)}}r{{end}}')" = "$(gateways r)" ]; }
+pkill -9 -f '^/opt/llm-proxy/bin/python.* /opt/llm-proxy/bin/llm-proxy gateway'
+await 90 "the gateway containers to be back" restarted || { show; exit 1; }
+chat() {
+  inside curl -sf -m 20 -H "authorization: Bearer $(jq -r .access_token "$D/token.json")" -H 'content-type: application/json' \
+    -d '{"model": "gpt-4o-mini", "max_tokens": 2, "messages": [{"role": "user", "content": "hello"}]}' \
+    http://$NODE:30080/v1/chat/completions | grep -q '"chat.completion"'
+}
+expect "they serve from their sealed state" bash -c "$(declare -f inside jq chat); NS=$NS D=$D ROOT=$ROOT HERE=$HERE NODE=$NODE; for _ in 1 2 3 4 5; do chat || exit 1; done"
+expect "and say so" bash -c "kubectl() { nsenter --net=/var/run/netns/$NS $TOOLS/kubectl \"\$@\"; }; kubectl -n llm exec deployment/gw-llm-proxy-gateway -- python3 -c 'import urllib.request as r; print(r.urlopen(\"http://127.0.0.1:8080/readyz\").read())' | grep -q 'Postgres is away'"
 [ $failed = 0 ] || show
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
