@@ -108,7 +108,7 @@ test-policy: $(CHART)/.ready .venv-policy/.ready ## Scan the rendered chart with
 	@touch $@
 
 .PHONY: test-interop
-test-interop: $(VENV)/.dev tests/interop/node_modules/.ready ## Run oauth4webapi and openid-client (npm) against a running gateway (Node 20+)
+test-interop: $(VENV)/.dev tests/interop/node_modules/.ready ## Run oauth4webapi, openid-client and oidc-provider (npm) against a running gateway (Node 20+, Debian's chromium)
 	$(BIN)/python -m tests.interop.run
 
 tests/interop/node_modules/.ready: tests/interop/package-lock.json

@@ -17,9 +17,11 @@ from auth.certificates import ClientCertificate
 from auth.client_secrets import Peppers
 from auth.idempotency import InMemoryRepeats, Repeats
 from auth.principal import Principal
+from auth.relying_party import RelyingParty
 from auth.server import OAuthServer, ServerConfig
 from auth.signing_keys import SigningKeys
 from auth.storage import Sessions
+from auth.throttle import Throttle
 from auth.tokens import Verifier
 
 AnyRequest = Request[Any, Any, Any]
@@ -34,7 +36,10 @@ def no_certificate(_: AnyRequest) -> ClientCertificate | None:
 
 @dataclass(frozen=True, slots=True)
 class AuthServices:
-    """The parts; `clock` is Unix seconds, `certificate_of` tells the caller's TLS certificate by trusted hops."""
+    """The parts; `clock` is Unix seconds, `certificate_of` tells the caller's TLS certificate by trusted hops.
+
+    `people` signs people in at the installation's OpenID provider, None without one.
+    """
 
     config: ServerConfig
     server: OAuthServer
@@ -46,6 +51,8 @@ class AuthServices:
     clock: Callable[[], float]
     certificate_of: Callable[[AnyRequest], ClientCertificate | None] = no_certificate
     repeats: Repeats = field(default_factory=InMemoryRepeats)
+    people: RelyingParty | None = None
+    throttle: Throttle = field(default_factory=Throttle)
 
     def now(self) -> datetime:
         """Return the time with its zone."""
@@ -67,7 +74,7 @@ class AuthServices:
             Event(
                 tenant_id=caller.tenant_id,
                 at=self.now(),
-                actor=caller.client_id,
+                actor=f"person:{caller.subject}" if caller.token_id.startswith("session:") else caller.client_id,
                 action=action,
                 subject=subject,
                 address=request.client.host if request.client else None,

@@ -145,3 +145,17 @@ class WebSession(SQLModel, table=True):
     created_at: datetime = _timestamp()
     last_used_at: datetime = _timestamp()
     expires_at: datetime = _timestamp()
+
+
+class Member(SQLModel, table=True):
+    """People of a tenant, by what their OpenID provider says of them; `issuer` is the provider that may say it."""
+
+    __tablename__ = "member"
+
+    id: UUID = Field(primary_key=True)
+    tenant_id: UUID
+    issuer: str
+    claim: str
+    value: str
+    scopes: list[str] = Field(default_factory=list, sa_type=JSONB)
+    created_at: datetime = _timestamp(default_now=True)

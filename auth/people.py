@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -19,7 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 from uuid_utils.compat import uuid7
 
+from auth.errors import NotFound
+from auth.members import Role
 from auth.models import WebSession
+from auth.paging import Page, PageAsk, cut_page
 from auth.principal import Principal
 from auth.secret import Secret
 
@@ -78,19 +82,42 @@ async def redeem(session: AsyncSession, presented: str, *, now: float) -> Opened
     ).scalar_one_or_none()
     if taken is None:
         return None
-    cookie = Secret(secrets.token_urlsafe(32))
-    opened = WebSession(
-        id=uuid7(),
-        digest=_digest(cookie.reveal()),
-        kind="session",
+    return await _open(
+        session,
+        now,
         tenant_id=taken.tenant_id,
         client_id=taken.client_id,
         lineage=taken.lineage,
         subject=taken.subject,
         scopes=taken.scopes,
+        # The link's moment: what was revoked before the person clicked stays revoked.
         created_at=taken.created_at,
+    )
+
+
+async def sign_in_as(session: AsyncSession, role: Role, subject: str, *, now: float) -> Opened:
+    """Open a session for somebody whom the OpenID provider vouched for just now. In a platform transaction."""
+    return await _open(
+        session,
+        now,
+        tenant_id=role.tenant_id,
+        client_id=role.client_id,
+        lineage=list(role.lineage),
+        subject=subject,
+        scopes=sorted(role.scopes),
+        created_at=_moment(now),
+    )
+
+
+async def _open(session: AsyncSession, now: float, **members: Any) -> Opened:
+    cookie = Secret(secrets.token_urlsafe(32))
+    opened = WebSession(
+        id=uuid7(),
+        digest=_digest(cookie.reveal()),
+        kind="session",
         last_used_at=_moment(now),
         expires_at=_moment(now + SESSION_S),
+        **members,
     )
     session.add(opened)
     await session.flush()
@@ -121,6 +148,40 @@ async def end(session: AsyncSession, caller: Principal, *, everywhere: bool) -> 
     await session.execute(sa.delete(WebSession).where(whole if everywhere else mine))
 
 
+async def end_presented(session: AsyncSession, cookie: str) -> None:
+    """End the session whose cookie a browser still has while it signs in anew. In a platform transaction."""
+    await session.execute(sa.delete(WebSession).where(col(WebSession.digest) == _digest(cookie)))
+
+
+async def list_sessions(session: AsyncSession, tenant_id: UUID, ask: PageAsk, *, now: float) -> Page[WebSession]:
+    """Return one page of the tenant's live sessions and unused links, oldest first."""
+    query = select(WebSession).where(
+        col(WebSession.tenant_id) == tenant_id,
+        col(WebSession.expires_at) > _moment(now),
+        sa.or_(col(WebSession.kind) == "link", col(WebSession.last_used_at) > _moment(now - IDLE_S)),
+    )
+    if ask.after is not None:
+        query = query.where(col(WebSession.id) > ask.after)
+    rows = (await session.execute(query.order_by(col(WebSession.id)).limit(ask.fetch))).scalars().all()
+    return cut_page(rows, ask, key=lambda row: row.id)
+
+
+async def end_session(session: AsyncSession, tenant_id: UUID, session_id: UUID) -> WebSession:
+    """End one of the tenant's sessions or links; `NotFound` for another tenant's too."""
+    ended = (
+        await session.execute(
+            sa.delete(WebSession)
+            .where(col(WebSession.tenant_id) == tenant_id, col(WebSession.id) == session_id)
+            .returning(WebSession)
+        )
+    ).scalar_one_or_none()
+    if ended is None:
+        raise NotFound(
+            f"There is no session {session_id} in this tenant.", hint="List the sessions with GET /api/v1/sessions."
+        )
+    return ended
+
+
 async def purge_sessions(session: AsyncSession, *, now: datetime) -> int:
     """Forget what has ended; returns how many."""
     result = await session.execute(sa.delete(WebSession).where(col(WebSession.expires_at) < now))
@@ -140,15 +201,21 @@ def is_same_origin(headers: Mapping[str, str], origin: str) -> bool:
     return given == origin
 
 
-def cookie_name(origin: str) -> str:
-    """Return the cookie's name: `__Host-` ties it to this host, its root path and TLS (RFC 6265bis section 4.1.3)."""
-    return "__Host-llm-proxy-session" if origin.startswith("https://") else "llm-proxy-session"
+def cookie_name(origin: str, kind: str = "session") -> str:
+    """Return the cookie's name: `__Host-` ties it to this host, its root path and TLS (RFC 6265bis section 4.1.3).
+
+    `kind` is `session`, or `attempt` while a person is at the OpenID provider.
+    """
+    return f"__Host-llm-proxy-{kind}" if origin.startswith("https://") else f"llm-proxy-{kind}"
 
 
-def cookie_header(origin: str, value: str, *, max_age_s: int) -> str:
-    """Return a Set-Cookie value; only on a loopback http address, where browsers demand it, without Secure."""
+def cookie_header(origin: str, value: str, *, max_age_s: int, kind: str = "session") -> str:
+    """Return a Set-Cookie value; only on a loopback http address, where browsers demand it, without Secure.
+
+    `Lax`: the person comes back from the OpenID provider, and from links, with a top-level navigation.
+    """
     secure = "; Secure" if origin.startswith("https://") else ""
-    return f"{cookie_name(origin)}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax{secure}"
+    return f"{cookie_name(origin, kind)}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax{secure}"
 
 
 def _caller(row: WebSession) -> Principal:
@@ -160,7 +227,6 @@ def _caller(row: WebSession) -> Principal:
         expires_at=row.expires_at.timestamp(),
         subject=row.subject,
         lineage=tuple(row.lineage),
-        # The link's moment: what was revoked before the person clicked stays revoked.
         issued_at=row.created_at.timestamp(),
     )
 

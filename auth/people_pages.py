@@ -11,13 +11,15 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; bas
 _STYLE = (
     ":root{color-scheme:light dark}"
     "body{font:16px/1.5 system-ui,sans-serif;margin:10vh auto;max-width:34rem;padding:0 1rem}"
-    "button{font:inherit;padding:.4rem 1rem}dt{opacity:.7}dd{margin:0 0 .6rem}form{display:inline}"
+    "button,.button{font:inherit;padding:.4rem 1rem}"
+    ".button{display:inline-block;border:1px solid;border-radius:.3rem;color:inherit;text-decoration:none}"
+    "dt{opacity:.7}dd{margin:0 0 .6rem}form{display:inline}"
 )
 
 
 def confirm_page(token: str) -> str:
     """Ask before a link is used: programs that preview links send GET, a person presses the button."""
-    return _page(
+    return document(
         "Sign in",
         "<p>This link signs this browser in, once.</p><p>Go on only if you have just asked for it yourself.</p>"
         f'<form method="post" action="/sign-in"><input type="hidden" name="token" value="{escape(token)}">'
@@ -27,7 +29,7 @@ def confirm_page(token: str) -> str:
 
 def refused_page() -> str:
     """Say that a link is no good, whatever the reason."""
-    return _page(
+    return document(
         "This link does not work",
         "<p>It was used before, or is older than five minutes. Make a new one: <code>llm-proxy sign-in</code>.</p>",
     )
@@ -35,12 +37,12 @@ def refused_page() -> str:
 
 def nobody_page() -> str:
     """Say how to sign in."""
-    return _page("You are not signed in", "<p>Run <code>llm-proxy sign-in</code> and open the link that it prints.</p>")
+    return document("You are not signed in", '<p><a class="button" href="/sign-in">Sign in</a></p>')
 
 
 def foreign_page() -> str:
     """Refuse a form that another site sent."""
-    return _page("This form came from another site", "<p>Nothing was done. Open the page here and try again.</p>")
+    return document("This form came from another site", "<p>Nothing was done. Open the page here and try again.</p>")
 
 
 def me_page(caller: Principal) -> str:
@@ -54,7 +56,7 @@ def me_page(caller: Principal) -> str:
         ("Until", f"{until}, or half an hour without use"),
     )
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
-    return _page(
+    return document(
         "Signed in",
         f"<dl>{rows}</dl>"
         '<form method="post" action="/sign-out"><button type="submit">Sign out</button></form> '
@@ -63,7 +65,8 @@ def me_page(caller: Principal) -> str:
     )
 
 
-def _page(title: str, body: str) -> str:
+def document(title: str, body: str) -> str:
+    """Return a whole page; `body` is HTML."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)} · LLM Proxy</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{_STYLE}</style></head>'

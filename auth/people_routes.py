@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
-from litestar import MediaType, Response, Router, get, post
+from litestar import Response, Router, get, post
 from litestar.di import Provide
 from litestar.params import FromPath, JSONBody
 
@@ -13,7 +13,9 @@ from auth import people
 from auth.deps import AnyRequest, AuthServices, Services
 from auth.errors import Invalid, NotPermitted
 from auth.guards import principal_of
-from auth.people_pages import POLICY, confirm_page, foreign_page, me_page, nobody_page, refused_page
+from auth.oidc_routes import HANDLERS
+from auth.page_answers import origin_of, page, see_other
+from auth.people_pages import confirm_page, foreign_page, me_page, nobody_page, refused_page
 from auth.principal import Principal
 from auth.schemas import LinkIn, LinkOut
 from auth.scopes import INFERENCE, format_scope
@@ -55,36 +57,36 @@ async def make_link(request: AnyRequest, services: Services, data: JSONBody[Link
 @get("/sign-in/{token:str}", include_in_schema=False, sync_to_thread=False)
 def confirm(token: FromPath[str]) -> Response[str]:
     """Show the button that uses the link; nothing is looked up yet."""
-    return _html(confirm_page(token))
+    return page(confirm_page(token))
 
 
 @post("/sign-in", include_in_schema=False)
 async def sign_in(request: AnyRequest, services: Services) -> Response[str]:
     """Use a link and open a session."""
-    if not people.is_same_origin(request.headers, _origin(services)):
-        return _html(foreign_page(), status=403)
+    if not people.is_same_origin(request.headers, origin_of(services)):
+        return page(foreign_page(), status=403)
     presented = (await _fields(request)).get("token", "")
     async with services.sessions.platform() as session:
         opened = await people.redeem(session, presented, now=services.clock())
         if opened is None or services.verifier.is_revoked(opened.caller):
-            return _html(refused_page(), status=400)
+            return page(refused_page(), status=400)
         await services.record(session, request, opened.caller, "person.sign_in", f"person:{opened.caller.subject}")
-    cookie = people.cookie_header(_origin(services), opened.cookie.reveal(), max_age_s=people.SESSION_S)
-    return _to("/me", cookie)
+    cookie = people.cookie_header(origin_of(services), opened.cookie.reveal(), max_age_s=people.SESSION_S)
+    return see_other("/me", cookie)
 
 
 @get("/me", include_in_schema=False)
 async def me(request: AnyRequest, services: Services) -> Response[str]:
     """Say who is signed in."""
     caller = await person_of(request, services)
-    return _html(nobody_page(), status=401) if caller is None else _html(me_page(caller))
+    return page(nobody_page(), status=401) if caller is None else page(me_page(caller))
 
 
 @post("/sign-out", include_in_schema=False)
 async def sign_out(request: AnyRequest, services: Services) -> Response[str]:
     """End this session, or all of this person's."""
-    if not people.is_same_origin(request.headers, _origin(services)):
-        return _html(foreign_page(), status=403)
+    if not people.is_same_origin(request.headers, origin_of(services)):
+        return page(foreign_page(), status=403)
     caller = await person_of(request, services)
     if caller is not None:
         everywhere = "everywhere" in await _fields(request)
@@ -92,17 +94,27 @@ async def sign_out(request: AnyRequest, services: Services) -> Response[str]:
             await people.end(session, caller, everywhere=everywhere)
             subject = f"person:{caller.subject}"
             await services.record(session, request, caller, "person.sign_out", subject, everywhere=everywhere)
-    return _to("/me", people.cookie_header(_origin(services), "", max_age_s=0))
+    return see_other("/signed-out", people.cookie_header(origin_of(services), "", max_age_s=0))
 
 
 async def person_of(request: AnyRequest, services: AuthServices) -> Principal | None:
     """Return the person whose session this browser has, None without a good one."""
-    cookie = request.cookies.get(people.cookie_name(_origin(services)))
+    cookie = request.cookies.get(people.cookie_name(origin_of(services)))
     if not cookie:
         return None
     async with services.sessions.platform() as session:
         found = await people.find(session, cookie, now=services.clock())
-    return None if found is None or services.verifier.is_revoked(found) else found
+    if found is None or services.verifier.is_revoked(found):
+        return None
+    if found.client_id.startswith("operator-") and not _is_still_operator(found, services):
+        return None
+    return found
+
+
+def _is_still_operator(caller: Principal, services: AuthServices) -> bool:
+    """An operator's session stands on a rule of the configuration, and ends when that rule is taken out."""
+    party = services.people
+    return party is not None and any(caller.client_id == rule.name for rule in party.config.operators)
 
 
 def link_router() -> Router:
@@ -114,15 +126,10 @@ def make_people_router(services: AuthServices) -> Router:
     """The pages; they know people by their cookie and nobody by a token."""
     return Router(
         path="/",
-        route_handlers=[confirm, sign_in, me, sign_out],
+        route_handlers=[confirm, sign_in, me, sign_out, *HANDLERS],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
         request_max_body_size=MAX_FORM_BYTES,
     )
-
-
-def _origin(services: AuthServices) -> str:
-    parts = urlsplit(services.config.issuer)
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 async def _fields(request: AnyRequest) -> dict[str, str]:
@@ -131,14 +138,3 @@ async def _fields(request: AnyRequest) -> dict[str, str]:
         return {name: values[0] for name, values in parse_qs(text, max_num_fields=8).items()}
     except ValueError:
         return {}
-
-
-def _html(page: str, *, status: int = 200) -> Response[str]:
-    # With the API's no-referrer, browsers would send our own forms as `Origin: null`.
-    headers = {"content-security-policy": POLICY, "cache-control": "no-store", "referrer-policy": "same-origin"}
-    return Response(page, status_code=status, media_type=MediaType.HTML, headers=headers)
-
-
-def _to(place: str, cookie: str) -> Response[str]:
-    headers = {"location": place, "set-cookie": cookie, "cache-control": "no-store"}
-    return Response("", status_code=303, media_type=MediaType.TEXT, headers=headers)

@@ -41,8 +41,12 @@ SCOPES = MappingProxyType(
             Scope(KEYS_READ, "List provider keys; key material is never shown."),
             Scope(KEYS_WRITE, "Add, change, disable and delete provider keys."),
             Scope(KEYS_ROTATE, "Start, promote and roll back rotations of provider keys."),
-            Scope(CLIENTS_READ, "List and read OAuth clients."),
-            Scope(CLIENTS_WRITE, "Create, change and delete OAuth clients and secrets, within the caller's scopes."),
+            Scope(CLIENTS_READ, "List and read OAuth clients, members and sessions."),
+            Scope(
+                CLIENTS_WRITE,
+                "Create, change and delete OAuth clients, secrets and members, within the caller's scopes;"
+                " end sessions.",
+            ),
             Scope(TOKENS_ISSUE, "Hand out narrower tokens: token exchange and POST /api/v1/tokens."),
             Scope(USAGE_READ, "Read usage and cost of the tenant."),
             Scope(AUDIT_READ, "Read the tenant's audit log."),

@@ -21,6 +21,7 @@ class Rate:
 
 FAILURES_PER_ADDRESS = Rate(per_s=1.0, burst=60)
 FAILURES_PER_PAIR = Rate(per_s=0.2, burst=10)
+SIGN_INS_PER_ADDRESS = Rate(per_s=1.0, burst=30)
 TOKENS_PER_CLIENT = Rate(per_s=20.0, burst=200)
 
 

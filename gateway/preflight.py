@@ -40,6 +40,7 @@ def static_findings(settings: Settings, *, control: bool = True) -> list[Finding
                 "LLM_PROXY_ISSUER is plain http on a public host: tokens would travel readable; use https.",
             )
         )
+    found += _sign_in_findings(settings) if control else []
     try:
         make_keks(settings, NoCalls())
     except Fault as fault:
@@ -51,6 +52,22 @@ def static_findings(settings: Settings, *, control: bool = True) -> list[Finding
             parse_peppers(settings.peppers)
         except ValueError as error:
             found.append(("LLM_PROXY_PEPPERS", f"LLM_PROXY_PEPPERS {error}"))
+    return found
+
+
+def _sign_in_findings(settings: Settings) -> list[Finding]:
+    """Check the OpenID provider's settings; without an issuer none of them means anything."""
+    issuer, name = settings.oidc_issuer, "LLM_PROXY_OIDC_ISSUER"
+    if issuer is None:
+        others = (settings.oidc_client_id, settings.oidc_client_secret, settings.oidc_operators)
+        return [(name, f"{name} is not set: the other LLM_PROXY_OIDC variables need it.")] if any(others) else []
+    found = []
+    if urlsplit(issuer).scheme != "https" and not is_loopback(issuer):
+        found.append((name, f"{name} is plain http on another host: who answers there could sign in as anybody."))
+    if settings.oidc_client_id is None:
+        found.append(
+            ("LLM_PROXY_OIDC_CLIENT_ID", f"LLM_PROXY_OIDC_CLIENT_ID is not set: register this gateway at {issuer}.")
+        )
     return found
 
 

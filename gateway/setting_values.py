@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from auth.identity import Rule, make_rule
 from auth.secret import Secret
 
 SIGNING_ALGORITHMS = ("ES256", "RS256", "Ed25519")
@@ -92,6 +93,38 @@ def http_url(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError("must be a plain http or https URL without user, query or fragment")
     return value.rstrip("/")
+
+
+def issuer_url(value: str) -> str:
+    """Accept an issuer exactly as written: a trailing slash is part of some providers' names."""
+    http_url(value)
+    return value
+
+
+def oidc_scope(value: str) -> str:
+    """Accept scopes with single spaces between, `openid` among them (OpenID Connect Core section 3.1.2.1)."""
+    if (
+        not re.fullmatch(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*", value)
+        or "openid" not in value.split()
+    ):
+        raise ValueError("must be scopes with spaces between, openid among them")
+    return value
+
+
+def operator_rules(value: str) -> tuple[Rule, ...]:
+    """Read `claim=value` rules, comma-separated."""
+    rules = []
+    for each in value.split(","):
+        if not each.strip():
+            continue
+        claim, equals, wanted = each.strip().partition("=")
+        if not equals:
+            raise ValueError(f"needs claim=value instead of {each.strip()!r}")
+        try:
+            rules.append(make_rule(claim.strip(), wanted.strip()))
+        except ValueError as error:
+            raise ValueError(f"has {each.strip()!r}: a rule {error}") from None
+    return tuple(rules)
 
 
 def proxy_url(value: str) -> Secret:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from auth.errors import Invalid
+from auth.identity import Rule
 from auth.secret import Secret
 from gateway.variables import VARIABLES, Variable
 
@@ -36,6 +37,12 @@ class Settings:
     trusted_proxies: str
     client_certificates: str
     signing_algorithms: tuple[str, ...]
+    oidc_issuer: str | None
+    oidc_client_id: str | None
+    oidc_client_secret: Secret | None
+    oidc_scope: str
+    oidc_operators: tuple[Rule, ...]
+    oidc_allow_private: bool
     database_url: Secret | None
     database_direct_url: Secret | None
     migration_url: Secret | None

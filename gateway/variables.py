@@ -10,8 +10,11 @@ from typing import Any, Final
 from gateway.setting_values import (
     flag,
     http_url,
+    issuer_url,
     kek,
+    oidc_scope,
     one_of,
+    operator_rules,
     postgres_url,
     proxy_url,
     region,
@@ -37,7 +40,7 @@ class Variable:
     secret: bool = False
 
 
-LISTEN, DATABASE, CUSTODY = "Listening and identity", "Database", "Custody"
+LISTEN, PEOPLE, DATABASE, CUSTODY = "Listening and identity", "People", "Database", "Custody"
 TRAFFIC, OPERATIONS, DEVELOPMENT, CLIENT = "Traffic", "Operations", "Development", "Command line client"
 
 VARIABLES: Final = (
@@ -88,6 +91,51 @@ VARIABLES: Final = (
         "The algorithms that keys are kept for, comma-separated, out of ES256, RS256 and Ed25519; the first one signs "
         "tokens unless a client asks for another.",
         signing_algorithms,
+    ),
+    Variable(
+        "LLM_PROXY_OIDC_ISSUER",
+        "oidc_issuer",
+        PEOPLE,
+        None,
+        "The OpenID provider that people sign in at, exactly as its discovery document names it. Register "
+        "`<LLM_PROXY_ISSUER>/sign-in/callback` there as the redirect URI. Without it the pages open by "
+        "`llm-proxy sign-in` alone.",
+        issuer_url,
+    ),
+    Variable("LLM_PROXY_OIDC_CLIENT_ID", "oidc_client_id", PEOPLE, None, "The client id that the provider gave.", text),
+    Variable(
+        "LLM_PROXY_OIDC_CLIENT_SECRET",
+        "oidc_client_secret",
+        PEOPLE,
+        None,
+        "The client secret that the provider gave; not set for a public client (PKCE is always used).",
+        secret,
+        secret=True,
+    ),
+    Variable(
+        "LLM_PROXY_OIDC_SCOPE",
+        "oidc_scope",
+        PEOPLE,
+        "openid email profile",
+        "What the provider is asked for; add `groups` or the like for rules that go by groups.",
+        oidc_scope,
+    ),
+    Variable(
+        "LLM_PROXY_OIDC_OPERATORS",
+        "oidc_operators",
+        PEOPLE,
+        "",
+        "Who operates the installation: `claim=value` rules, comma-separated, such as `email=ada@example.com` (an "
+        "address that the provider verified) or `groups=llm-operators`; inside objects: `realm_access.roles=llm`.",
+        operator_rules,
+    ),
+    Variable(
+        "LLM_PROXY_OIDC_ALLOW_PRIVATE",
+        "oidc_allow_private",
+        PEOPLE,
+        "false",
+        "Let the provider have a private address, as one inside your own network has.",
+        flag,
     ),
     Variable(
         "DATABASE_URL",

@@ -34,6 +34,7 @@ from gateway.forwarded import certificate_of, thumbprint_of
 from gateway.guarded_calls import GuardedCalls
 from gateway.jobs import Job, Jobs, maintenance_jobs
 from gateway.published_keys import GuardedJwks
+from gateway.sign_in import make_people
 from gateway.upstream.connect import DirectConnector, EgressProxy
 from gateway.upstream.guard import EgressPolicy, UnsafeUrl, check_base_url
 from gateway.upstream.pool import ConnectionPool, PoolLimits
@@ -153,6 +154,8 @@ class ControlParts:
             clock=time.time,
             jwks=GuardedJwks(calls),
         )
+        sign_in = make_people(settings, peppers)
+        self._people_pool = None if sign_in is None else sign_in[1]
         auth = AuthServices(
             config=config,
             server=server,
@@ -164,6 +167,7 @@ class ControlParts:
             clock=time.time,
             certificate_of=lambda request: certificate_of(request.scope),
             repeats=StoredRepeats(),
+            people=None if sign_in is None else sign_in[0],
         )
         probe = KeyProbe(self._upstream, egress)
         tenants = TenantServices(
@@ -202,6 +206,8 @@ class ControlParts:
     async def close(self) -> None:
         """Close the connections to providers and to the database."""
         await self._upstream.close()
+        if self._people_pool is not None:
+            await self._people_pool.close()
         await self._sessions.aclose()
 
     async def _rotate(self) -> None:

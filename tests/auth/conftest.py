@@ -30,6 +30,7 @@ from auth.errors import Fault
 from auth.keyset import KeySet
 from auth.middleware import authentication
 from auth.principal import PLATFORM_TENANT_ID, Principal
+from auth.relying_party import RelyingParty
 from auth.remote_keys import InMemoryJwks
 from auth.revocations import Revocations
 from auth.routes import make_routers
@@ -144,6 +145,10 @@ class World:
 
     async def bearer(self, client: TestClient, **parameters: str) -> dict[str, str]:
         return {"authorization": f"Bearer {await self.token(client, **parameters)}"}
+
+    def sign_in_at(self, party: RelyingParty) -> None:
+        """Let people sign in at a provider, for this test."""
+        object.__setattr__(_one_application()[1], "people", party)
 
     async def heard(self) -> None:
         """What a notice makes every process do."""

@@ -16,6 +16,7 @@ MODELS: list[type[SQLModel]] = [
     models.SeenProof,
     models.ApiToken,
     models.WebSession,
+    models.Member,
 ]
 
 

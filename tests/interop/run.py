@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from auth.certificates import thumbprint
-from tests.e2e.conftest import run_dev
+from tests.e2e.conftest import free_port, run_dev
 
 HERE = Path(__file__).parent
 
@@ -36,16 +36,24 @@ def certificate() -> bytes:
 def main() -> int:
     """Return node's exit code."""
     der = certificate()
+    provider = {
+        "OIDC_ISSUER": f"http://127.0.0.1:{free_port()}",
+        "OIDC_CLIENT_ID": "llm-proxy",
+        "OIDC_CLIENT_SECRET": "a secret/with+signs",
+    }
     with (
         tempfile.TemporaryDirectory(prefix="interop-") as directory,
         run_dev(
             Path(directory) / "home",
             LLM_PROXY_CLIENT_CERTIFICATES="client-cert",
             LLM_PROXY_SIGNING_ALGORITHMS="ES256,RS256,Ed25519",
+            LLM_PROXY_OIDC_OPERATORS="email=root@ops.example",
+            **{f"LLM_PROXY_{name}": value for name, value in provider.items()},
         ) as gateway,
     ):
         environment = {
             **os.environ,
+            **provider,
             "ISSUER": gateway.base_url,
             "CLIENT_ID": gateway.client_id,
             "CLIENT_SECRET": gateway.client_secret,

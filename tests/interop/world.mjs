@@ -8,7 +8,8 @@ export const TOKEN_EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
 export const ACCESS_TOKEN = 'urn:ietf:params:oauth:token-type:access_token';
 
 let token;
-async function bearer() {
+/** A token of the tenant's own client. */
+export async function bearer() {
   if (token === undefined) {
     const answer = await fetch(`${ISSUER}/oauth2/token`, {
       method: 'POST',
