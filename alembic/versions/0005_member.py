@@ -1,14 +1,14 @@
 """Members: who signs in to a tenant by OpenID Connect.
 
-Revision 0004: one table.
+Revision 0005: one table.
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
