@@ -37,6 +37,7 @@ from tenants.datakeys import DataKeys
 
 if TYPE_CHECKING:
     from gateway.data_path import DataPathParts
+    from gateway.relay_channel import Serve
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,10 @@ class Gateway:
         self._control: App | None = None
         self._data_path: DataPathParts | None = None
         self._stack = AsyncExitStack()
+
+    def find_relay(self) -> Serve | None:
+        """Give what serves inference requests over a channel of the server's own; None without a data path."""
+        return None if self._data_path is None else self._data_path.app.serve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""

@@ -6,7 +6,7 @@ must with `X-Forwarded-For`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -14,6 +14,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from auth.certificates import ClientCertificate, thumbprint
 from auth.forwarded_certificate import from_client_cert, from_escaped_pem
+
+Headers = Iterable[tuple[bytes, bytes]]
 
 CERTIFICATE: Final = "client_certificate"
 """The member of an ASGI scope's `state` that holds the caller's `ClientCertificate`."""
@@ -37,9 +39,17 @@ class ForwardedCaller:
         if scope["type"] == "http":
             peer = scope.get("client")
             # Before uvicorn's part, which puts the caller's address in the place of the proxy's.
-            if peer and peer[0] in self._inner.trusted_hosts and (found := self._read(scope)) is not None:
+            if (found := self._certificate(peer[0] if peer else "", scope["headers"])) is not None:
                 scope.setdefault("state", {})[CERTIFICATE] = found
         await self._inner(scope, receive, send)
+
+    def thumbprint(self, peer: str, headers: Headers) -> str:
+        """Give `x5t#S256` of the certificate that the peer at this address passes on, "" without one."""
+        found = self._certificate(peer, headers)
+        return "" if found is None else thumbprint(found.der)
+
+    def _certificate(self, peer: str, headers: Headers) -> ClientCertificate | None:
+        return self._read(headers) if peer and peer in self._inner.trusted_hosts else None
 
 
 def certificate_of(scope: Mapping[str, Any]) -> ClientCertificate | None:
@@ -54,14 +64,14 @@ def thumbprint_of(scope: Mapping[str, Any]) -> str:
     return "" if found is None else thumbprint(found.der)
 
 
-def _client_cert(scope: Mapping[str, Any]) -> ClientCertificate | None:
-    return _parse_rfc9440(_only(scope, b"client-cert"))
+def _client_cert(headers: Headers) -> ClientCertificate | None:
+    return _parse_rfc9440(_only(headers, b"client-cert"))
 
 
-def _nginx(scope: Mapping[str, Any]) -> ClientCertificate | None:
-    return _parse_nginx(_only(scope, b"x-ssl-client-cert"), _only(scope, b"x-ssl-client-verify"))
+def _nginx(headers: Headers) -> ClientCertificate | None:
+    return _parse_nginx(_only(headers, b"x-ssl-client-cert"), _only(headers, b"x-ssl-client-verify"))
 
 
-def _only(scope: Mapping[str, Any], name: bytes) -> str:
-    values = [value for each, value in scope["headers"] if each == name]
+def _only(headers: Headers, name: bytes) -> str:
+    values = [value for each, value in headers if each == name]
     return values[0].decode("latin-1").strip() if len(values) == 1 else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import socket
@@ -13,13 +12,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from auth.errors import Fault
+from gateway.deadline_protocol import DeadlineProtocol
 from gateway.forwarded import ForwardedCaller
-from gateway.telemetry import new_request_id
+from gateway.relay_protocol import RelayProtocol
 
 if TYPE_CHECKING:
+    from gateway.relay_channel import Serve
     from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,93 +27,6 @@ log = logging.getLogger(__name__)
 _SWEEP_S: Final = 1.0
 _SECOND_SIGNAL_S: Final = 0.1
 """How long a second signal may wait to cut the lead time short."""
-
-
-class DeadlineProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol that notes since when it waits for the caller; `GatewayServer` sweeps the late ones.
-
-    A note and a sweep a second cost less than a timer a request.
-    """
-
-    max_connections = 1_000_000
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, or answer 503 and close it when there are too many."""
-        super().connection_made(transport)
-        self.waiting_since: float | None = self.loop.time()
-        self.heard_at = self.waiting_since
-        self.heard = False
-        if len(self.connections) > self.max_connections:
-            self._refuse(
-                503,
-                "too_many_connections",
-                "This process holds as many connections as it may.",
-                "Try again, over fewer connections.",
-            )
-
-    def data_received(self, data: bytes) -> None:
-        """Take bytes; the clock of a slow body starts again."""
-        self.heard_at = self.loop.time()
-        self.heard = True
-        super().data_received(data)
-
-    def on_message_begin(self) -> None:
-        """Start the clock of a request head."""
-        self.waiting_since = self.heard_at
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """Stop the clock of a request head."""
-        self.waiting_since = None
-        super().on_headers_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no HTTP/1.1 request."""
-        del msg
-        self._refuse(400, "malformed_http", "These bytes are not a valid HTTP/1.1 request.", "Use an HTTP library.")
-
-    def check_deadlines(self, now: float, head_s: float, body_s: float) -> None:
-        """Close the connection if its caller is too slow with a head (`head_s`) or the next body bytes (`body_s`)."""
-        if self.transport.is_closing():
-            return
-        if self.waiting_since is not None:
-            # A connection that never sent a byte is closed in silence, as an idle one is.
-            if now - self.waiting_since > head_s:
-                if not self.heard:
-                    self.transport.close()
-                else:
-                    self._refuse(408, "head_timeout", "The request head did not arrive in time.", "Send it at once.")
-            return
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is None:
-            return
-        slow = cycle.more_body and not cycle.response_complete and not self.flow.read_paused
-        if slow and now - self.heard_at > body_s:
-            if cycle.response_started:
-                self.transport.close()
-            else:
-                self._refuse(408, "body_timeout", "The request body did not arrive in time.", "Send it without pauses.")
-
-    def _refuse(self, status: int, code: str, detail: str, hint: str) -> None:
-        titles = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
-        request_id = new_request_id()
-        body = json.dumps(
-            {
-                "type": f"urn:llm-proxy:problem:{code}",
-                "title": titles[status],
-                "status": status,
-                "detail": detail,
-                "code": code,
-                "hint": hint,
-                "request_id": request_id,
-            }
-        ).encode()
-        head = (
-            f"HTTP/1.1 {status} {titles[status]}\r\ncontent-type: application/problem+json\r\n"
-            f"content-length: {len(body)}\r\nx-llm-proxy-request-id: {request_id}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
 
 
 class GatewayServer(uvicorn.Server):
@@ -127,12 +40,14 @@ class GatewayServer(uvicorn.Server):
         config: uvicorn.Config,
         *,
         on_drain: Callable[[], None],
+        on_started: Callable[[], None],
         lead_s: float,
         head_timeout_s: float,
         body_timeout_s: float,
     ) -> None:
         super().__init__(config)
         self._on_drain = on_drain
+        self._on_started = on_started
         self._lead_s = lead_s
         self._head_timeout_s = head_timeout_s
         self._body_timeout_s = body_timeout_s
@@ -164,6 +79,7 @@ class GatewayServer(uvicorn.Server):
         """Start serving, and the sweep of slow callers."""
         await super().startup(sockets)
         self._sweeper = asyncio.create_task(self._sweep(), name="slow-caller sweep")
+        self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Turn readiness off, wait the lead time (a balancer in front must notice), then finish what is in flight."""
@@ -215,12 +131,22 @@ def make_server(
     settings: Settings,
     *,
     on_drain: Callable[[], None],
+    find_relay: Callable[[], Serve | None] = lambda: None,
+    on_started: Callable[[], None] = lambda: None,
 ) -> GatewayServer:
-    """Make the server of one process for an ASGI app; `run(sockets=[open_socket(…)])` serves until a signal."""
-    protocol = type("Protocol", (DeadlineProtocol,), {"max_connections": settings.max_connections})
+    """Make the server of one process for an ASGI app; `run(sockets=[open_socket(…)])` serves until a signal.
+
+    `find_relay` gives what serves inference requests without ASGI between, None while nothing does.
+    """
+    members: dict[str, Any] = {
+        "max_connections": settings.max_connections,
+        "find_relay": staticmethod(find_relay),
+    }
     believes_certificates = settings.client_certificates != "off"
     if believes_certificates:
-        app = ForwardedCaller(app, trusted=settings.trusted_proxies, form=settings.client_certificates)
+        app = forwarded = ForwardedCaller(app, trusted=settings.trusted_proxies, form=settings.client_certificates)
+        members["certificate_of"] = staticmethod(forwarded.thumbprint)
+    protocol = type("Protocol", (RelayProtocol,), members)
     config = uvicorn.Config(
         app,
         loop="auto",
@@ -240,6 +166,7 @@ def make_server(
     return GatewayServer(
         config,
         on_drain=on_drain,
+        on_started=on_started,
         lead_s=settings.drain_lead_s,
         head_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,

@@ -62,11 +62,13 @@ def _run(*, data_path: bool, control: bool) -> None:
 def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     from gateway.asgi import Gateway
+    from gateway.garbage import settle
     from gateway.server import make_server, open_socket
 
     listening = open_socket(settings.host, settings.port)
     app = Gateway(settings, data_path=data_path, control=control)
-    make_server(app, settings, on_drain=app.health.drain).run(sockets=[listening])
+    server = make_server(app, settings, on_drain=app.health.drain, find_relay=app.find_relay, on_started=settle)
+    server.run(sockets=[listening])
 
 
 @click.command("simulated-provider")

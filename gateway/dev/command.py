@@ -79,7 +79,7 @@ def run_dev(settings: Settings) -> None:
         app = Gateway(ready)
         seeded = threading.Event()
         app.health.require("demo", lambda: None if seeded.is_set() else _NOT_SEEDED)
-        server = make_server(app, ready, on_drain=app.health.drain)
+        server = make_server(app, ready, on_drain=app.health.drain, find_relay=app.find_relay)
         seeding = _Seeding(
             server,
             settings=ready,

@@ -32,7 +32,6 @@ class AsgiChannel:
         "aborted",
         "body_over",
         "certificate",
-        "client",
         "headers",
         "method",
         "query",
@@ -46,8 +45,6 @@ class AsgiChannel:
         # Servers may hand over any iterable of pairs; names are lower-case by the specification.
         headers = scope["headers"]
         self.headers: HeaderList = headers if isinstance(headers, list) else list(headers)
-        client = scope.get("client")
-        self.client: str = client[0] if client else ""
         self.certificate: str = thumbprint_of(scope)
         self.aborted = False
         self._receive = receive
@@ -69,8 +66,9 @@ class AsgiChannel:
                 return body
         return b""
 
-    async def send_head(self, status: int, headers: HeaderList) -> None:
-        """See `Channel.send_head`."""
+    async def send_head(self, status: int, headers: HeaderList, *, hold: bool = False) -> None:
+        """See `Channel.send_head`; uvicorn writes it by itself."""
+        del hold
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, chunk: bytes) -> None:

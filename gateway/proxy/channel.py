@@ -1,7 +1,7 @@
 """One caller's request and the way back to it, free of any server's types.
 
-The data path is written against this protocol alone: `asgi_channel` fulfils it under any ASGI server, and a server
-protocol of our own may do so later without a change above.
+The data path is written against this protocol alone: `asgi_channel` fulfils it under any ASGI server, and
+`gateway.relay_channel` over a connection of our own server, without ASGI between.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ class Channel(Protocol):
     """A request head, then body in, head out, chunks out.
 
     `method` is upper case; `raw_path` the path as sent, percent-encoding and all, without the query; `headers` in order
-    with lower-case names; `client` the peer's address, "" if unknown; `certificate` the
-    `x5t#S256` of its TLS certificate (RFC 8705), "" without one.
+    with lower-case names; `certificate` the `x5t#S256` of the caller's TLS certificate (RFC 8705), "" without one.
     """
 
     method: str
     raw_path: bytes
     query: bytes
     headers: HeaderList
-    client: str
     certificate: str
 
     @property
@@ -38,8 +36,8 @@ class Channel(Protocol):
     async def receive(self) -> bytes:
         """Return the next bytes of the body, b"" at its end and ever after. Raises CallerGone."""
 
-    async def send_head(self, status: int, headers: HeaderList) -> None:
-        """Send status and headers; once, before any chunk."""
+    async def send_head(self, status: int, headers: HeaderList, *, hold: bool = False) -> None:
+        """Send status and headers; once, before any chunk. `hold`: bytes follow at once, so they may leave together."""
 
     async def send(self, chunk: bytes) -> None:
         """Send body bytes; waits while the caller reads more slowly than we write."""

@@ -57,7 +57,7 @@ async def relay(
     ended = False
     try:
         headers = answer_headers(answer, record)
-        await channel.send_head(answer.status, headers)
+        await channel.send_head(answer.status, headers, hold=answer.has_bytes)
         try:
             left = _length(headers) if not answer.streaming else -1
             while chunk := await answer.read():

@@ -109,6 +109,11 @@ class Answer:
         self._clock = clock
         self._committed = self._finished = False
 
+    @property
+    def has_bytes(self) -> bool:
+        """Tell whether `read` would return at once with bytes."""
+        return bool(self._buffer) or self._response.held_bytes > 0
+
     async def read(self) -> bytes:
         """Return the next body bytes, b"" at the end; an UpstreamError has been reported to the exchange already."""
         if not self._committed:

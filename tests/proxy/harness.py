@@ -26,6 +26,7 @@ from gateway.proxy.app import DataPath
 from gateway.proxy.directory import Directory, InMemoryLoader
 from gateway.proxy.intake import IntakeLimits
 from gateway.proxy.runtime import Workshop
+from gateway.relay_protocol import RelayProtocol
 from gateway.upstream.connect import DirectConnector, tls_context
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
@@ -36,6 +37,8 @@ from tenants.snapshot import KeySnapshot, PoolSnapshot, QuotaSnapshot, TenantSna
 TENANT = UUID("00000000-0000-7000-8000-0000000000aa")
 OTHER_TENANT = UUID("00000000-0000-7000-8000-0000000000bb")
 
+OVER_ASGI = False
+"""Whether requests reach the data path as they do under any ASGI server, or over our own server's channel."""
 TLS = tls_context()
 """Made once: reading the trusted roots is the slowest part of a start."""
 
@@ -226,9 +229,12 @@ async def running_gateway(
     config = uvicorn.Config(data_path, http="httptools", lifespan="off", log_config=None, access_log=False)
     config.load()
     state = ServerState()
-    # uvicorn's protocol without its server, whose loop looks for the end only ten times a second.
+    protocol = type("Protocol", (RelayProtocol,), {"find_relay": staticmethod(lambda: data_path.serve)})
+    # The protocol without uvicorn's server, whose loop looks for the end only ten times a second.
     server = await asyncio.get_running_loop().create_server(
-        lambda: HttpToolsProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: (HttpToolsProtocol if OVER_ASGI else protocol)(config=config, server_state=state, app_state={}),
+        "127.0.0.1",
+        0,
     )
     host, port = server.sockets[0].getsockname()[:2]
     client = ConnectionPool(DirectConnector(egress, tls=TLS))

@@ -9,10 +9,17 @@ import pytest
 
 from gateway.simulation.faults import Fault, FaultKind
 from tests.fakes.provider import RunningProvider, provider_config, running_provider
+from tests.proxy import harness
 from tests.proxy.harness import key, pool, running_gateway, tenant
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
 MESSAGE = {"model": "claude-sonnet-5", "max_tokens": 50, "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.fixture(autouse=True, params=["own server", "asgi"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds over both ways to the data path."""
+    monkeypatch.setattr(harness, "OVER_ASGI", request.param == "asgi")
 
 
 @pytest.fixture

@@ -1,0 +1,224 @@
+"""The `Channel` straight over a connection: no ASGI scope, messages or events between a caller and the data path.
+
+`RelayProtocol` feeds it; to uvicorn's own protocol, whose place for "the request being served" it takes, it is a cycle:
+hence `response_started`, `response_complete`, `more_body` and `keep_alive`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from gateway.proxy.channel import CallerGone, Channel, HeaderList
+
+if TYPE_CHECKING:
+    from gateway.relay_protocol import RelayProtocol
+
+Serve = Callable[[Channel], Awaitable[None]]
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class RelayChannel:
+    """One POST over HTTP/1.1 as a `Channel`; see there for what its methods promise."""
+
+    __slots__ = (
+        "_arrived", "_chunked", "_connection", "_expects_continue", "_held", "_left", "_on_gone", "_pending", "_waiter",
+        "certificate", "disconnected", "headers", "held_bytes", "keep_alive", "method", "more_body", "query",
+        "raw_path", "response_complete", "response_started",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connection: RelayProtocol,
+        raw_path: bytes,
+        query: bytes,
+        headers: HeaderList,
+        *,
+        certificate: str,
+        keep_alive: bool,
+        expects_continue: bool,
+    ) -> None:
+        self.method = "POST"
+        self.raw_path = raw_path
+        self.query = query
+        self.headers = headers
+        self.certificate = certificate
+        self.keep_alive = keep_alive
+        self.more_body = True
+        self.held_bytes = 0
+        self.response_started = self.response_complete = self.disconnected = False
+        self._connection = connection
+        self._expects_continue = expects_continue
+        self._held: list[bytes] = []
+        self._arrived: asyncio.Future[None] | None = None
+        self._on_gone: Callable[[], None] | None = None
+        self._pending = b""
+        self._chunked = False
+        self._left = 0
+
+    # --- the caller's bytes
+
+    @property
+    def body_over(self) -> bool:
+        """See `Channel.body_over`."""
+        return not self.more_body and not self._held
+
+    async def receive(self) -> bytes:
+        """See `Channel.receive`."""
+        held = self._held
+        if not held:
+            if not self.more_body:
+                return b""
+            await self._more()
+        if len(held) == 1:
+            body = held.pop()
+        else:
+            body = b"".join(held)
+            held.clear()
+        self.held_bytes = 0
+        return body
+
+    async def _more(self) -> None:
+        connection = self._connection
+        if self._expects_continue:
+            self._expects_continue = False
+            connection.transport.write(_CONTINUE)
+        while self.more_body and not self._held:
+            if self.disconnected:
+                raise CallerGone
+            connection.flow.resume_reading()
+            self._arrived = connection.loop.create_future()
+            try:
+                await self._arrived
+            finally:
+                self._arrived = None
+
+    def feed(self, body: bytes) -> bool:
+        """Take bytes of the body; False when so many are held that no more should be read."""
+        self._held.append(body)
+        self.held_bytes += len(body)
+        self._wake()
+        return self.held_bytes <= HIGH_WATER_LIMIT
+
+    def end_body(self) -> None:
+        """Take in that the body is over."""
+        self.more_body = False
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    # --- the answer
+
+    async def send_head(self, status: int, headers: HeaderList, *, hold: bool = False) -> None:
+        """See `Channel.send_head`."""
+        if self.disconnected:
+            return
+        self.response_started = True
+        self._expects_continue = False
+        length = -1
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+        defaults = self._connection.defaults()
+        framing = b""
+        if length < 0:
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
+        else:
+            self._left = length
+        if defaults.closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            framing += b"connection: close\r\n"
+        head = b"%b%b%b%b\r\n" % (STATUS_LINE[status], defaults.lines, header_lines(headers), framing)
+        if hold:
+            self._pending = head
+        else:
+            await self._write(head)
+
+    async def send(self, chunk: bytes) -> None:
+        """See `Channel.send`."""
+        if self._chunked:
+            chunk = b"%b%x\r\n%b\r\n" % (self._pending, len(chunk), chunk)
+        else:
+            self._count(chunk)
+            chunk = self._pending + chunk if self._pending else chunk
+        self._pending = b""
+        await self._write(chunk)
+
+    async def finish(self, last: bytes = b"") -> None:
+        """See `Channel.finish`."""
+        if self.disconnected:
+            return
+        if self._chunked:
+            piece = b"%x\r\n%b\r\n" % (len(last), last) if last else b""
+            data = b"%b%b0\r\n\r\n" % (self._pending, piece)
+        else:
+            self._count(last)
+            if self._left:
+                raise RuntimeError("the answer is shorter than its content-length")
+            data = self._pending + last if self._pending else last
+        self._on_gone = None
+        self._pending = b""
+        if data:
+            await self._write(data)
+        self.response_complete = True
+        if not self.keep_alive:
+            self._connection.transport.close()
+        self._connection.on_response_complete()
+
+    def _count(self, chunk: bytes) -> None:
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise RuntimeError("the answer is longer than its content-length")
+
+    async def _write(self, data: bytes) -> None:
+        connection = self._connection
+        if connection.flow.write_paused and not self.disconnected:
+            await connection.flow.drain()
+        if not self.disconnected:
+            connection.transport.write(data)
+
+    def abort(self) -> None:
+        """See `Channel.abort`."""
+        if self._pending and not self.disconnected:
+            self._connection.transport.write(self._pending)
+            self._pending = b""
+        self._connection.transport.close()
+
+    # --- the caller's leaving
+
+    def on_gone(self, call: Callable[[], None]) -> None:
+        """See `Channel.on_gone`."""
+        self._on_gone = call
+        if self.disconnected:
+            self.lost()
+
+    def close(self) -> None:
+        """See `Channel.close`."""
+        self._on_gone = None
+
+    def lost(self) -> None:
+        """Take in that the connection is gone."""
+        self.disconnected = True
+        self._wake()
+        if self.body_over or self.response_started:
+            call, self._on_gone = self._on_gone, None
+            if call is not None:
+                call()
+
+
+def header_lines(headers: HeaderList) -> bytes:
+    """Write headers as lines; ValueError for a value that would end its line."""
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    count = len(headers)
+    if lines.count(b"\r\n") != count or lines.count(b"\n") != count or lines.count(b"\r") != count or b"\0" in lines:
+        raise ValueError("a header value holds CR, LF or NUL")
+    return lines

@@ -1,0 +1,171 @@
+"""uvicorn's HTTP/1.1 protocol with a short way for the hot requests: inference POSTs go straight to the data path.
+
+For those no ASGI scope, message or event is made: the request is a `RelayChannel`, served by one task. Everything else
+(other paths and methods, HTTP/1.0, upgrades, absolute-form targets) takes uvicorn's way unchanged. Both ways share one
+connection: requests that are pipelined are answered in order, whichever way each takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.deadline_protocol import DeadlineProtocol
+from gateway.proxy.routes import is_inference
+from gateway.relay_channel import RelayChannel, Serve, header_lines
+
+if TYPE_CHECKING:
+    from gateway.proxy.channel import HeaderList
+
+log = logging.getLogger(__name__)
+
+_MAX_PIPELINED: Final = 8
+"""While fewer wait the connection is read on: only who reads learns that the caller has left."""
+
+
+class RelayProtocol(DeadlineProtocol):
+    """One caller's connection; `find_relay` gives what serves inference requests, None while nothing does."""
+
+    @staticmethod
+    def find_relay() -> Serve | None:
+        """Give the data path's `serve`; looked up once a connection."""
+        return None
+
+    certificate_of: Callable[[str, HeaderList], str] | None = None
+    """Gives `x5t#S256` of the caller's certificate, by peer address and headers, where certificates are passed on."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection."""
+        self._relay = self.find_relay()
+        self._serving: RelayChannel | None = None
+        super().connection_made(transport)
+
+    def on_message_begin(self) -> None:
+        """Start a request head; the ASGI scope is made when it turns out to be needed."""
+        self.waiting_since = self.heard_at
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_headers_complete(self) -> None:
+        """Decide which way the request takes, and begin to serve it or line it up."""
+        url, parser, relay = self.url, self.parser, self._relay
+        if (
+            relay is None
+            or not is_inference(url)
+            or b"#" in url
+            or parser.get_method() != b"POST"
+            or parser.get_http_version() != "1.1"
+            or parser.should_upgrade()
+        ):
+            self._take_the_other_way()
+            return
+        self.waiting_since = None
+        raw_path, _, query = url.partition(b"?")
+        certificate = ""
+        if self.certificate_of is not None:
+            certificate = self.certificate_of(self.client[0] if self.client else "", self.headers)
+        channel = RelayChannel(
+            self,
+            raw_path,
+            query,
+            self.headers,
+            certificate=certificate,
+            keep_alive=parser.should_keep_alive(),
+            expects_continue=self.expect_100_continue,
+        )
+        before, self.cycle = self.cycle, channel
+        if before is None or before.response_complete:
+            self._start_relay(channel, relay)
+        else:
+            self.pipeline.appendleft((channel, relay))  # type: ignore[arg-type]
+            if len(self.pipeline) >= _MAX_PIPELINED:
+                self.flow.pause_reading()
+
+    def _take_the_other_way(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expects
+        self.scope["headers"] = headers
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Hand on bytes of a request's body; reading stops while too many are held."""
+        cycle = self.cycle
+        if type(cycle) is not RelayChannel:
+            super().on_body(body)
+        elif not cycle.response_complete and not cycle.feed(body):
+            self.flow.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """Take in the end of a request."""
+        cycle = self.cycle
+        if type(cycle) is not RelayChannel:
+            super().on_message_complete()
+        else:
+            cycle.end_body()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if type(cycle) is RelayChannel:
+            self._start_relay(cycle, app)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _start_relay(self, channel: RelayChannel, relay: Serve) -> None:
+        self._serving = channel
+        task = self.loop.create_task(self._run(channel, relay))
+        self.tasks.add(task)
+
+    async def _run(self, channel: RelayChannel, relay: Serve) -> None:
+        try:
+            await relay(channel)
+        except asyncio.CancelledError:
+            if not channel.response_started and not channel.disconnected:
+                self._refuse(503, "shutting_down", "This process is shutting down.", "Send the request again.")
+            raise
+        except Exception as error:  # the data path answers its own faults: this one is its defect
+            log.error("a request could not be answered", exc_info=error)
+        finally:
+            if not channel.response_complete and not channel.disconnected:
+                self.transport.close()
+            self.tasks.discard(asyncio.current_task(self.loop))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is being served, and drop those that wait behind it."""
+        serving, self._serving = self._serving, None
+        for waiting, _ in self.pipeline:
+            waiting.disconnected = True
+        self.pipeline.clear()
+        if type(self.cycle) is RelayChannel:
+            self.cycle = None
+        super().connection_lost(exc)
+        if serving is not None and not serving.response_complete:
+            serving.lost()
+
+    def defaults(self) -> Defaults:
+        """Give what every answer's head has."""
+        headers = self.server_state.default_headers
+        kept = Defaults.kept
+        if kept.headers is not headers or kept.count != len(headers):
+            kept = Defaults.kept = Defaults(headers)
+        return kept
+
+
+class Defaults:
+    """uvicorn's default headers as `lines`: the date, and `connection: close` in a drain (`closes`).
+
+    It makes a new list each second, and a drain adds to the last one.
+    """
+
+    kept: Defaults
+
+    def __init__(self, headers: HeaderList) -> None:
+        self.headers = headers
+        self.count = len(headers)
+        self.closes = (b"connection", b"close") in headers
+        self.lines = header_lines(headers)
+
+
+Defaults.kept = Defaults([])
