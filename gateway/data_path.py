@@ -190,8 +190,18 @@ class DataPathParts:
         prober = self._prober
         counter("llm_proxy_probes", "Probes of keys that are out of service.", lambda: prober.probes)
         counter("llm_proxy_keys_revived", "Keys that a probe brought back into service.", lambda: prober.revived)
+        hedges = "Second attempts for answers that were late, by what came of them."
+        metrics.watch_labelled("llm_proxy_hedges", hedges, "result", self._hedges)
         opened = "Provider connections opened."
         counter("llm_proxy_upstream_connections_opened", opened, lambda: pool.view().opened_total)
+
+    def _hedges(self) -> dict[str, float]:
+        all_of_them = [pool.hedging for tenant in self._directory for pool in tenant.pools.values() if pool.hedging]
+        return {
+            "won": sum(each.won for each in all_of_them),
+            "lost": sum(each.lost for each in all_of_them),
+            "failed": sum(each.failed for each in all_of_them),
+        }
 
     def _queued(self) -> int:
         return sum(pool.queue.waiting for tenant in self._directory for pool in tenant.pools.values())

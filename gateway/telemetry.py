@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -161,6 +161,17 @@ class Metrics:
     def watch_counter(self, name: str, meaning: str, read: Callable[[], float]) -> None:
         """Publish a count that another object keeps, read when the metrics are scraped."""
         self.registry.register(_Read(lambda: [CounterMetricFamily(name, meaning, value=read())]))
+
+    def watch_labelled(self, name: str, meaning: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """Publish counts that another object keeps, by one label whose values are bounded words."""
+
+        def collect() -> Iterable[Metric]:
+            family = CounterMetricFamily(name, meaning, labels=[label])
+            for value, count in read().items():
+                family.add_metric([value], count)
+            return [family]
+
+        self.registry.register(_Read(collect))
 
     def render(self) -> bytes:
         """Return the text exposition format, for `/metrics`."""

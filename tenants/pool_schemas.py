@@ -81,6 +81,18 @@ class Fallback(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     after_s: Annotated[float, Meta(ge=0, le=600)] | UnsetType = UNSET
 
 
+class Hedging(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Ask a second key when the first byte is later than for 95 % of a model's answers; off unless it is set.
+
+    `share`: of all requests, at most. `headroom`: what the second key must have free of its limits. `least_s`: never
+    sooner than this.
+    """
+
+    share: Annotated[float, Meta(gt=0, le=0.5)] | UnsetType = UNSET
+    headroom: Annotated[float, Meta(ge=0, lt=1)] | UnsetType = UNSET
+    least_s: Annotated[float, Meta(ge=0, le=600)] | UnsetType = UNSET
+
+
 class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a pool does beside choosing a key; a missing member means the installation's default."""
 
@@ -91,3 +103,4 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     max_waiting: Annotated[int, Meta(ge=0, le=100_000, description="Requests that wait at once")] | UnsetType = UNSET
     strategy_options: StrategyOptions | UnsetType = UNSET
     fallbacks: Annotated[list[Fallback], Meta(max_length=8)] | UnsetType = UNSET
+    hedging: Hedging | UnsetType = UNSET

@@ -151,6 +151,19 @@ class Balancer:
             looked.append(ready)
         return self._none_ready(slate, looked, ask, now)
 
+    def spare(self, ask: Ask, *, now: float, headroom: float) -> Lease | None:
+        """Lease a healthy key that keeps more than `headroom` (0..1) of its limits free; None when there is none."""
+        self._now = max(self._now, now)
+        slate = self._slate(ask) if self._states else Refusal.NO_ENDPOINTS
+        if isinstance(slate, Refusal):
+            return None
+        for level, floor in slate.levels(critical=ask.priority <= 0):
+            chosen = self._strategy.choose(Ready(level, ask, now, max(floor, headroom)), self._rng)
+            if chosen is not None:
+                healthy = not (chosen.state.breaker.tripped or chosen.state.common.tripped)
+                return self._lease(chosen, ask, now) if healthy else None
+        return None
+
     def _slate(self, ask: Ask) -> Slate | Refusal:
         key = slate_key(ask)
         slate = self._slates.get(key)
@@ -276,6 +289,11 @@ class Balancer:
             state.latency.add(outcome.first_byte_s, now)
         elif outcome.kind is OutcomeKind.TIMEOUT:
             state.latency.add(outcome.total_s, now)
+        elif outcome.kind is OutcomeKind.ABANDONED and outcome.first_byte_s is None:
+            known_s = state.latency.read(now)
+            # Nobody knows how long it would have taken, but it took this long.
+            if known_s is not None and outcome.total_s > known_s:
+                state.latency.add(outcome.total_s, now)
         self._freed()
 
     def _freed(self) -> None:

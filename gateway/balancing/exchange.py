@@ -10,6 +10,9 @@ A driver calls `start`, does what the returned step says, reports what happened 
 | sent      | Answered, client error     | observed; `Relay` -> relaying: the provider's own answer goes to the caller |
 | sent      | Answered, other kinds      | observed; `Send` elsewhere, `Pause`, or the answer is final: `Relay`        |
 | sent      | Broke                      | observed; `Send` elsewhere, `Pause`, or `Fail`                              |
+| sent      | Overdue                    | `Send` on a second key -> hedged, or `Await`                                |
+| hedged    | Answered ok, client error  | the other attempt is observed as abandoned; as "sent, Answered"             |
+| hedged    | Answered otherwise, Broke  | observed; `Await` -> sent, with the other attempt                           |
 | answered  | Committed                  | `Relay` -> committed: bytes are with the caller, no way back                |
 | answered  | ErrorInStream              | observed; as "Answered, other kinds"                                        |
 | answered  | Broke                      | observed; as "sent, Broke"                                                  |
@@ -20,15 +23,15 @@ A driver calls `start`, does what the returned step says, reports what happened 
 | relaying  | Finished, Broke            | `Done` (the lease was observed when the head arrived)                       |
 | paused    | Woke                       | `Send`, `Pause`, `Fail`                                                     |
 | paused    | NotParked                  | `Fail` with an honest `retry_after_s`                                       |
-| any       | CallerGone                 | an open lease is observed as abandoned; `Done`                              |
+| any       | CallerGone                 | open leases are observed as abandoned; `Done`                               |
 | over      | CallerGone, Finished       | `Done`, so that a `finally` may always report                               |
 
 Rules. Client errors are never retried. Nothing is retried past the deadline, above `RetryPolicy.max_attempts`, or when
 the request's body cannot be sent again (a connect failure sent none of it). Cheap failures (429, 401, connect) move to
 a *different* key without charge; those that cost the provider work (5xx, timeout) and every return to the same key draw
 on the `RetryBudget`, except after a 429 whose refill was waited for. A response given to `Pause` or `Send` is not
-needed any more: the driver closes it. An answer that rejects the pool's own key is never relayed: it is not the
-caller's mistake, and such answers quote parts of the key.
+needed any more: the driver closes it. A request is hedged (`balancing.hedging`) once at most. An answer that rejects
+the pool's own key is never relayed: it is not the caller's mistake, and such answers quote parts of the key.
 
 Invariant: each lease is observed exactly once, whatever the driver reports.
 """
@@ -38,15 +41,17 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import Enum
 from random import Random
-from typing import Literal, Protocol
+from typing import Literal
 
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
-from gateway.balancing.hints import Hint
+from gateway.balancing.hedging import Hedge
+from gateway.balancing.leasing import Leasing
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.retry import RetryBudget, RetryPolicy
 from gateway.balancing.steps import (
     Answered,
     Attempt,
+    Await,
     Broke,
     CallerGone,
     Committed,
@@ -57,48 +62,13 @@ from gateway.balancing.steps import (
     Failure,
     Finished,
     NotParked,
+    Overdue,
     Pause,
     Relay,
     Send,
     Step,
     Woke,
 )
-
-__all__ = [
-    "Answered",
-    "Attempt",
-    "Broke",
-    "CallerGone",
-    "Committed",
-    "Done",
-    "ErrorInStream",
-    "Event",
-    "Exchange",
-    "Fail",
-    "Failure",
-    "Finished",
-    "IllegalEvent",
-    "Leasing",
-    "NotParked",
-    "Pause",
-    "Relay",
-    "Send",
-    "Step",
-    "Woke",
-]
-
-
-class Leasing(Protocol):
-    """What the exchange needs of a balancer."""
-
-    def acquire(self, ask: Ask, *, now: float) -> Decision:
-        """Choose and reserve, or say why not."""
-
-    def observe(self, lease: Lease, outcome: Outcome, *, now: float) -> None:
-        """Give the lease back; exactly once."""
-
-    def learn(self, lease: Lease, hint: Hint, *, now: float) -> None:
-        """Take in the limits that a response head told."""
 
 
 class IllegalEvent(RuntimeError):
@@ -108,6 +78,7 @@ class IllegalEvent(RuntimeError):
 class _State(Enum):
     NEW = "new"
     SENT = "sent"
+    HEDGED = "hedged"
     ANSWERED = "answered"
     COMMITTED = "committed"
     RELAYING = "relaying"
@@ -140,6 +111,7 @@ class Exchange:
         *,
         rng: Random,
         replayable: bool = True,
+        hedge: Hedge | None = None,
     ) -> None:
         self.attempts: list[Attempt] = []
         self.current: Lease | None = None
@@ -150,6 +122,9 @@ class Exchange:
         self._budget = budget
         self._rng = rng
         self._replayable = replayable
+        self._hedge = hedge if replayable else None
+        self._attempt: Attempt | None = None
+        self._rival: tuple[Lease, Attempt] | None = None
         self._state = _State.NEW
         self._open: Lease | None = None
         self._hint_learned = False
@@ -162,6 +137,14 @@ class Exchange:
     def is_over(self) -> bool:
         """Tell whether the machine has come to its end."""
         return self._state is _State.OVER
+
+    @property
+    def overdue_at(self) -> float | None:
+        """Give when `Overdue` is to be reported, should the attempt have no answer by then; None: never."""
+        hedge, attempt = self._hedge, self._attempt
+        if hedge is None or attempt is None or self._state is not _State.SENT:
+            return None
+        return attempt.started_at + hedge.delay_s
 
     def start(self, now: float) -> Step:
         """Make the first decision."""
@@ -192,12 +175,16 @@ class Exchange:
                 sent = kind is not OutcomeKind.CONNECT_FAILED if body_sent is None else body_sent
                 return self._on_failure(Outcome(kind), now, body_sent=sent, has_answer=False)
             case _State.ANSWERED, ErrorInStream(kind):
-                outcome = Outcome(kind, self.attempts[-1].status)
+                outcome = Outcome(kind, self._current_attempt().status)
                 return self._on_failure(outcome, now, body_sent=True, has_answer=True)
+            case _State.SENT, Overdue():
+                return self._on_overdue(now)
+            case _State.HEDGED, (Answered() | Broke()):
+                return self._on_race(event, now)
             case _State.RELAYING, Committed():
                 return Relay(self._leased())
             case _State.COMMITTED, (Broke(kind) | ErrorInStream(kind)):
-                self._observe(Outcome(kind, self.attempts[-1].status), now)
+                self._observe(Outcome(kind, self._current_attempt().status), now)
                 return self._fail(kind)
             case (_State.RELAYING, (Finished() | Broke())) | (_State.OVER, Finished()):
                 return self._end(_DONE)
@@ -221,7 +208,7 @@ class Exchange:
         return self._fail(last or decision.reason)
 
     def _on_answer(self, event: Answered, now: float) -> Step:
-        attempt = self.attempts[-1]
+        attempt = self._current_attempt()
         attempt.status, attempt.first_byte_s = event.status, event.first_byte_s
         if event.kind is OutcomeKind.OK:
             if event.hint is not None:
@@ -231,6 +218,60 @@ class Exchange:
             return Relay(self._leased())
         outcome = Outcome(event.kind, event.status, event.first_byte_s, hint=event.hint)
         return self._on_failure(outcome, now, body_sent=True, has_answer=True)
+
+    def _on_overdue(self, now: float) -> Step:
+        hedge, self._hedge = self._hedge, None
+        allowed = len(self.attempts) < self._policy.attempts_allowed and now < self._ask.deadline
+        if hedge is None or not allowed or not hedge.budget.affords(now):
+            return Await()
+        first, attempt = self._leased(), self._current_attempt()
+        ask = replace(self._ask, excluded=frozenset(self._barred | self._avoided | {first.endpoint.id}))
+        second = self._balancer.spare(ask, now=now, headroom=hedge.headroom)
+        if second is None:
+            return Await()
+        hedge.budget.withdraw(now)
+        step = self._send(second, now)
+        self._rival = first, attempt
+        self._current_attempt().hedge = True
+        self._state = _State.HEDGED
+        return step
+
+    def _on_race(self, event: Answered | Broke, now: float) -> Step:
+        if event.lease is not self._open:
+            if self._rival is None or event.lease is not self._rival[0]:
+                raise IllegalEvent("two attempts are under way: the event must say whose it is")
+            self._turn_to_rival()
+        self._state = _State.SENT
+        if isinstance(event, Answered) and event.kind not in _RETRYABLE:
+            self._give_up_rival(now, lost=True)
+            return self._on_answer(event, now)
+        self._bar(event.kind)
+        outcome = Outcome(event.kind)
+        if isinstance(event, Answered):
+            outcome = Outcome(event.kind, event.status, event.first_byte_s, hint=event.hint)
+        self._observe(outcome, now)
+        self._turn_to_rival()
+        self._rival = None
+        return Await()
+
+    def _turn_to_rival(self) -> None:
+        if self._rival is None:
+            raise IllegalEvent("there is no second attempt")
+        mine = self._leased(), self._current_attempt()
+        (self._open, self._attempt), self._rival = self._rival, mine
+        self.current = self._open
+
+    def _give_up_rival(self, now: float, *, lost: bool) -> None:
+        if self._rival is not None:
+            self._turn_to_rival()
+            self._current_attempt().lost = lost
+            self._observe(Outcome(OutcomeKind.ABANDONED), now)
+            self._turn_to_rival()
+            self._rival, self._open = None, self.current
+
+    def _bar(self, kind: OutcomeKind) -> None:
+        """Remember that the current attempt's key failed."""
+        (self._barred if kind is OutcomeKind.AUTH_REJECTED else self._avoided).add(self._leased().endpoint.id)
 
     def _on_failure(self, outcome: Outcome, now: float, *, body_sent: bool, has_answer: bool) -> Step:
         self._observe(outcome, now)
@@ -251,8 +292,7 @@ class Exchange:
         )
 
     def _retry(self, kind: OutcomeKind, now: float) -> Step | None:
-        failed = self._leased().endpoint.id
-        (self._barred if kind is OutcomeKind.AUTH_REJECTED else self._avoided).add(failed)
+        self._bar(kind)
         cheap = kind in _CHEAP
         if not cheap and not self._budget.affords(now):
             return None
@@ -296,7 +336,8 @@ class Exchange:
         self._open = self.current = lease
         self._hint_learned = False
         self._state = _State.SENT
-        self.attempts.append(Attempt(lease.endpoint.id, now))
+        self._attempt = attempt = Attempt(lease.endpoint.id, now)
+        self.attempts.append(attempt)
         return Send(lease)
 
     def _pause(self, until: float, reason: str, now: float) -> Step | None:
@@ -311,8 +352,9 @@ class Exchange:
         return self._end(Fail(Failure(OutcomeKind.RATE_LIMITED, None, max(0.0, until - now), last)))
 
     def _abandon(self, usage: TokenUsage | None, now: float) -> Step:
+        self._give_up_rival(now, lost=False)
         if self._open is not None:
-            attempt = self.attempts[-1]
+            attempt = self._current_attempt()
             self._observe(Outcome(OutcomeKind.ABANDONED, attempt.status, attempt.first_byte_s, usage=usage), now)
         return self._end(_DONE)
 
@@ -320,7 +362,7 @@ class Exchange:
         lease, self._open = self._open, None
         if lease is None:
             raise IllegalEvent("the lease was observed already")
-        attempt = self.attempts[-1]
+        attempt = self._current_attempt()
         attempt.kind = outcome.kind
         attempt.total_s = outcome.total_s or max(0.0, now - lease.started_at)
         hint = None if self._hint_learned else outcome.hint
@@ -339,6 +381,10 @@ class Exchange:
                 hint,
             )
         self._balancer.observe(lease, outcome, now=now)
+
+    def _current_attempt(self) -> Attempt:
+        assert self._attempt is not None
+        return self._attempt
 
     def _leased(self) -> Lease:
         if self.current is None:

@@ -12,7 +12,10 @@ from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt as it went; `kind` is None while it is open. Times in seconds from `started_at`."""
+    """One attempt as it went; `kind` is None while it is open. Times in seconds from `started_at`.
+
+    `hedge`: it was sent beside one that was late; `lost`: it was given up because the other one answered first.
+    """
 
     endpoint_id: str
     started_at: float
@@ -20,6 +23,8 @@ class Attempt:
     status: int | None = None
     first_byte_s: float | None = None
     total_s: float | None = None
+    hedge: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send the request on `lease.endpoint`; close any earlier response first."""
+    """Send the request on `lease.endpoint`. After `Overdue` beside the earlier attempt, else in its place."""
 
     lease: Lease
 
@@ -70,25 +75,43 @@ class Done:
     """Nothing is left to do."""
 
 
-Step = Send | Pause | Relay | Fail | Done
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Go on waiting for the attempt that is still under way."""
+
+
+Step = Send | Pause | Relay | Fail | Done | Await
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The response head has arrived; `first_byte_s` from the moment it was sent."""
+    """The response head has arrived; `first_byte_s` from the moment it was sent.
+
+    `lease` says which of two attempts it is; None: the only one.
+    """
 
     status: int
     kind: OutcomeKind = OutcomeKind.OK
     hint: Hint | None = None
     first_byte_s: float | None = None
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Broke:
-    """The attempt failed without an answer, or the answer was cut. `body_sent` None: sent unless connecting failed."""
+    """The attempt failed without an answer, or the answer was cut. `body_sent` None: sent unless connecting failed.
+
+    `lease` as in `Answered`.
+    """
 
     kind: OutcomeKind
     body_sent: bool | None = None
+    lease: Lease | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """The moment `Exchange.overdue_at` has come and the attempt has no answer yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +150,4 @@ class CallerGone:
     usage: TokenUsage | None = None
 
 
-Event = Answered | Broke | ErrorInStream | Committed | Finished | Woke | NotParked | CallerGone
+Event = Answered | Broke | ErrorInStream | Committed | Finished | Woke | NotParked | CallerGone | Overdue

@@ -12,6 +12,7 @@ from gateway.balancing.decision import Ask, Lease, Refusal
 from gateway.balancing.exchange import Exchange
 from gateway.balancing.explain import Explanation
 from gateway.balancing.fallback import Cause, cause_of_failure
+from gateway.balancing.hedging import Hedging
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.steps import Failure, Pause
 from gateway.proxy.affinity import affinity_of
@@ -107,7 +108,12 @@ class Call:
             affinity=affinity_of(intake.held) if pool.has_affinity and not intake.is_form else None,
             output_unset=intake.output_unset,
         )
-        self._exchange = Exchange(pool.balancer, self._ask, policy, pool.budget, rng=rng, replayable=intake.replayable)
+        hedge = None
+        if pool.hedging is not None and not pool.queue.waiting:
+            hedge = pool.hedging.begin(choice.model, clock())
+        self._exchange = Exchange(
+            pool.balancer, self._ask, policy, pool.budget, rng=rng, replayable=intake.replayable, hedge=hedge
+        )
 
     @property
     def was_sent(self) -> bool:
@@ -116,10 +122,11 @@ class Call:
 
     async def send(self, upstream: Sender) -> Answer:
         """Return the answer to relay. Raises the RequestFault to answer with, or what the body's source raised."""
-        queue = self._choice.pool.queue
+        pool = self._choice.pool
+        queue = pool.queue
         explained, asked_at = None, self._clock()
         if self._explains:
-            explained = self._choice.pool.balancer.explain(self._ask, asked_at)
+            explained = pool.balancer.explain(self._ask, asked_at)
         try:
             if queue.waiting and queue.is_waited_for(self._line()) and not await self._stand(None):
                 # Others wait for these keys: whoever comes now stands behind those with as much right.
@@ -136,7 +143,19 @@ class Call:
             self.cause = cause_of_failure(answer)
             raise self._fault(answer)
         self._record.first_byte_at = self._clock()
+        if pool.hedging is not None:
+            self._hedged(pool.hedging, answer)
         return answer
+
+    def _hedged(self, hedging: Hedging, answer: Answer) -> None:
+        """Note how late the answer was, and whose it is."""
+        record, attempts, served = self._record, self._exchange.attempts, answer.lease.endpoint.id
+        hedging.ended(self._choice.model, attempts, served if answer.kind is OutcomeKind.OK else None)
+        if (second := next((each for each in attempts if each.hedge), None)) is not None:
+            # The target that was prepared last need not be the one that answered.
+            record.target = self._choice.pool.targets.get(served, record.target)
+            won = b"won" if second.endpoint_id == served else b"lost"
+            record.told = [*(record.told or ()), (b"x-llm-proxy-hedge", won)]
 
     def _explain(self, explained: Explanation, asked_at: float) -> None:
         pool, record = self._choice.pool, self._record

@@ -5,6 +5,8 @@
         "in_flight": 3, "first_byte_s": 0.4}, …],
      "more": 0, "tried": [{"key": "b", "outcome": "ok", "status": 200}]}
 
+An attempt that was sent beside a late one has `"hedge": true`.
+
 The candidates are as they were when the request came, in the order in which their levels are looked at; `score` is the
 strategy's own figure, smaller is better. ASCII, and at most `MAX_BYTES`: a header must fit.
 """
@@ -34,10 +36,7 @@ def explanation_header(
 ) -> bytes:
     """Write it; keys are named by `targets`, times are relative to `now`."""
     candidates = [_candidate(each, targets, now) for each in explained.considered]
-    tried = [
-        {"key": _name(each.endpoint_id, targets), "outcome": each.kind and str(each.kind), "status": each.status}
-        for each in attempts
-    ]
+    tried = [_tried(each, targets) for each in attempts]
     shown = min(len(candidates), 32)
     while True:
         value = json.dumps(
@@ -55,6 +54,17 @@ def explanation_header(
         if len(value) <= MAX_BYTES or not shown:
             return value[:MAX_BYTES]
         shown //= 2
+
+
+def _tried(each: Attempt, targets: Mapping[str, KeyTarget]) -> dict[str, object]:
+    told: dict[str, object] = {
+        "key": _name(each.endpoint_id, targets),
+        "outcome": each.kind and str(each.kind),
+        "status": each.status,
+    }
+    if each.hedge:
+        told["hedge"] = True
+    return told
 
 
 def _candidate(each: Considered, targets: Mapping[str, KeyTarget], now: float) -> dict[str, object]:

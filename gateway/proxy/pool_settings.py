@@ -7,6 +7,7 @@ import logging
 import msgspec
 
 from gateway.balancing.fallback import Cause, Rung
+from gateway.balancing.hedging import HedgePolicy
 from gateway.balancing.strategies.registry import StrategyOptions, make_strategy
 from gateway.balancing.strategies.weighted import WeightBy
 from gateway.balancing.strategy import Strategy
@@ -53,6 +54,14 @@ class FallbackSettings(msgspec.Struct, frozen=True):
     after_s: float = 0.0
 
 
+class HedgingSettings(msgspec.Struct, frozen=True):
+    """See `HedgePolicy`."""
+
+    share: float = 0.05
+    headroom: float = 0.2
+    least_s: float = 0.05
+
+
 class PoolSettings(msgspec.Struct, frozen=True):
     """What a pool's settings say; members left out have these defaults."""
 
@@ -63,6 +72,13 @@ class PoolSettings(msgspec.Struct, frozen=True):
     max_waiting: int = 1000
     strategy_options: StrategySettings = StrategySettings()
     fallbacks: tuple[FallbackSettings, ...] = ()
+    hedging: HedgingSettings | None = None
+
+    @property
+    def hedge_policy(self) -> HedgePolicy | None:
+        """How the pool hedges; None: not."""
+        asked = self.hedging
+        return None if asked is None else HedgePolicy(asked.share, asked.headroom, asked.least_s)
 
     @property
     def rungs(self) -> tuple[Rung, ...]:

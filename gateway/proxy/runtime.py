@@ -19,6 +19,7 @@ from gateway.balancing.balancer import Balancer
 from gateway.balancing.book import QuotaBook
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.fallback import Rung
+from gateway.balancing.hedging import HedgePolicy, Hedging
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.retry import RetryBudget, RetryPolicy
 from gateway.balancing.strategies.cache_affinity import CacheAffinity
@@ -91,6 +92,7 @@ class PoolRuntime:
     regions: frozenset[str]
     rungs: tuple[Rung, ...] = ()
     """Where requests fall back to."""
+    hedging: Hedging | None = None
     known_serves: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def real_model(self, model: str) -> str:
@@ -267,6 +269,7 @@ def _build_pool(
             queue=queue,
             regions=regions,
             rungs=settings.rungs,
+            hedging=_hedging(None, settings.hedge_policy),
         )
     if (before.strategy_name, before.settings.strategy_options) != (pool.strategy, settings.strategy_options):
         # An unchanged one keeps its object and with it its turns.
@@ -278,10 +281,17 @@ def _build_pool(
     before.settings, before.policy, before.deadlines = settings, policy, deadlines
     before.endpoints, before.targets, before.regions = tuple(endpoints), targets, regions
     before.rungs = settings.rungs
+    before.hedging = _hedging(before.hedging, settings.hedge_policy)
     before.queue.resize(settings.max_waiting)
     before.known_serves.clear()
     before.balancer.reconfigure(endpoints, quotas, before.strategy)
     return before
+
+
+def _hedging(before: Hedging | None, policy: HedgePolicy | None) -> Hedging | None:
+    if policy is None or (before is not None and before.policy == policy):
+        return None if policy is None else before
+    return Hedging(policy)
 
 
 def _build_target(tenant: TenantSnapshot, pool: PoolSnapshot, key: KeySnapshot, workshop: Workshop) -> KeyTarget | None:

@@ -50,6 +50,10 @@ class Oracle:
         # Others use the quotas too: looking again within a second keeps the bound honest under outside load.
         return Wait(now + min(soonest + _EPSILON_S, _RECHECK_S))
 
+    def spare(self, ask: Ask, *, now: float, headroom: float) -> Lease | None:  # noqa: ARG002 - the protocol's
+        """Never hedge: its keys are never late."""
+        return None
+
     def observe(self, lease: Lease, outcome: Outcome, *, now: float) -> None:
         """Learn nothing: it knows."""
 

@@ -15,24 +15,12 @@ from random import Random
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.decision import Ask
 from gateway.balancing.endpoint import Endpoint
-from gateway.balancing.exchange import (
-    Answered,
-    Done,
-    Event,
-    Exchange,
-    Fail,
-    Finished,
-    Leasing,
-    NotParked,
-    Pause,
-    Relay,
-    Send,
-    Step,
-    Woke,
-)
+from gateway.balancing.exchange import Exchange
+from gateway.balancing.leasing import Leasing
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.retry import RetryBudget, RetryPolicy
+from gateway.balancing.steps import Answered, Done, Event, Fail, Finished, NotParked, Pause, Relay, Send, Step, Woke
 from gateway.balancing.strategies.registry import make_strategy
 from gateway.simulation.demand import Demand
 from gateway.simulation.oracle import Oracle

@@ -20,6 +20,7 @@ from gateway.balancing.hints import Hint, header_names, parse_hint
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.steps import (
     Answered,
+    Await,
     Broke,
     CallerGone,
     Committed,
@@ -33,13 +34,13 @@ from gateway.balancing.steps import (
     Pause,
     Relay,
     Send,
-    Step,
     Woke,
 )
 from gateway.upstream.classify import BODY_DECIDES, PEEK_BYTES, classify, classify_error
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
 from gateway.upstream.preview import PREVIEW_S, judge, judge_json
+from gateway.upstream.race import race
 from gateway.upstream.response import UpstreamResponse
 
 MIN_TOTAL_S = 0.001
@@ -209,8 +210,8 @@ class _Driver:
     """The loop over steps; holds the response that a `Relay` would hand over."""
 
     __slots__ = (
-        "attempted_at", "buffer", "clock", "exchange", "first_byte_s", "kind", "park", "pool", "prepare", "response",
-        "started_at", "unix_clock",
+        "attempted_at", "buffer", "clock", "exchange", "first_byte_s", "kind", "park", "pool", "prepare", "previewed",
+        "response", "started_at", "unix_clock",
     )  # fmt: skip
 
     def __init__(
@@ -232,6 +233,7 @@ class _Driver:
         self.response: UpstreamResponse | None = None
         self.buffer = b""
         self.kind = OutcomeKind.OK
+        self.previewed = False
         self.first_byte_s = self.attempted_at = 0.0
         self.started_at = clock()
 
@@ -247,9 +249,13 @@ class _Driver:
             match step:
                 case Send(lease):
                     self.drop()
-                    step = await self._send(lease)
+                    if self.exchange.overdue_at is None:
+                        step = self.exchange.step(await self._send(lease), self.clock())
+                    else:
+                        step, twin = await race(self.exchange, lease, self.twin, clock=self.clock)
+                        self.adopt(twin)
                 case Relay(lease):
-                    event = await self._preview() if self.kind is OutcomeKind.OK else None
+                    event = await self._preview() if self.kind is OutcomeKind.OK and not self.previewed else None
                     if event is None:
                         return self._answer(lease)
                     step = self.exchange.step(event, self.clock())
@@ -260,10 +266,36 @@ class _Driver:
                 case Fail(failure):
                     self.drop()
                     return failure
-                case Done():
+                case Done() | Await():
                     raise AssertionError("the exchange ended without an answer or a failure")
 
-    async def _send(self, lease: Lease) -> Step:
+    async def attempt(self, lease: Lease) -> Answered | Broke:
+        """Send and read on until the answer is known to be one: what a race is decided by."""
+        event = await self._send(lease)
+        if isinstance(event, Broke) or event.kind is not OutcomeKind.OK:
+            return replace(event, lease=lease)
+        found = await self._preview()
+        self.previewed = True
+        if isinstance(found, Broke):
+            return replace(found, lease=lease)
+        return replace(event, kind=self.kind, first_byte_s=self.first_byte_s, lease=lease)
+
+    def twin(self) -> _Driver:
+        """Return a driver of the same exchange for one attempt of a race."""
+        twin = _Driver(
+            self.exchange, self.prepare, self.pool, clock=self.clock, park=self.park, unix_clock=self.unix_clock
+        )
+        twin.started_at = self.started_at
+        return twin
+
+    def adopt(self, twin: _Driver) -> None:
+        """Take over the attempt of `twin`, which holds nothing any more."""
+        self.response, twin.response = twin.response, None
+        self.buffer, self.kind, self.previewed = twin.buffer, twin.kind, twin.previewed
+        self.first_byte_s, self.attempted_at = twin.first_byte_s, twin.attempted_at
+
+    async def _send(self, lease: Lease) -> Answered | Broke:
+        self.previewed = False
         prepared = self.prepare(lease)
         started_at = self.attempted_at = self.clock()
         deadlines = prepared.deadlines
@@ -273,15 +305,14 @@ class _Driver:
         try:
             response = self.response = await self.pool.send(prepared.origin, prepared.request, deadlines)
         except UpstreamError as exc:
-            return self.exchange.step(Broke(classify_error(exc)), self.clock())
+            return Broke(classify_error(exc))
         self.buffer = b""
         if response.status in BODY_DECIDES:
             await self._peek_error(response)
         kind = self.kind = classify(response.status, self.buffer)
-        now = self.clock()
-        self.first_byte_s = now - started_at
+        self.first_byte_s = self.clock() - started_at
         hint = read_hint(response.headers, prepared.hint_style, self.unix_clock)
-        return self.exchange.step(Answered(response.status, kind, hint, self.first_byte_s), now)
+        return Answered(response.status, kind, hint, self.first_byte_s)
 
     async def _peek_error(self, response: UpstreamResponse) -> None:
         try:
@@ -294,7 +325,7 @@ class _Driver:
         except (UpstreamError, TimeoutError):
             return  # the status alone decides; relaying it would raise the same error again
 
-    async def _preview(self) -> Event | None:
+    async def _preview(self) -> Broke | ErrorInStream | None:
         """Read what comes first; None when it may go to the caller."""
         response = self.response
         assert response is not None

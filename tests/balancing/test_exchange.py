@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.decision import Ask, Decision, Lease, Refusal
 from gateway.balancing.endpoint import Endpoint
-from gateway.balancing.exchange import (
+from gateway.balancing.exchange import Exchange, IllegalEvent
+from gateway.balancing.hedging import Hedge
+from gateway.balancing.hints import Hint, WindowHint
+from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
+from gateway.balancing.quota import Limits
+from gateway.balancing.retry import RetryBudget, RetryPolicy
+from gateway.balancing.steps import (
     Answered,
     Broke,
     CallerGone,
@@ -22,10 +28,8 @@ from gateway.balancing.exchange import (
     Done,
     ErrorInStream,
     Event,
-    Exchange,
     Fail,
     Finished,
-    IllegalEvent,
     NotParked,
     Pause,
     Relay,
@@ -33,10 +37,6 @@ from gateway.balancing.exchange import (
     Step,
     Woke,
 )
-from gateway.balancing.hints import Hint, WindowHint
-from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
-from gateway.balancing.quota import Limits
-from gateway.balancing.retry import RetryBudget, RetryPolicy
 from gateway.balancing.strategies.registry import STRATEGY_NAMES
 from tests.balancing.pools import ASK, endpoint, pool, serve
 
@@ -67,6 +67,12 @@ class Ledgered:
             self.given[decision.lease.id] += 1
         return decision
 
+    def spare(self, ask: Ask, *, now: float, headroom: float) -> Lease | None:
+        lease = self.inner.spare(ask, now=now, headroom=headroom)
+        if lease is not None:
+            self.given[lease.id] += 1
+        return lease
+
     def observe(self, lease: Lease, outcome: Outcome, *, now: float) -> None:
         self.returned[lease.id] += 1
         self.outcomes.append(outcome)
@@ -89,20 +95,27 @@ class Play:
         budget: RetryBudget | None = None,
         replayable: bool = True,
         limits: dict[str, Limits] | None = None,
+        hedge: Hedge | None = None,
     ) -> None:
+        self.leases: list[Lease] = []
         self.books = Ledgered(pool(*endpoints, strategy="round_robin", limits=limits))
         self.budget = budget or RetryBudget()
         self.exchange = Exchange(
-            self.books, ask, policy or RetryPolicy(), self.budget, rng=Random(2), replayable=replayable
+            self.books, ask, policy or RetryPolicy(), self.budget, rng=Random(2), replayable=replayable, hedge=hedge
         )
         self.steps: list[Step] = []
 
     def run(self, *events: Event, now: float = 0.0) -> Step:
         if not self.steps:
-            self.steps.append(self.exchange.start(now))
+            self._note(self.exchange.start(now))
         for event in events:
-            self.steps.append(self.exchange.step(event, now))
+            self._note(self.exchange.step(event, now))
         return self.steps[-1]
+
+    def _note(self, step: Step) -> None:
+        self.steps.append(step)
+        if isinstance(step, Send):
+            self.leases.append(step.lease)
 
     @property
     def kinds(self) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.exchange import Exchange
+from gateway.balancing.hedging import Hedge
 from gateway.balancing.hints import Hint
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.retry import RetryBudget, RetryPolicy
@@ -41,6 +42,10 @@ class Leases:
                 lease = self.open[self.count] = Lease(self.count, Endpoint(name, "q", "simulated"), 0, 0, now)
                 return Picked(lease)
         return Refused(Refusal.EXHAUSTED)
+
+    def spare(self, ask: Ask, *, now: float, headroom: float) -> Lease | None:
+        decision = self.acquire(ask, now=now)
+        return decision.lease if isinstance(decision, Picked) else None
 
     def observe(self, lease: Lease, outcome: Outcome, *, now: float) -> None:
         del self.open[lease.id]
@@ -75,7 +80,7 @@ class World:
     def prepare(self, lease: Lease) -> Prepared:
         return Prepared(self.origins[lease.endpoint.id], self.request, "openai", self.deadlines)
 
-    async def call(self, max_attempts: int = 4) -> Answer | Failure:
+    async def call(self, max_attempts: int = 4, hedge: Hedge | None = None) -> Answer | Failure:
         exchange = Exchange(
             self.leases,
             Ask("m"),
@@ -83,6 +88,7 @@ class World:
             RetryBudget(),
             rng=random.Random(1),
             replayable=self.request.replayable,
+            hedge=hedge,
         )
         clock = asyncio.get_running_loop().time
         return await dispatch(exchange, self.prepare, self.pool, clock=clock, park=self.park, unix_clock=lambda: 0.0)
