@@ -19,7 +19,7 @@ from auth.keyset import KeySet, PublicKey
 from auth.revocations import Revocations
 from auth.signing_keys import SigningKeys
 from auth.tokens import Verifier
-from gateway.custody import make_keks
+from gateway.custody import make_data_keys, make_shares
 from gateway.database import Change, DatabaseAway, Postgres
 from gateway.guarded_calls import GuardedCalls
 from gateway.health import PATHS as HEALTH_PATHS
@@ -47,7 +47,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Any
 """An ASGI application; each framework has types of its own for the same three arguments."""
 
-_KEK_CHECK_S = 60.0
+_KEK_CHECK_S = 10.0
 _SCHEMA_CHECK_S = 2.0
 
 
@@ -140,7 +140,8 @@ class Gateway:
         private = EgressPolicy(allow_private=True)
         kms = ConnectionPool(DirectConnector(private))
         self._stack.push_async_callback(kms.close)
-        data_keys = DataKeys(postgres, make_keks(settings, GuardedCalls(kms, private)))
+        kms_calls = GuardedCalls(kms, private)
+        data_keys = make_data_keys(settings, postgres, kms_calls)
         keys, revocations = KeySet(), Revocations()
         verifier = Verifier(settings.issuer, settings.token_audience, keys, revocations, time.time)
         signing = (
@@ -184,6 +185,7 @@ class Gateway:
                 settings,
                 postgres=postgres,
                 data_keys=data_keys,
+                shares=make_shares(settings, kms_calls),
                 signing=signing,
                 verifier=verifier,
                 metrics=self.metrics,

@@ -1,4 +1,4 @@
-"""Makes what custody needs from the settings: the key-encryption keys' provider and the client secrets' peppers."""
+"""Makes what custody needs from the settings: key-encryption keys, tenants' shares, the client secrets' peppers."""
 
 from __future__ import annotations
 
@@ -6,34 +6,73 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auth.secret import Secret
+from tenants.datakeys import DataKeys
 from tenants.errors import KeyringUnsafe
 from tenants.keyring import KeyWrapper
+from tenants.shares.files import FileShares
+from tenants.shares.layer import ShareLayer
+from tenants.shares.protocol import ShareStore
+from tenants.shares.vault import VaultShares
+from tenants.spare import NO_SPARE, SpareKek
 from tenants.wrappers.aws import AwsCredentials
 from tenants.wrappers.choose import WrapperParts, make_wrapper
 
 if TYPE_CHECKING:
+    from auth.storage import Connections
     from gateway.settings import Settings
     from tenants.sources.protocol import HttpCalls
 
 
 def make_keks(settings: Settings, http: HttpCalls) -> KeyWrapper:
-    """Build the provider that LLM_PROXY_KEK names; `KeyringUnsafe` with the mend. `http` reaches a KMS."""
+    """Build the provider that LLM_PROXY_KEK names, under the tenants' shares if there are any.
+
+    `http` reaches a KMS; `KeyringUnsafe` with the mend.
+    """
     if settings.kek is None:
         raise KeyringUnsafe(
             "LLM_PROXY_KEK is not set.", hint="Set it to file:PATH of a keyring with mode 0600, env, or a KMS."
         )
-    return make_wrapper(
-        settings.kek,
-        WrapperParts(
-            now=lambda: datetime.now(UTC),
-            keys=settings.kek_keys,
-            http=http,
-            vault_token=_vault_token(settings),
-            aws_credentials=_aws_credentials(settings),
-        ),
+    return ShareLayer(make_wrapper(settings.kek, _parts(settings, http)), make_shares(settings, http))
+
+
+def make_spare(settings: Settings, http: HttpCalls, uri: str | None = None) -> SpareKek:
+    """Build the break-glass KEK that LLM_PROXY_KEK_SPARE names, or `uri` in its place."""
+    place = uri or settings.kek_spare
+    if place is None:
+        return NO_SPARE
+    if place == "none":
+        return SpareKek(clear=True)
+    return SpareKek(ShareLayer(make_wrapper(place, _parts(settings, http)), make_shares(settings, http)))
+
+
+def make_shares(settings: Settings, http: HttpCalls) -> ShareStore | None:
+    """Build the store that LLM_PROXY_KEK_SHARES names."""
+    if settings.kek_shares is None:
+        return None
+    if settings.kek_shares.startswith("file:"):
+        return FileShares(Path(settings.kek_shares.removeprefix("file://").removeprefix("file:")))
+    token = _vault_token(settings)
+    if token is None:
+        raise KeyringUnsafe("A Vault token is needed.", hint="Set VAULT_TOKEN, or LLM_PROXY_VAULT_TOKEN_PATH.")
+    return VaultShares(settings.kek_shares, http, token)
+
+
+def make_data_keys(settings: Settings, connections: Connections, http: HttpCalls) -> DataKeys:
+    """Build the data keys over all of these."""
+    return DataKeys(connections, make_keks(settings, http), spare=make_spare(settings, http))
+
+
+def _parts(settings: Settings, http: HttpCalls) -> WrapperParts:
+    return WrapperParts(
+        now=lambda: datetime.now(UTC),
+        keys=settings.kek_keys,
+        http=http,
+        vault_token=_vault_token(settings),
+        aws_credentials=_aws_credentials(settings),
     )
 
 

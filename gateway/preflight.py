@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from auth.errors import Fault
-from gateway.custody import make_keks, parse_peppers
+from gateway.custody import make_keks, make_spare, parse_peppers
 from gateway.database import AWAY, DatabaseAway
 from gateway.schema import check_role, current_revision, head_revision, known_revisions
 from gateway.settings import Settings, invalid, is_loopback
@@ -43,6 +43,7 @@ def static_findings(settings: Settings, *, control: bool = True) -> list[Finding
     found += _sign_in_findings(settings) if control else []
     try:
         make_keks(settings, NoCalls())
+        make_spare(settings, NoCalls())
     except Fault as fault:
         told = re.sub("[Tt]he environment", "LLM_PROXY_KEK_KEYS", fault.public)
         mode = " A keyring file has mode 0600." if isinstance(fault, KeyringUnsafe) else ""

@@ -149,3 +149,19 @@ def kek(value: str) -> str:
         if not re.fullmatch(r"env|file:.+|(vault|awskms)://.+", place.strip()):
             raise ValueError("must be file:PATH, env, vault://host:8200/transit/key or awskms://region/key")
     return value
+
+
+def kek_spare(value: str) -> str:
+    """Accept the place of the break-glass key, or `none`."""
+    if value == "none" or re.fullmatch(r"rsa:.+", value):
+        return value
+    if "," in value:
+        raise ValueError("must name one place")
+    return kek(value)
+
+
+def kek_shares(value: str) -> str:
+    """Accept the place of the tenants' shares."""
+    if not re.fullmatch(r"file:.+|vault(\+http)?://.+", value):
+        raise ValueError("must be file:DIR or vault://host:8200/mount/path")
+    return value

@@ -50,6 +50,8 @@ class Settings:
     statement_cache_size: int
     kek: str | None
     kek_keys: Secret | None
+    kek_spare: str | None
+    kek_shares: str | None
     vault_token: Secret | None
     vault_token_path: Path | None
     aws_access_key_id: str | None

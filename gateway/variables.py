@@ -12,6 +12,8 @@ from gateway.setting_values import (
     http_url,
     issuer_url,
     kek,
+    kek_shares,
+    kek_spare,
     oidc_scope,
     one_of,
     operator_rules,
@@ -198,6 +200,25 @@ VARIABLES: Final = (
         "With `LLM_PROXY_KEK=env`: 32 bytes in base64 a key, comma-separated, the current one first.",
         secret,
         secret=True,
+    ),
+    Variable(
+        "LLM_PROXY_KEK_SPARE",
+        "kek_spare",
+        CUSTODY,
+        None,
+        "A break-glass KEK that every data key is wrapped under a second time: `rsa:PATH` of a public key in PEM, or "
+        "another provider as in `LLM_PROXY_KEK`; `none` takes the spare wraps away at the next rewrap.",
+        kek_spare,
+    ),
+    Variable(
+        "LLM_PROXY_KEK_SHARES",
+        "kek_shares",
+        CUSTODY,
+        None,
+        "Where each tenant's share is kept, outside the database and its backups, so that deleting a tenant shreds its "
+        "secrets in backups too: `file:DIR` on a volume that all processes mount, or `vault://host:8200/mount/path` of "
+        "a version 2 KV engine.",
+        kek_shares,
     ),
     Variable("VAULT_TOKEN", "vault_token", CUSTODY, None, "With `vault://`: the token.", secret, secret=True),
     Variable(

@@ -12,7 +12,8 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -26,12 +27,16 @@ from auth.storage import Connections
 from tenants.envelope import KEY_BYTES, Context, RandomBytes, open_sealed, seal
 from tenants.errors import KekDisabled, KekUnavailable, SealBroken
 from tenants.keyring import KeyWrapper, Wrapped
+from tenants.shares.layer import wrap_context
+from tenants.spare import NO_SPARE, SpareKek, wrap_spare
 
 FRESH_S: Final = 300.0
 STALE_S: Final = 3600.0
 RETRY_S: Final = 5.0
 """How long a stale key is served before its provider is asked again."""
 UNWRAP_TIMEOUT_S: Final = 5.0
+PATIENCE_S: Final = 1.0
+"""How long a caller waits for a slow provider when a stale key would do; the answer is still taken when it comes."""
 CAPACITY: Final = 20_000
 
 AWAY: Final = (Unavailable, OSError, TimeoutError, asyncpg.InterfaceError)
@@ -54,11 +59,6 @@ class _Row:
     wrapped: Wrapped
 
 
-def wrap_context(tenant_id: UUID, data_key_id: UUID) -> tuple[str, ...]:
-    """Return what a wrapped data key is bound to: opaque ids, as a KMS logs them."""
-    return ("data-key", str(tenant_id), str(data_key_id))
-
-
 class DataKeys:
     """Seals and opens for every tenant; a tenant's first data key is made when something is first sealed.
 
@@ -70,6 +70,7 @@ class DataKeys:
         connections: Connections,
         wrapper: KeyWrapper,
         *,
+        spare: SpareKek = NO_SPARE,
         clock: Callable[[], float] = time.monotonic,
         random_bytes: RandomBytes = os.urandom,
         fresh_s: float = FRESH_S,
@@ -78,18 +79,25 @@ class DataKeys:
     ) -> None:
         self._connections = connections
         self._wrapper = wrapper
+        self._spare = spare
         self._clock = clock
         self._random_bytes = random_bytes
         self._fresh_s = fresh_s
         self._stale_s = stale_s
         self._capacity = capacity
         self._cache: OrderedDict[UUID, _Cached] = OrderedDict()
+        self._drops = 0
         self._flights: dict[tuple[UUID, UUID], asyncio.Task[bytes]] = {}
 
     @property
     def wrapper(self) -> KeyWrapper:
         """The KEK provider, for status and rewrap."""
         return self._wrapper
+
+    @property
+    def spare(self) -> SpareKek:
+        """What makes the spare wraps, for status and rewrap."""
+        return self._spare
 
     async def seal(self, tenant_id: UUID, context: tuple[str, ...], plaintext: bytes) -> Sealed:
         """Seal under the tenant's active data key; `KekUnavailable` or `KekDisabled` when there is none to be had."""
@@ -115,7 +123,11 @@ class DataKeys:
         await self._key(tenant_id, data_key_id, _Row(data_key_id, wrapped))
 
     def forget(self, tenant_id: UUID | None = None) -> None:
-        """Drop one tenant's plain data keys from memory, or everyone's: after a deletion, a rewrap, a restore."""
+        """Drop one tenant's plain data keys from memory, or everyone's: after a deletion, a rewrap, a restore.
+
+        What is being unwrapped at this moment is still handed to its callers, and not kept.
+        """
+        self._drops += 1
         for key_id in [i for i, entry in self._cache.items() if tenant_id is None or entry.tenant_id == tenant_id]:
             del self._cache[key_id]
 
@@ -139,6 +151,7 @@ class DataKeys:
         return frozenset(hit)
 
     def _drop_wrapped_by(self, kek_uri: str) -> set[UUID]:
+        self._drops += 1
         concerned = {i: entry.tenant_id for i, entry in self._cache.items() if entry.wrapped.kek_uri == kek_uri}
         for key_id in concerned:
             del self._cache[key_id]
@@ -161,7 +174,15 @@ class DataKeys:
             flight = asyncio.create_task(self._refresh(tenant_id, data_key_id, row), name=f"data key {data_key_id}")
             self._flights[flight_id] = flight
             flight.add_done_callback(lambda task: self._landed(flight_id, task))
-        return await asyncio.shield(flight)
+        if entry is None or now - entry.unwrapped_at >= self._stale_s:
+            return await asyncio.shield(flight)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await asyncio.shield(flight)
+        except TimeoutError:
+            if self._cache.get(data_key_id) is not entry:
+                return await asyncio.shield(flight)
+            return entry.key
 
     def _landed(self, flight_id: tuple[UUID, UUID], task: asyncio.Task[bytes]) -> None:
         self._flights.pop(flight_id, None)
@@ -170,10 +191,10 @@ class DataKeys:
 
     async def _refresh(self, tenant_id: UUID, data_key_id: UUID, row: _Row | None) -> bytes:
         entry = self._cache.get(data_key_id)
+        drops = self._drops
         try:
             row = row or await self._read(tenant_id, data_key_id)
             if row is None:
-                self._cache.pop(data_key_id, None)
                 raise SealBroken("the data key does not exist for this tenant")
             key = await self._unwrap(tenant_id, data_key_id, row.wrapped)
         except KekDisabled:
@@ -181,9 +202,13 @@ class DataKeys:
                 self._drop_wrapped_by(row.wrapped.kek_uri)
             self._cache.pop(data_key_id, None)
             raise
+        except SealBroken:
+            self._cache.pop(data_key_id, None)
+            raise
         except AWAY as error:
             now = self._clock()
-            if entry is None or now - entry.unwrapped_at >= self._stale_s:
+            dropped = self._cache.get(data_key_id) is not entry
+            if entry is None or dropped or now - entry.unwrapped_at >= self._stale_s:
                 self._cache.pop(data_key_id, None)
                 if isinstance(error, Unavailable):
                     raise
@@ -191,17 +216,13 @@ class DataKeys:
             entry.retry_at = now + RETRY_S
             _log.warning("serving a data key %.0f s after its last check: %r", now - entry.unwrapped_at, error)
             return entry.key
-        self._keep(tenant_id, data_key_id, key, row.wrapped)
+        if drops == self._drops:
+            self._keep(tenant_id, data_key_id, key, row.wrapped)
         return key
 
     async def _unwrap(self, tenant_id: UUID, data_key_id: UUID, wrapped: Wrapped) -> bytes:
-        try:
-            async with asyncio.timeout(UNWRAP_TIMEOUT_S):
-                key = await self._wrapper.unwrap(wrap_context(tenant_id, data_key_id), wrapped)
-        except TimeoutError:
-            raise KekUnavailable(
-                "The key-encryption key's provider does not answer.", debug=f"no answer in {UNWRAP_TIMEOUT_S} s"
-            ) from None
+        async with _answering():
+            key = await self._wrapper.unwrap(wrap_context(tenant_id, data_key_id), wrapped)
         if len(key) != KEY_BYTES:
             raise SealBroken("the unwrapped data key has the wrong length")
         return key
@@ -229,21 +250,37 @@ class DataKeys:
     async def _create(self, tenant_id: UUID) -> _Row:
         key_id = uuid7()
         key = self._random_bytes(KEY_BYTES)
-        wrapped = await self._wrapper.wrap(wrap_context(tenant_id, key_id), key)
+        async with _answering():
+            wrapped = await self._wrapper.wrap(wrap_context(tenant_id, key_id), key)
+        spare = await wrap_spare(self._spare, tenant_id, key_id, key)
         async with self._connections.tenant(tenant_id) as connection:
             # Two processes may both find none: the index lets one in, the other uses what it finds.
             await connection.execute(
-                "insert into data_key (id, tenant_id, version, kek_uri, wrapped) values ($1, $2, 1, $3, $4) "
-                "on conflict do nothing",
+                "insert into data_key (id, tenant_id, version, kek_uri, wrapped, spare_uri, spare_wrapped) "
+                "values ($1, $2, 1, $3, $4, $5, $6) on conflict do nothing",
                 key_id,
                 tenant_id,
                 wrapped.kek_uri,
                 wrapped.blob,
+                None if spare is None else spare.kek_uri,
+                None if spare is None else spare.blob,
             )
         row = await self._active(tenant_id)
         if row is None:
             raise LookupError("a data key was inserted and no active one is to be seen")
         return row
+
+
+@asynccontextmanager
+async def _answering() -> AsyncIterator[None]:
+    """Bound the wait for a KEK's provider: `KekUnavailable` when it takes longer than `UNWRAP_TIMEOUT_S`."""
+    try:
+        async with asyncio.timeout(UNWRAP_TIMEOUT_S):
+            yield
+    except TimeoutError:
+        raise KekUnavailable(
+            "The key-encryption key's provider does not answer.", debug=f"no answer in {UNWRAP_TIMEOUT_S} s"
+        ) from None
 
 
 def _row(record: asyncpg.Record | None) -> _Row | None:

@@ -12,6 +12,8 @@ import asyncpg
 from auth.signing_keys import signing_context
 from tenants.custody import key_context, source_context
 
+BATCH: Final = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
@@ -57,3 +59,29 @@ SHELVES: Final = (
         str,
     ),
 )
+
+
+def shelves_after(cursor: str) -> list[tuple[Shelf, object]]:
+    """Return the shelves that are left, each with the id to go on after; `ValueError` for a malformed cursor."""
+    if not cursor:
+        return [(shelf, shelf.first) for shelf in SHELVES]
+    name, _, identity = cursor.partition(":")
+    names = [shelf.name for shelf in SHELVES]
+    place = names.index(name)
+    rest = [(shelf, shelf.first) for shelf in SHELVES[place + 1 :]]
+    return [(SHELVES[place], SHELVES[place].read_cursor(identity)), *rest]
+
+
+def page_query(shelf: Shelf, condition: str) -> str:
+    """Return the query of the next batch of a shelf; `condition` narrows it."""
+    key = "kid" if shelf.name == "signing_keys" else "id"
+    return f"{shelf.rows}{condition} order by s.{key} limit {BATCH}"
+
+
+async def count_rows(
+    connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], shelf: Shelf, condition: str, *arguments: object
+) -> int:
+    """Return how many rows of a shelf are left."""
+    query = f"select count(*) from ({shelf.rows}{condition}) as sealed"  # noqa: S608 - made of this package's own text
+    found: int = await connection.fetchval(query, *arguments)
+    return found

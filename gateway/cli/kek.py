@@ -1,10 +1,12 @@
-"""`llm-proxy kek …`: key-encryption keys in use, rewrapping under the current one, and what still opens."""
+"""`llm-proxy kek …`: key-encryption keys in use, rewrapping under the current one, shredding, and what still opens."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
@@ -17,11 +19,38 @@ from gateway.cli.output import console, errors, print_list
 from gateway.settings import settings_from_environment
 
 if TYPE_CHECKING:
+    from gateway.control.orm import OrmSessions
     from gateway.database import Postgres
+    from gateway.settings import Settings
     from tenants.datakeys import DataKeys
     from tenants.rewrap import Progress as Steps
+    from tenants.shares.protocol import ShareStore
+    from tenants.sources.protocol import HttpCalls
 
 T = TypeVar("T")
+
+_FAILED_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Custody:
+    """What the commands work with; `http` reaches a KMS."""
+
+    settings: Settings
+    postgres: Postgres
+    data_keys: DataKeys
+    shares: ShareStore | None
+    http: HttpCalls
+
+    @property
+    def sessions(self) -> OrmSessions:
+        """ORM sessions for what leaves an audit event."""
+        from gateway.control.orm import OrmSessions
+
+        url = self.settings.database_url
+        if url is None:
+            raise NotConfigured("DATABASE_URL is not set.", hint="Run `llm-proxy config check`.")
+        return OrmSessions(url.reveal(), pool_size=1)
 
 
 @click.group()
@@ -33,35 +62,72 @@ def kek() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> None:
     """Show how many data keys each KEK wraps; one may be retired at zero only."""
-    from tenants.rewrap import kek_references
+    from tenants.kek_uses import kek_uses, status_of
 
-    async def work(postgres: Postgres, data_keys: DataKeys) -> list[dict[str, object]]:
-        counts = await kek_references(postgres)
+    async def work(custody: Custody) -> list[dict[str, object]]:
+        wrapper, spare = custody.data_keys.wrapper, custody.data_keys.spare.wrapper
         return [
-            {"kek": uri, "data_keys": count, "status": await data_keys.wrapper.status(uri)}
-            for uri, count in counts.items()
+            {
+                "kek": use.kek_uri,
+                "role": use.role,
+                "data_keys": use.data_keys,
+                "status": await status_of(use, wrapper, spare),
+            }
+            for use in await kek_uses(custody.postgres)
         ]
 
-    print_list(_with_custody(work), ("kek", "data_keys", "status"), as_json=as_json)
+    print_list(_with_custody(work), ("kek", "role", "data_keys", "status"), as_json=as_json)
 
 
 @kek.command("rewrap")
 def rewrap() -> None:
-    """Wrap every data key under the current KEK; run it again until nothing failed, then retire the old KEK."""
+    """Wrap every data key under the current KEK; run it again until nothing failed, then retire the old KEK.
+
+    Spare wraps are brought up to date too.
+    """
     from tenants.rewrap import rewrap_data_keys
 
-    _watch("rewrapping data keys", lambda postgres, data_keys: rewrap_data_keys(postgres, data_keys.wrapper))
+    _watch(
+        "rewrapping data keys",
+        lambda custody: rewrap_data_keys(custody.postgres, custody.data_keys.wrapper, spare=custody.data_keys.spare),
+    )
 
 
 kek.add_command(rewrap, "rotate")
 
 
-@kek.command("verify")
-def verify() -> None:
-    """Open everything that is stored sealed: after a restore, and before a KEK is thrown away."""
-    from tenants.reencryption import verify_envelopes
+@kek.command("recover")
+@click.argument("opener", metavar="KEK")
+def recover(opener: str) -> None:
+    """Wrap every data key under the current KEK out of its spare wrap, when the KEK before is lost.
 
-    _watch("opening envelopes", verify_envelopes)
+    KEK opens the spare wraps: rsa:PATH of the private key, or another provider as LLM_PROXY_KEK_SPARE names it.
+    """
+    from gateway.custody import make_spare
+    from tenants.rewrap import recover_data_keys
+
+    def steps(custody: Custody) -> AsyncIterator[Steps]:
+        wrapper = make_spare(custody.settings, custody.http, opener).wrapper
+        if wrapper is None:
+            raise Fault("No KEK is named.", hint="Name the one that opens the spare wraps: rsa:break-glass.pem.")
+        data_keys = custody.data_keys
+        return recover_data_keys(custody.postgres, data_keys.wrapper, wrapper, spare=data_keys.spare)
+
+    _watch("recovering data keys", steps)
+
+
+@kek.command("verify")
+@click.option("--spare", metavar="KEK", help="Open the spare wraps with this key too: rsa:PATH of the private key.")
+def verify(spare: str | None) -> None:
+    """Open everything that is stored sealed: after a restore, and before a KEK is thrown away."""
+    from gateway.custody import make_spare
+    from tenants.verification import verify_everything
+
+    def steps(custody: Custody) -> AsyncIterator[Steps]:
+        opener = None if spare is None else make_spare(custody.settings, custody.http, spare).wrapper
+        return verify_everything(custody.postgres, custody.data_keys, spare=opener)
+
+    _watch("opening envelopes", steps)
 
 
 @kek.command("reencrypt")
@@ -71,43 +137,89 @@ def reencrypt_command(tenant_id: UUID) -> None:
     from tenants.reencryption import reencrypt
     from tenants.rewrap import new_data_key
 
-    async def make(postgres: Postgres, data_keys: DataKeys) -> UUID:
-        return await new_data_key(postgres, data_keys.wrapper, tenant_id)
+    async def make(custody: Custody) -> UUID:
+        data_keys = custody.data_keys
+        return await new_data_key(custody.postgres, data_keys.wrapper, tenant_id, spare=data_keys.spare)
 
     _with_custody(make)
-    _watch("re-encrypting keys", lambda postgres, data_keys: reencrypt(postgres, data_keys, tenant_id))
+    _watch("re-encrypting keys", lambda custody: reencrypt(custody.postgres, custody.data_keys, tenant_id))
 
 
-def _watch(title: str, steps: Callable[[Postgres, DataKeys], AsyncIterator[Steps]]) -> None:
+@kek.command("shred")
+def shred() -> None:
+    """Destroy the shares of deleted tenants that are still noted; the gateway does it by itself every half minute."""
+    from tenants.shredding import shred_noted
+
+    async def steps(custody: Custody) -> AsyncIterator[Steps]:
+        if custody.shares is None:
+            raise NotConfigured("LLM_PROXY_KEK_SHARES is not set.", hint="Name the store of the tenants' shares.")
+        sessions = custody.sessions
+        try:
+            async for step in shred_noted(sessions, custody.shares, lambda: datetime.now(UTC)):
+                yield step
+        finally:
+            await sessions.aclose()
+
+    _watch("destroying shares", steps)
+
+
+@kek.command("shredded")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def shredded(as_json: bool) -> None:
+    """Show what became of deleted tenants' secrets; with a store of shares its own word counts."""
+    from tenants.shredding import shreddings
+
+    async def work(custody: Custody) -> list[dict[str, object]]:
+        return [
+            {
+                "tenant": str(each.tenant_id),
+                "slug": each.slug,
+                "deleted": None if each.requested_at is None else each.requested_at.isoformat(),
+                "shredded": None if each.done_at is None else each.done_at.isoformat(),
+                "covers_backups": each.covers_backups,
+                "restored": each.back,
+            }
+            for each in await shreddings(custody.postgres, custody.shares)
+        ]
+
+    columns = ("tenant", "slug", "deleted", "shredded", "covers_backups", "restored")
+    print_list(_with_custody(work), columns, as_json=as_json)
+
+
+def _watch(title: str, steps: Callable[[Custody], AsyncIterator[Steps]]) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors) as shown:
         task = shown.add_task(title, total=None)
 
-        async def work(postgres: Postgres, data_keys: DataKeys) -> Steps | None:
+        async def work(custody: Custody) -> Steps | None:
             last = None
-            async for last in steps(postgres, data_keys):
+            async for last in steps(custody):
                 shown.update(task, completed=last.done, total=last.total)
             return last
 
         last = _with_custody(work)
     if last is None:
+        console.print("nothing to do")
         return
     console.print(f"{last.done} of {last.total} done")
+    if last.unchecked:
+        console.print(f"{last.unchecked} spare wraps were not opened: --spare names the key that opens them")
+    for reason in last.shredded.values():
+        console.print(f"{reason}; its rows are back from a backup: delete it again", markup=False, soft_wrap=True)
     if last.failed:
-        for identity, reason in list(last.failed.items())[:20]:
+        for identity, reason in list(last.failed.items())[:_FAILED_SHOWN]:
             errors.print(f"  - {identity}: {reason}", markup=False, soft_wrap=True)
         raise Fault(f"{len(last.failed)} failed.", hint="Mend what the reasons say and run it again: it goes on.")
 
 
-def _with_custody(work: Callable[[Postgres, DataKeys], Awaitable[T]]) -> T:
+def _with_custody(work: Callable[[Custody], Awaitable[T]]) -> T:
     async def run() -> T:
-        from gateway.custody import make_keks
+        from gateway.custody import make_data_keys, make_shares
         from gateway.database import Postgres
         from gateway.guarded_calls import GuardedCalls
         from gateway.upstream.connect import DirectConnector
         from gateway.upstream.guard import EgressPolicy
         from gateway.upstream.pool import ConnectionPool
-        from tenants.datakeys import DataKeys
 
         settings = settings_from_environment()
         if settings.database_url is None:
@@ -118,8 +230,9 @@ def _with_custody(work: Callable[[Postgres, DataKeys], Awaitable[T]]) -> T:
             stack.push_async_callback(upstream.close)
             postgres = Postgres(settings.database_url.reveal(), max_size=2)
             stack.push_async_callback(postgres.close)
-            data_keys = DataKeys(postgres, make_keks(settings, GuardedCalls(upstream, private)))
-            return await work(postgres, data_keys)
+            calls = GuardedCalls(upstream, private)
+            data_keys = make_data_keys(settings, postgres, calls)
+            return await work(Custody(settings, postgres, data_keys, make_shares(settings, calls), calls))
 
     with database_errors():
         return asyncio.run(run())

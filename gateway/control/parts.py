@@ -45,6 +45,7 @@ from tenants.catalogue import Catalogue, ProviderRule
 from tenants.models import KeySource
 from tenants.rotation import RotationEngine
 from tenants.routes import make_router as make_tenants_router
+from tenants.shredding import shred_noted
 from tenants.sources.protocol import Driver
 from tenants.sources.registry import make_driver
 from tenants.store import idempotency
@@ -54,9 +55,11 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
     from gateway.telemetry import Metrics
     from tenants.datakeys import DataKeys
+    from tenants.shares.protocol import ShareStore
 
 _PURGE_EVERY_S = 600.0
 _ROTATE_EVERY_S = 1.0
+_SHRED_EVERY_S = 30.0
 _UPSTREAM_CONNECTIONS = 50
 
 
@@ -121,6 +124,7 @@ class ControlParts:
         *,
         postgres: Postgres,
         data_keys: DataKeys,
+        shares: ShareStore | None,
         signing: SigningKeys,
         verifier: Verifier,
         metrics: Metrics,
@@ -133,6 +137,7 @@ class ControlParts:
             max_overflow=0,
             statement_cache_size=settings.statement_cache_size,
         )
+        self._shares = shares
         peppers = Peppers(parse_peppers(settings.peppers))
         trail = TenantTrail()
         egress = EgressPolicy(allow_private=settings.allow_private_upstreams)
@@ -177,7 +182,7 @@ class ControlParts:
             peppers=peppers,
             now=_now,
             forget=data_keys.forget,
-            custody=CustodyParts(postgres, data_keys),
+            custody=CustodyParts(postgres, data_keys, shares),
             prober=probe,
         )
         authenticator = RequestAuthenticator(verifier, settings.issuer, time.time, certificate=thumbprint_of)
@@ -198,6 +203,7 @@ class ControlParts:
                 *maintenance_jobs(postgres),
                 Job("expired-tokens", _PURGE_EVERY_S, self._purge),
                 Job("key-rotation", _ROTATE_EVERY_S, self._rotate),
+                Job("shredding", _SHRED_EVERY_S, self._shred),
             ],
             metrics,
             rng=rng,
@@ -212,6 +218,11 @@ class ControlParts:
 
     async def _rotate(self) -> None:
         await self._rotation.run_once()
+
+    async def _shred(self) -> None:
+        if self._shares is not None:
+            async for _ in shred_noted(self._sessions, self._shares, _now):
+                pass
 
     async def _purge(self) -> None:
         async with self._sessions.platform() as session:

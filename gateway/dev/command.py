@@ -69,6 +69,7 @@ def run_dev(settings: Settings) -> None:
             issuer=base_url,
             database_url=Secret(address.url(DATABASE, LOGIN, password)),
             kek=f"file:{home.keyring()}",
+            kek_shares=f"file:{home.shares()}",
             peppers=peppers,
             allow_private_upstreams=True,
             drain_lead_s=0.0,

@@ -32,7 +32,8 @@ class UnusableHome(Fault):
 class DevHome:
     """Paths and files below LLM_PROXY_HOME.
 
-    postgres/ the embedded server, keyring the key-encryption key, secrets.json the database password and the pepper,
+    postgres/ the embedded server, keyring the key-encryption key, shares/ the tenants' shares,
+    secrets.json the database password and the pepper,
     dev.json the demo tenant's client (for scripts), operator.json an operator's client, provider.port where the
     simulated provider was last.
     """
@@ -70,6 +71,12 @@ class DevHome:
         path = self.path / "keyring"
         if not path.exists():
             create_keyring_file(path)
+        return path
+
+    def shares(self) -> Path:
+        """Return the directory of the tenants' shares, made on the first start."""
+        path = self.path / "shares"
+        path.mkdir(mode=0o700, exist_ok=True)
         return path
 
     def secrets(self) -> tuple[Secret, Secret]:

@@ -14,6 +14,7 @@ from auth.sealing import Sealer
 from auth.storage import Connections, Sessions
 from tenants.catalogue import Catalogue
 from tenants.datakeys import DataKeys
+from tenants.shares.protocol import ShareStore
 from tenants.sources.protocol import Prober
 
 
@@ -23,10 +24,11 @@ def nothing_to_forget(_: UUID) -> None:
 
 @dataclass(frozen=True, slots=True)
 class CustodyParts:
-    """What the jobs over key-encryption keys and data keys work with."""
+    """What the jobs over key-encryption keys and data keys work with; `shares` when the installation keeps them."""
 
     connections: Connections
     data_keys: DataKeys
+    shares: ShareStore | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from tenants.checks import refuse, tenant_problems
 from tenants.merge_patch import merge_patch
 from tenants.models import Tenant
 from tenants.schemas import FirstClient, TenantCreated, TenantIn, TenantOut, TenantPage, TenantPatch
+from tenants.shredding import shred_noted
 from tenants.store import tenants as store
 
 
@@ -123,11 +124,11 @@ async def change_tenant(
 
 @delete("/{tenant_id:uuid}", summary="Delete a tenant with everything it owns")
 async def delete_tenant(tenant_id: FromPath[UUID], call: Caller, services: Services, if_match: IfMatch = None) -> None:
-    """Its data keys go too: what was sealed for it can no longer be read."""
+    """Its data keys go too, and its share if the installation keeps shares: no backup of the database opens then."""
     now = services.now()
     async with services.sessions.platform() as session:
         row = await store.get(session, tenant_id, if_match=if_match, for_change=True)
-        await store.remove(session, row)
+        await store.remove(session, row, at=now)
         await _revoke_tokens(session, tenant_id, at=now)
         await audit.record(
             session,
@@ -139,6 +140,10 @@ async def delete_tenant(tenant_id: FromPath[UUID], call: Caller, services: Servi
             detail={"slug": row.slug},
         )
     services.forget(tenant_id)
+    if services.custody is not None and services.custody.shares is not None:
+        # What fails here, or is killed, stays noted: the job tries it again.
+        async for _ in shred_noted(services.sessions, services.custody.shares, services.now, only=tenant_id):
+            pass
 
 
 async def _revoke_tokens(session: AsyncSession, tenant_id: UUID, *, at: datetime) -> None:

@@ -15,6 +15,7 @@ from auth.etag import check_if_match
 from auth.paging import PageAsk
 from auth.principal import PLATFORM_TENANT_ID
 from tenants.models import Tenant
+from tenants.shredding import note_shredding
 from tenants.store.violations import conflicts
 
 
@@ -59,10 +60,11 @@ async def save(session: AsyncSession, tenant: Tenant, *, at: datetime) -> Tenant
     return tenant
 
 
-async def remove(session: AsyncSession, tenant: Tenant) -> None:
-    """Delete a tenant with everything it owns, its data keys first of all; the platform's own tenant stays."""
+async def remove(session: AsyncSession, tenant: Tenant, *, at: datetime) -> None:
+    """Delete a tenant with everything it owns and note that its share is to be shredded; the platform's own stays."""
     if tenant.id == PLATFORM_TENANT_ID:
         raise Conflict("The platform's own tenant cannot be deleted.", hint="Delete another tenant.")
+    await note_shredding(session, tenant.id, tenant.slug, at=at)
     # A key draws on a quota and a version on a data key: these references forbid, so the cascade needs this order.
     for table in ("provider_key", "key_source", "signing_key", "quota", "data_key"):
         await session.execute(

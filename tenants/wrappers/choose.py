@@ -6,6 +6,7 @@
 | `env` | keys from the environment: the settings hand their value over |
 | `vault://host:8200/transit/key` | HashiCorp Vault or OpenBao Transit |
 | `awskms://region/key` | AWS KMS |
+| `rsa:PATH` | an RSA key pair in PEM, for the spare wrap |
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tenants.errors import KeyringUnsafe
 from tenants.keyring import KeyWrapper, LocalKeyring, load_keyring_file, parse_keyring
 from tenants.sources.protocol import HttpCalls
 from tenants.wrappers.aws import AwsCredentials, AwsKms
+from tenants.wrappers.rsa import load_rsa_kek
 from tenants.wrappers.several import SeveralWrappers
 from tenants.wrappers.vault import VaultTransit
 
@@ -53,6 +55,8 @@ def _one(uri: str, parts: WrapperParts) -> KeyWrapper:
         return LocalKeyring(parse_keyring(parts.keys.reveal(), source="the environment"))
     if uri.startswith("file:"):
         return load_keyring_file(Path(uri.removeprefix("file://").removeprefix("file:")))
+    if uri.startswith("rsa:"):
+        return load_rsa_kek(Path(uri.removeprefix("rsa:")))
     if uri.startswith("vault://"):
         if parts.http is None or parts.vault_token is None:
             raise KeyringUnsafe("A Vault token is needed.", hint="Set the token, or the file that the agent renews.")

@@ -27,6 +27,7 @@ from gateway.problems import handle
 from tenants.api.services import CustodyParts, TenantServices
 from tenants.datakeys import DataKeys
 from tenants.routes import make_router
+from tenants.shares.protocol import InMemoryShares
 from tenants.snapshot import SnapshotLoader
 from tenants.sources.protocol import InMemorySource
 from tests.tenants.catalogue import CATALOGUE
@@ -76,7 +77,7 @@ async def client(sessions: OrmSessions, database: Connections, data_keys: DataKe
         peppers=Peppers({1: b"p" * 32}),
         now=lambda: datetime.now(UTC),
         forget=data_keys.forget,
-        custody=CustodyParts(database, data_keys),
+        custody=CustodyParts(database, data_keys, InMemoryShares()),
         prober=InMemorySource(),
     )
     app = Litestar([make_router(services)], middleware=[caller], exception_handlers={Exception: handle})
@@ -148,7 +149,14 @@ async def test_suspend_and_delete_a_tenant(operator: Api, acme: Planted, databas
     async with database.platform() as connection:
         for table in ("data_key", "provider_key", "key_version", "pool"):
             assert await connection.fetchval(f"select count(*) from {table}") == 0, table
-        assert await connection.fetchval("select action from audit_event order by at desc limit 1") == "tenant.delete"
+        last = await connection.fetch("select action from audit_event order by at desc limit 2")
+        assert {row["action"] for row in last} == {"tenant.delete", "tenant.shred"}
+    shredded = (await operator("GET", "/custody/shredded", expect=200)).json()["items"]
+    assert [(each["tenant_id"], each["slug"], each["restored"]) for each in shredded] == [
+        (str(acme.tenant_id), "acme", False)
+    ]
+    assert shredded[0]["done_at"]
+    assert shredded[0]["covers_backups"] is False, "its data key was wrapped before the shares were introduced"
     revoked = Revocations()
     await revoked.refresh(database, now=0.0)
     token = Principal(acme.tenant_id, "app", frozenset({"keys:read"}), "jti", 1e12)
@@ -495,16 +503,17 @@ async def test_a_repeated_post_does_its_work_once_also_at_once(api: Api) -> None
 
 async def test_operators_look_after_key_encryption_keys(operator: Api, api: Api, acme: Planted) -> None:
     listed = (await operator("GET", "/custody", expect=200)).json()
-    assert listed["items"] == [{"uri": listed["current"], "data_keys": 1, "status": "enabled"}]
-    done = {"done": 0, "left": 0, "failed": {}, "next_cursor": None}
+    assert listed["items"] == [{"uri": listed["current"], "role": "wraps", "data_keys": 1, "status": "enabled"}]
+    assert (listed["spare"], listed["shares"]) == (None, "memory")
+    done = {"done": 0, "left": 0, "failed": {}, "next_cursor": None, "shredded": {}, "unchecked": 0}
     assert (await operator("POST", "/custody/rewrap", {}, expect=200)).json() == done
-    assert (await operator("POST", "/custody/verify", {}, expect=200)).json() == done | {"done": 1}
+    assert (await operator("POST", "/custody/verify", {}, expect=200)).json() == done | {"done": 2}
     moved = await operator("POST", "/custody/reencrypt", {"tenant_id": str(acme.tenant_id)}, expect=200)
     assert moved.json() == done | {"done": 1}
     assert (await operator("GET", "/custody", expect=200)).json()["items"][0]["data_keys"] == 2
     await operator("POST", "/custody/verify", {"cursor": "nonsense:1"}, expect=422)
     await operator("POST", "/custody/reencrypt", {"tenant_id": str(uuid7())}, expect=404)
-    for method, path in (("GET", "/custody"), ("POST", "/custody/verify")):
+    for method, path in (("GET", "/custody"), ("GET", "/custody/shredded"), ("POST", "/custody/verify")):
         assert (await api(method, path, None if method == "GET" else {})).status_code == 403
 
 

@@ -16,10 +16,12 @@ from auth.storage import Connections
 from tenants.custody import source_context
 from tenants.datakeys import DataKeys
 from tenants.errors import KekDisabled
+from tenants.kek_uses import KekUse, kek_uses
 from tenants.keyring import LocalKeyring
-from tenants.reencryption import reencrypt, verify_envelopes
-from tenants.rewrap import Progress, kek_references, new_data_key, rewrap_data_keys
+from tenants.reencryption import reencrypt
+from tenants.rewrap import Progress, new_data_key, rewrap_data_keys
 from tenants.snapshot import SnapshotLoader
+from tenants.verification import verify_everything
 from tests.tenants.conftest import KEK, Clock, Plant
 
 NEW_KEK = bytes(range(32, 64))
@@ -39,7 +41,7 @@ async def test_a_new_kek_takes_over_and_the_old_one_can_go(
     both = LocalKeyring([NEW_KEK, KEK])
     done = await last(rewrap_data_keys(database, both))
     assert (done.done, done.total, done.failed) == (3, 3, {})
-    assert await kek_references(database) == {both.uri: 3}
+    assert await kek_uses(database) == [KekUse(both.uri, "wraps", 3)]
     assert (await last(rewrap_data_keys(database, both))).done == 0, "a second run finds nothing to do"
     alone = DataKeys(database, LocalKeyring([NEW_KEK]), clock=clock)
     for each in planted:
@@ -84,8 +86,8 @@ async def test_a_new_data_key_moves_every_envelope_while_they_are_read(
         untouched = await connection.fetchval("select count(*) from data_key where tenant_id = $1", other.tenant_id)
     assert (used, untouched) == (active, 1)
     assert (await last(reencrypt(database, data_keys, planted.tenant_id))).done == 0
-    checked = await last(verify_envelopes(database, data_keys))
-    assert (checked.done, checked.failed) == (2, {})
+    checked = await last(verify_everything(database, data_keys))
+    assert (checked.done, checked.total, checked.failed) == (5, 5, {}), "three data keys, two key versions"
 
 
 async def add_source(database: Connections, data_keys: DataKeys, tenant_id: UUID) -> UUID:
@@ -117,9 +119,9 @@ async def test_sources_and_signing_keys_move_too(database: Connections, data_key
             for table in ("key_version", "key_source", "signing_key"):
                 used = await connection.fetch(f"select data_key_id from {table} where tenant_id = $1", tenant_id)
                 assert {row["data_key_id"] for row in used} <= {active}
-    checked = await last(verify_envelopes(database, data_keys))
+    checked = await last(verify_everything(database, data_keys))
     assert checked.failed == {}
-    assert checked.done == checked.total >= 3
+    assert checked.done == checked.total >= 7
     again = SigningKeys(database, data_keys, KeySet())
     await again.refresh()
     assert again.algs
@@ -130,19 +132,23 @@ async def test_a_run_that_ended_early_goes_on_at_its_cursor(
 ) -> None:
     planted = await plant("acme")
     await add_source(database, data_keys, planted.tenant_id)
-    first = await anext(verify_envelopes(database, data_keys))
-    assert (first.done, first.total) == (1, 2)
-    rest = await last(verify_envelopes(database, data_keys, cursor=first.cursor))
+    steps = verify_everything(database, data_keys)
+    first = await anext(steps)
+    assert (first.done, first.total) == (1, 3), "the data key"
+    rest = await last(verify_everything(database, data_keys, cursor=first.cursor))
+    assert (rest.done, rest.total, rest.cursor) == (2, 2, "")
+    second = await anext(steps)
+    rest = await last(verify_everything(database, data_keys, cursor=second.cursor))
     assert (rest.done, rest.total, rest.cursor) == (1, 1, "")
     with pytest.raises(ValueError, match="not in"):
-        await last(verify_envelopes(database, data_keys, cursor="elsewhere:1"))
+        await last(verify_everything(database, data_keys, cursor="elsewhere:1"))
 
 
 async def test_verify_names_what_does_not_open(database: Connections, data_keys: DataKeys, plant: Plant) -> None:
     planted = await plant("acme")
     async with database.platform() as connection:
         await connection.execute("update key_version set number = 9 where key_id = $1", planted.key_id)
-    checked = await last(verify_envelopes(database, data_keys))
+    checked = await last(verify_everything(database, data_keys))
     assert checked.done == 1
     assert list(checked.failed.values()) == ["the envelope belongs to another data key or context"]
 
