@@ -1,14 +1,14 @@
 """Shredding: which deleted tenants' shares are to be destroyed, and which were.
 
-Revision 0005: one table. Its rows outlive their tenants, so nothing refers to them.
+Revision 0006: one table. Its rows outlive their tenants, so nothing refers to them.
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
