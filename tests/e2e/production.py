@@ -79,10 +79,16 @@ class Installation:
     """A migrated database with an operator, and the processes that were started over it."""
 
     directory: Path
-    postgres: InterruptiblePostgres
     environment: dict[str, str]
+    database: InterruptiblePostgres | None = None
     operator: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def postgres(self) -> InterruptiblePostgres:
+        """The database that can be taken away; only installations with one of their own have it."""
+        assert self.database is not None
+        return self.database
 
     def spawn(self, command: str, port: int) -> tuple[subprocess.Popen[bytes], Path]:
         log = self.directory / f"{command}-{port}.log"
@@ -131,17 +137,11 @@ class Installation:
         return token
 
 
-@asynccontextmanager
-async def installation(directory: Path, issuer_port: int, **variables: str) -> AsyncIterator[Installation]:
-    """Set up what an operator sets up: database, role, secrets, first client."""
-    postgres = InterruptiblePostgres(directory / "postgres")
-    await postgres.start()
-    password = Secret(secrets.token_urlsafe(16))
-    await asyncio.to_thread(migrate, postgres.owner_url)
-    await ensure_login(postgres.owner_url, "gateway", password)
-    environment = {
+def environment_for(database_url: str, directory: Path, issuer_port: int, **variables: str) -> dict[str, str]:
+    """Return what the processes of one installation are given, with secrets of its own."""
+    return {
         **os.environ,
-        "DATABASE_URL": postgres.url("gateway", password),
+        "DATABASE_URL": database_url,
         "LLM_PROXY_ISSUER": f"http://127.0.0.1:{issuer_port}",
         "LLM_PROXY_KEK": "env",
         "LLM_PROXY_KEK_KEYS": base64.b64encode(secrets.token_bytes(32)).decode(),
@@ -151,18 +151,30 @@ async def installation(directory: Path, issuer_port: int, **variables: str) -> A
         "LLM_PROXY_HOME": str(directory / "unused"),
         **variables,
     }
-    running = Installation(directory, postgres, environment)
+
+
+def bootstrap(environment: dict[str, str]) -> dict[str, str]:
+    """Make the first operator; return its client."""
+    done = subprocess.run(
+        [PROGRAM, "bootstrap", "--json"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    client: dict[str, str] = json.loads(done.stdout)
+    return client
+
+
+@asynccontextmanager
+async def installation(directory: Path, issuer_port: int, **variables: str) -> AsyncIterator[Installation]:
+    """Set up what an operator sets up: database, role, secrets, first client."""
+    postgres = InterruptiblePostgres(directory / "postgres")
+    await postgres.start()
+    password = Secret(secrets.token_urlsafe(16))
+    await asyncio.to_thread(migrate, postgres.owner_url)
+    await ensure_login(postgres.owner_url, "gateway", password)
+    environment = environment_for(postgres.url("gateway", password), directory, issuer_port, **variables)
+    running = Installation(directory, environment, postgres)
     try:
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [PROGRAM, "bootstrap", "--json"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr + done.stdout
-        running.operator = json.loads(done.stdout)
+        running.operator = await asyncio.to_thread(bootstrap, environment)
         yield running
     finally:
         await asyncio.to_thread(running.stop_all)
