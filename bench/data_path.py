@@ -32,7 +32,6 @@ from auth.keyset import KeySet, Signer
 from auth.revocations import Revocations
 from auth.secret import Secret
 from auth.tokens import Grant, Verifier, mint
-from gateway.data_path import TrafficMetrics
 from gateway.metering.event import UsageEvent
 from gateway.metering.pricing import load_prices
 from gateway.metering.recorder import UsageRecorder
@@ -40,6 +39,7 @@ from gateway.proxy.app import DataPath
 from gateway.proxy.directory import Directory, InMemoryLoader
 from gateway.proxy.runtime import Workshop
 from gateway.telemetry import Metrics
+from gateway.traffic_metrics import TrafficMetrics
 from gateway.upstream.connect import DirectConnector
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.pool import ConnectionPool

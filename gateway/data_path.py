@@ -9,13 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from prometheus_client import Counter, Histogram
-
 from auth.bearer import ProofChecker
 from auth.sealing import Sealer
 from gateway.database import Change, Postgres
 from gateway.health import Health
-from gateway.metering.event import UsageEvent
 from gateway.metering.pricing import load_prices
 from gateway.metering.recorder import UsageRecorder
 from gateway.metering.store import PostgresUsageStore
@@ -28,6 +25,7 @@ from gateway.proxy.runtime import Workshop
 from gateway.settings import Settings
 from gateway.state_file import when
 from gateway.telemetry import Metrics
+from gateway.traffic_metrics import TrafficMetrics
 from gateway.upstream.connect import DirectConnector, EgressProxy
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.pool import ConnectionPool, PoolLimits
@@ -35,46 +33,6 @@ from tenants.sealed_state import State
 from tenants.snapshot import SnapshotLoader
 
 log = logging.getLogger(__name__)
-
-
-class TrafficMetrics:
-    """Counts finished requests from their usage rows: a `Recorder` beside the one that stores them.
-
-    Looking a metric's labels up costs more than counting, so what they lead to is kept; labels are bounded words.
-    """
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._requests: dict[tuple[str, int, str], Counter] = {}
-        self._times: dict[str, tuple[Histogram, Histogram]] = {}
-        self._attempts: dict[str, Counter] = {}
-        self._input, self._output = metrics.tokens.labels("input"), metrics.tokens.labels("output")
-
-    def record(self, row: UsageEvent) -> None:
-        """Count one row."""
-        operation = row.operation
-        known = (operation, row.status, row.outcome)
-        requests = self._requests.get(known)
-        if requests is None:
-            requests = self._requests[known] = self._metrics.requests.labels(operation, str(row.status), row.outcome)
-        requests.inc()
-        times = self._times.get(operation)
-        if times is None:
-            metrics = self._metrics
-            times = metrics.request_seconds.labels(operation), metrics.first_byte_seconds.labels(operation)
-            self._times[operation] = times
-        times[0].observe(row.total_ms / 1000.0)
-        if row.first_byte_ms is not None:
-            times[1].observe(row.first_byte_ms / 1000.0)
-        if row.provider is not None:
-            attempts = self._attempts.get(row.provider)
-            if attempts is None:
-                attempts = self._attempts[row.provider] = self._metrics.attempts.labels(row.provider)
-            attempts.inc(row.attempts)
-        if row.input_tokens:
-            self._input.inc(row.input_tokens)
-        if row.output_tokens:
-            self._output.inc(row.output_tokens)
 
 
 class DataPathParts:

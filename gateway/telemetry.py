@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -98,9 +98,6 @@ def new_request_id() -> str:
     return f"req_{secrets.token_hex(16)}"
 
 
-_LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-
-
 class Metrics:
     """The metrics of one process, in a registry of its own: tests make as many as they like.
 
@@ -109,35 +106,6 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "llm_proxy_requests",
-            "Inference requests answered, by operation, status and outcome.",
-            ("operation", "status", "outcome"),
-            registry=self.registry,
-        )
-        self.request_seconds = Histogram(
-            "llm_proxy_request_seconds",
-            "Time from the request head to the end of the answer.",
-            ("operation",),
-            buckets=_LATENCY_BUCKETS_S,
-            registry=self.registry,
-        )
-        self.first_byte_seconds = Histogram(
-            "llm_proxy_first_byte_seconds",
-            "Time from the request head to the first byte of the answer.",
-            ("operation",),
-            buckets=_LATENCY_BUCKETS_S,
-            registry=self.registry,
-        )
-        self.attempts = Counter(
-            "llm_proxy_attempts",
-            "Attempts at providers, by the provider that answered last.",
-            ("provider",),
-            registry=self.registry,
-        )
-        self.tokens = Counter(
-            "llm_proxy_tokens", "Tokens metered, by direction.", ("direction",), registry=self.registry
-        )
         self.control_requests = Counter(
             "llm_proxy_control_requests",
             "Control plane requests, by method and status.",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.value_type import value_type
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Ask:
     """One request, as the balancer needs to know it. `deadline` is on the caller's monotonic clock, seconds.
 
@@ -68,7 +68,7 @@ class Picked(NamedTuple):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Wait:
     """Everything eligible is full or cooling down; `until` is the earliest moment that can change by itself."""
 
@@ -76,7 +76,7 @@ class Wait:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Refused:
     """Waiting does not help."""
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+
+from gateway.balancing.value_type import value_type
 
 MAX_COUNT = 10**12
 """Above this a limit or remainder is junk, not a quota."""
@@ -26,7 +27,7 @@ MAX_RETRY_AFTER_S = 3600.0
 _MAX_VALUE_CHARS = 64
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class WindowHint:
     """One limited dimension: the limit, what remains of it, and seconds until it is full again (None = not said)."""
 
@@ -35,7 +36,7 @@ class WindowHint:
     reset_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Hint:
     """All that one response told; `quota_name` is the organisation or project it was charged to, when named.
 

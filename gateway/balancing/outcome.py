@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from gateway.balancing.hints import Hint
+from gateway.balancing.value_type import value_type
 
 
 class OutcomeKind(StrEnum):
@@ -24,7 +24,7 @@ class OutcomeKind(StrEnum):
     """The caller went away, or a hedge lost: nothing is learned about the key."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class TokenUsage:
     """Tokens as the provider counted them; `cached_input` is the part of `input` read from a prompt cache.
 
@@ -37,7 +37,7 @@ class TokenUsage:
     reported: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Outcome:
     """The end of one attempt; times in seconds from the moment the attempt was sent."""
 

@@ -8,6 +8,7 @@ from typing import Literal
 from gateway.balancing.decision import Lease, Refusal
 from gateway.balancing.hints import Hint
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
+from gateway.balancing.value_type import value_type
 
 
 @dataclass(slots=True)
@@ -27,7 +28,7 @@ class Attempt:
     lost: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Failure:
     """Why the caller gets no provider answer.
 
@@ -41,14 +42,14 @@ class Failure:
     last_attempt: Attempt | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Send:
     """Send the request on `lease.endpoint`. After `Overdue` beside the earlier attempt, else in its place."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Pause:
     """Wait until `until` (or an earlier sign of free capacity), then report `Woke`; `NotParked` if there is no room."""
 
@@ -56,26 +57,26 @@ class Pause:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Relay:
     """Hand the response of `lease` to the caller."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Fail:
     """Tell the caller that it failed."""
 
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Done:
     """Nothing is left to do."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Await:
     """Go on waiting for the attempt that is still under way."""
 
@@ -83,7 +84,7 @@ class Await:
 Step = Send | Pause | Relay | Fail | Done | Await
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Answered:
     """The response head has arrived; `first_byte_s` from the moment it was sent.
 
@@ -97,7 +98,7 @@ class Answered:
     lease: Lease | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Broke:
     """The attempt failed without an answer, or the answer was cut. `body_sent` None: sent unless connecting failed.
 
@@ -109,41 +110,41 @@ class Broke:
     lease: Lease | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Overdue:
     """The moment `Exchange.overdue_at` has come and the attempt has no answer yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class ErrorInStream:
     """A stream with a good status carried an error event."""
 
     kind: OutcomeKind
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Committed:
     """The first content went to the caller."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Finished:
     """The response is over; a hint in `outcome` is dropped if the head's was learned already."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Woke:
     """The pause is over."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class NotParked:
     """The queue had no room for the pause, or gave the place to someone else."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class CallerGone:
     """The caller disconnected; `usage` is what was produced until then, if known."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Protocol
 from uuid import UUID
 
 import asyncpg
+import msgspec
+from msgspec.structs import astuple
 
 from auth.storage import Connections
 from gateway.metering.event import UsageEvent
@@ -39,14 +40,13 @@ _TYPES = {
     "first_byte_ms": "real",
     "total_ms": "real",
 }
-_COLUMNS = UsageEvent.__struct_fields__
-_VALUES = attrgetter(*_COLUMNS)
+_COLUMNS = ", ".join(UsageEvent.__struct_fields__)
 # Two statements: the server makes the days' partitions first, so that a row of an unforeseen day is kept, not lost.
 _PARTITIONS = "select usage_partitions(d, 1) from unnest($1::date[]) as d"
+# One JSON document a batch: it is made an order of magnitude faster than 25 arrays of parameters.
 _INSERT = (
-    f"insert into usage_event ({', '.join(_COLUMNS)}) "  # noqa: S608 - names come from the struct
-    f"select * from unnest({', '.join(f'${n}::{_TYPES[name]}[]' for n, name in enumerate(_COLUMNS, 1))}) "
-    "on conflict do nothing"
+    f"insert into usage_event ({_COLUMNS}) select {_COLUMNS} from json_to_recordset($1::text::json) "  # noqa: S608 - names come from the struct
+    f"as row({', '.join(f'{name} {_TYPES[name]}' for name in UsageEvent.__struct_fields__)}) on conflict do nothing"
 )
 
 
@@ -79,7 +79,7 @@ class InMemoryUsageStore:
         """See `UsageStore.write`."""
         if self.broken is not None:
             raise self.broken
-        if any("\0" in value for row in batch for value in _VALUES(row) if isinstance(value, str)):
+        if any("\0" in value for row in batch for value in astuple(row) if isinstance(value, str)):
             raise RowsRefused
         self.writes += 1
         for row in batch:
@@ -87,7 +87,7 @@ class InMemoryUsageStore:
 
 
 class PostgresUsageStore:
-    """Writes one batch as one `insert … select from unnest`, under the platform's view (a batch spans tenants)."""
+    """Writes a batch as one JSON document, under the platform's view (a batch spans tenants)."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -96,10 +96,10 @@ class PostgresUsageStore:
         """See `UsageStore.write`."""
         if not batch:
             return
-        columns = list(zip(*map(_VALUES, batch), strict=True))
         try:
+            document = msgspec.json.encode(batch).decode()
             async with self._connections.platform() as connection:
                 await connection.fetch(_PARTITIONS, sorted({row.at.date() for row in batch}))
-                await connection.execute(_INSERT, *columns)
-        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+                await connection.execute(_INSERT, document)
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError) as error:
             raise RowsRefused from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -36,6 +36,7 @@ from gateway.balancing.steps import (
     Send,
     Woke,
 )
+from gateway.balancing.value_type import value_type
 from gateway.upstream.classify import BODY_DECIDES, PEEK_BYTES, classify, classify_error
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
@@ -48,7 +49,7 @@ PEEK_S = 2.0
 """How long the body of an error may take before the status alone decides."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Prepared:
     """A lease turned into a request: where to, what, and how to read the limits in the answer's headers.
 

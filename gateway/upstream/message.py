@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from gateway.balancing.value_type import value_type
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
@@ -52,7 +54,7 @@ class BodySource(Protocol):
         """Yield the chunks; an exception ends the request and reaches whoever awaits the answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class UpstreamRequest:
     """One request: `target` in origin form, `headers` without the framing fields and Host, which the pool writes.
 

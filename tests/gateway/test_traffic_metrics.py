@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.data_path import TrafficMetrics
 from gateway.telemetry import Metrics
+from gateway.traffic_metrics import TrafficMetrics
 from tests.metering.rows import usage_row
 
 
@@ -24,5 +24,22 @@ def test_rows_are_counted_under_their_labels() -> None:
         'llm_proxy_attempts_total{provider="openai"} 6.0',
         'llm_proxy_request_seconds_count{operation="messages"} 4.0',
         'llm_proxy_first_byte_seconds_count{operation="messages"} 3.0',
+    ):
+        assert line in text
+
+
+def test_times_fall_into_their_buckets() -> None:
+    metrics = Metrics()
+    traffic = TrafficMetrics(metrics)
+    for total_ms in (5.0, 5.1, 999.0, 400_000.0):
+        traffic.record(usage_row(operation="messages", total_ms=total_ms, first_byte_ms=None))
+    text = metrics.render().decode()
+    for line in (
+        'llm_proxy_request_seconds_bucket{le="0.005",operation="messages"} 1.0',
+        'llm_proxy_request_seconds_bucket{le="0.01",operation="messages"} 2.0',
+        'llm_proxy_request_seconds_bucket{le="1.0",operation="messages"} 3.0',
+        'llm_proxy_request_seconds_bucket{le="300.0",operation="messages"} 3.0',
+        'llm_proxy_request_seconds_bucket{le="+Inf",operation="messages"} 4.0',
+        'llm_proxy_request_seconds_sum{operation="messages"} 401.0091',
     ):
         assert line in text
