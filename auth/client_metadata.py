@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from auth.certificates import is_self_signed, registered_certificates
 from auth.keyset import ALGORITHMS
 
 CLIENT_CREDENTIALS = "client_credentials"
@@ -65,8 +66,8 @@ def check(auth_method: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]
         errors += _check_federation(metadata.get("federation"))
     if auth_method == "tls_client_auth" and not any(name in metadata for name in _PKI_NAMES):
         errors.append(("/metadata", f"tls_client_auth needs one of {', '.join(_PKI_NAMES)}"))
-    if auth_method == "self_signed_tls_client_auth" and not metadata.get("tls_client_certificates_s256"):
-        errors.append(("/metadata/tls_client_certificates_s256", "needs the SHA-256 thumbprint of a certificate"))
+    if auth_method == "self_signed_tls_client_auth":
+        errors += _check_self_signed(metadata)
     for name in _PKI_NAMES:
         if name in metadata and (not isinstance(metadata[name], str) or not metadata[name]):
             errors.append((f"/metadata/{name}", "must be a non-empty string"))
@@ -79,6 +80,21 @@ def check(auth_method: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]
     if metadata.get("access_token_signed_response_alg", ALGORITHMS[0]) not in ALGORITHMS:
         errors.append(("/metadata/access_token_signed_response_alg", f"choose from {', '.join(ALGORITHMS)}"))
     return errors
+
+
+def _check_self_signed(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Check that there is a certificate or its thumbprint, whole ones being self-signed (RFC 8705 section 2.2)."""
+    whole = registered_certificates(metadata)
+    if not whole and not metadata.get("tls_client_certificates_s256"):
+        return [
+            (
+                "/metadata",
+                "needs the certificate as x5c of a key in jwks, or its thumbprint in tls_client_certificates_s256",
+            )
+        ]
+    if not all(is_self_signed(each) for each in whole):
+        return [("/metadata/jwks", "has an x5c that is no self-signed certificate; tls_client_auth is for CAs' ones")]
+    return []
 
 
 def _check_uri(pointer: str, value: object) -> list[tuple[str, str]]:
@@ -116,6 +132,8 @@ def _check_jwks(jwks: object) -> list[tuple[str, str]]:
             errors.append((f"/metadata/jwks/keys/{place}", "must be an EC, RSA or OKP public key"))
         elif _PRIVATE_MEMBERS & set(key):
             errors.append((f"/metadata/jwks/keys/{place}", "holds a private key: replace it, send the public half"))
+        elif not isinstance(key.get("x5c", []), list) or not all(isinstance(each, str) for each in key.get("x5c", [])):
+            errors.append((f"/metadata/jwks/keys/{place}/x5c", "must list certificates in base64, the key's own first"))
         elif key.get("alg", "ES256") not in ASSERTION_ALGORITHMS:
             errors.append((f"/metadata/jwks/keys/{place}/alg", f"choose from {', '.join(ASSERTION_ALGORITHMS)}"))
     return errors

@@ -26,6 +26,7 @@ from gateway.health import PATHS as HEALTH_PATHS
 from gateway.health import Health
 from gateway.preflight import database_findings
 from gateway.proxy.routes import is_inference
+from gateway.registered_certificates import RegisteredCertificates
 from gateway.settings import Settings
 from gateway.state_file import StateFile, preload
 from gateway.telemetry import Metrics, new_request_id
@@ -38,6 +39,7 @@ from tenants.datakeys import DataKeys
 if TYPE_CHECKING:
     from gateway.data_path import DataPathParts
     from gateway.relay_channel import Serve
+    from gateway.tls import ServerTls
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,11 @@ class Gateway:
     Parts are built at start-up, on the running loop. `health` may be given further conditions before that.
     """
 
-    def __init__(self, settings: Settings, *, data_path: bool = True, control: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, *, data_path: bool = True, control: bool = True, tls: ServerTls | None = None
+    ) -> None:
         self._settings = settings
+        self._tls = tls
         self._has_data_path = data_path
         self._has_control = control
         self.metrics = Metrics()
@@ -196,7 +201,14 @@ class Gateway:
             self._run(parts.jobs.run(), "jobs")
             self._run(parts.failures.run(), "failed authentications")
 
+        certificates = None
+        if self._tls is not None and self._tls.asks:
+            certificates = RegisteredCertificates(postgres, self._tls, poll_s=settings.snapshot_poll_s)
+            self._run(certificates.run(), "registered certificates")
+
         def heard(change: Change) -> None:
+            if certificates is not None:
+                certificates.changed(change)
             trust.changed(change)
             if change.table == "data_key" and change.tenant_id is not None:
                 data_keys.forget(change.tenant_id)

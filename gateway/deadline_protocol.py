@@ -8,7 +8,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from auth.certificates import thumbprint
+from gateway.forwarded import CERTIFICATE
 from gateway.telemetry import new_request_id
+from gateway.tls import ServerTls
 
 
 class DeadlineProtocol(HttpToolsProtocol):
@@ -18,12 +21,22 @@ class DeadlineProtocol(HttpToolsProtocol):
     """
 
     max_connections = 1_000_000
+    tls: ServerTls | None = None
+    """What the connection is encrypted with, where the server ends TLS itself."""
+
     cycle: Any
     """The request being received or served: uvicorn's own, or what stands in for it; None before the first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or answer 503 and close it when there are too many."""
         super().connection_made(transport)
+        self.shown = ""
+        """`x5t#S256` of the certificate that the caller showed to this very server, "" without one."""
+        if self.tls is not None and self.tls.asks:
+            found = self.tls.peer(transport.get_extra_info("ssl_object"))
+            if found is not None:
+                self.shown = thumbprint(found.der)
+                self.app_state = {**self.app_state, CERTIFICATE: found}
         self.waiting_since: float | None = self.loop.time()
         self.idle_since = self.waiting_since
         self.heard_at = self.waiting_since

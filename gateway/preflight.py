@@ -15,6 +15,7 @@ from gateway.custody import make_keks, make_spare, parse_peppers
 from gateway.database import AWAY, DatabaseAway
 from gateway.schema import check_role, current_revision, head_revision, known_revisions
 from gateway.settings import Settings, invalid, is_loopback
+from gateway.tls import TlsUnusable, make_tls
 from tenants.errors import KeyringUnsafe
 from tenants.sources.protocol import HttpAnswer, SourceAway
 
@@ -40,6 +41,7 @@ def static_findings(settings: Settings, *, control: bool = True) -> list[Finding
                 "LLM_PROXY_ISSUER is plain http on a public host: tokens would travel readable; use https.",
             )
         )
+    found += _tls_findings(settings)
     found += _sign_in_findings(settings) if control else []
     try:
         make_keks(settings, NoCalls())
@@ -54,6 +56,22 @@ def static_findings(settings: Settings, *, control: bool = True) -> list[Finding
         except ValueError as error:
             found.append(("LLM_PROXY_PEPPERS", f"LLM_PROXY_PEPPERS {error}"))
     return found
+
+
+def _tls_findings(settings: Settings) -> list[Finding]:
+    """Check the files that the server would end TLS with."""
+    asks = settings.client_certificates == "server"
+    if settings.tls_certificate is None:
+        name = "LLM_PROXY_TLS_CERTIFICATE"
+        others = asks or settings.tls_key is not None or settings.tls_client_ca is not None
+        return [(name, f"{name} is not set: the server ends TLS only with a certificate.")] if others else []
+    if settings.tls_client_ca is not None and not asks:
+        return [("LLM_PROXY_TLS_CLIENT_CA", "LLM_PROXY_TLS_CLIENT_CA needs LLM_PROXY_CLIENT_CERTIFICATES=server.")]
+    try:
+        make_tls(settings)
+    except TlsUnusable as fault:
+        return list(fault.errors)
+    return []
 
 
 def _sign_in_findings(settings: Settings) -> list[Finding]:

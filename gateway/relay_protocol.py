@@ -64,7 +64,7 @@ class RelayProtocol(DeadlineProtocol):
             return
         self.waiting_since = None
         raw_path, _, query = url.partition(b"?")
-        certificate = ""
+        certificate = self.shown
         if self.certificate_of is not None:
             certificate = self.certificate_of(self.client[0] if self.client else "", self.headers)
         channel = RelayChannel(

@@ -17,6 +17,7 @@ from auth.errors import Fault
 from gateway.deadline_protocol import DeadlineProtocol
 from gateway.forwarded import ForwardedCaller
 from gateway.relay_protocol import RelayProtocol
+from gateway.tls import ServerTls, TlsUnusable
 
 if TYPE_CHECKING:
     from gateway.relay_channel import Serve
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SWEEP_S: Final = 1.0
+_RENEWAL_S: Final = 10.0
 _SECOND_SIGNAL_S: Final = 0.1
 """How long a second signal may wait to cut the lead time short."""
 
@@ -44,8 +46,11 @@ class GatewayServer(uvicorn.Server):
         lead_s: float,
         head_timeout_s: float,
         body_timeout_s: float,
+        tls: ServerTls | None = None,
     ) -> None:
         super().__init__(config)
+        self._tls = tls
+        self._reloads = False
         self._on_drain = on_drain
         self._on_started = on_started
         self._lead_s = lead_s
@@ -58,6 +63,8 @@ class GatewayServer(uvicorn.Server):
         """Handle SIGINT and SIGTERM while serving, and hand them back without raising them again."""
         try:
             previous = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+            if self._tls is not None:
+                previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._ask_reload)
         except ValueError:  # not the main thread: whoever started us stops us
             yield
             return
@@ -75,10 +82,15 @@ class GatewayServer(uvicorn.Server):
         self._interrupted = sig == signal.SIGINT
         self.should_exit = True
 
+    def _ask_reload(self, sig: int, frame: FrameType | None) -> None:
+        del sig, frame
+        self._reloads = True
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start serving, and the sweep of slow callers."""
         await super().startup(sockets)
         self._sweeper = asyncio.create_task(self._sweep(), name="slow-caller sweep")
+        self._renewer = None if self._tls is None else asyncio.create_task(self._renew(self._tls), name="tls renewal")
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -91,6 +103,8 @@ class GatewayServer(uvicorn.Server):
         while not self.force_exit and (left_s := lead_ends_at - loop.time()) > 0:  # noqa: ASYNC110 -- set by a signal
             await asyncio.sleep(min(left_s, _SECOND_SIGNAL_S))
         self._sweeper.cancel()
+        if self._renewer is not None:
+            self._renewer.cancel()
         await super().shutdown(sockets)
 
     async def _sweep(self) -> None:
@@ -101,6 +115,23 @@ class GatewayServer(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, DeadlineProtocol):
                     connection.check_deadlines(now, self._head_timeout_s, self._body_timeout_s)
+
+    async def _renew(self, tls: ServerTls) -> None:
+        """Take up renewed certificates; one that cannot be used leaves the old one in place, and a line in the log."""
+        looks_in_s = _RENEWAL_S
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            looks_in_s -= _SWEEP_S
+            asked, self._reloads = self._reloads, False
+            if not asked and looks_in_s > 0:
+                continue
+            looks_in_s = _RENEWAL_S
+            try:
+                if asked or await asyncio.to_thread(tls.is_outdated):
+                    await asyncio.to_thread(tls.reload)
+                    log.info("TLS certificate read again")
+            except TlsUnusable as fault:
+                log.error("the renewed TLS certificate is not used", extra={"reason": fault.public})
 
 
 class AddressTaken(Fault):
@@ -133,16 +164,19 @@ def make_server(
     on_drain: Callable[[], None],
     find_relay: Callable[[], Serve | None] = lambda: None,
     on_started: Callable[[], None] = lambda: None,
+    tls: ServerTls | None = None,
 ) -> GatewayServer:
     """Make the server of one process for an ASGI app; `run(sockets=[open_socket(…)])` serves until a signal.
 
-    `find_relay` gives what serves inference requests without ASGI between, None while nothing does.
+    `find_relay` gives what serves inference requests without ASGI between, None while nothing does. `tls`: the server
+    ends TLS itself.
     """
     members: dict[str, Any] = {
         "max_connections": settings.max_connections,
         "find_relay": staticmethod(find_relay),
+        "tls": tls,
     }
-    believes_certificates = settings.client_certificates != "off"
+    believes_certificates = settings.client_certificates in ("client-cert", "nginx")
     if believes_certificates:
         app = forwarded = ForwardedCaller(app, trusted=settings.trusted_proxies, form=settings.client_certificates)
         members["certificate_of"] = staticmethod(forwarded.thumbprint)
@@ -162,6 +196,7 @@ def make_server(
         timeout_keep_alive=round(settings.keep_alive_s),
         timeout_graceful_shutdown=round(settings.drain_s),
         backlog=4096,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls.front,
     )
     return GatewayServer(
         config,
@@ -170,4 +205,5 @@ def make_server(
         lead_s=settings.drain_lead_s,
         head_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
+        tls=tls,
     )

@@ -35,6 +35,9 @@ class Settings:
     audience: str | None
     region: str | None
     trusted_proxies: str
+    tls_certificate: Path | None
+    tls_key: Path | None
+    tls_client_ca: Path | None
     client_certificates: str
     signing_algorithms: tuple[str, ...]
     oidc_issuer: str | None

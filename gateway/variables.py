@@ -76,14 +76,40 @@ VARIABLES: Final = (
         text,
     ),
     Variable(
+        "LLM_PROXY_TLS_CERTIFICATE",
+        "tls_certificate",
+        LISTEN,
+        None,
+        "A PEM file with the server's certificate and the intermediate ones: then the server ends TLS (1.2 or newer) "
+        "itself. Renewed files are taken up within ten seconds, or at SIGHUP.",
+        Path,
+    ),
+    Variable(
+        "LLM_PROXY_TLS_KEY",
+        "tls_key",
+        LISTEN,
+        None,
+        "The PEM file of its private key, unless that is in the same file.",
+        Path,
+    ),
+    Variable(
+        "LLM_PROXY_TLS_CLIENT_CA",
+        "tls_client_ca",
+        LISTEN,
+        None,
+        "With `LLM_PROXY_CLIENT_CERTIFICATES=server`: a PEM file of the CAs whose certificates clients of the method "
+        "`tls_client_auth` may have.",
+        Path,
+    ),
+    Variable(
         "LLM_PROXY_CLIENT_CERTIFICATES",
         "client_certificates",
         LISTEN,
         "off",
-        "How the trusted proxies pass on callers' TLS certificates (RFC 8705): `client-cert` (RFC 9440, verified "
-        "chains alone), `nginx` (`X-SSL-Client-Cert` escaped, `X-SSL-Client-Verify`) or `off`. The proxy must drop "
-        "these headers from what it receives.",
-        one_of("off", "client-cert", "nginx"),
+        "Where callers' TLS certificates (RFC 8705) come from: `server` (it ends TLS and asks for them), or trusted "
+        "proxies, as `client-cert` (RFC 9440, verified chains alone) or `nginx` (`X-SSL-Client-Cert` escaped, "
+        "`X-SSL-Client-Verify`); `off` for nowhere. A proxy must drop these headers from what it receives.",
+        one_of("off", "server", "client-cert", "nginx"),
     ),
     Variable(
         "LLM_PROXY_SIGNING_ALGORITHMS",

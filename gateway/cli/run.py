@@ -64,10 +64,14 @@ def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None
     from gateway.asgi import Gateway
     from gateway.garbage import settle
     from gateway.server import make_server, open_socket
+    from gateway.tls import make_tls
 
     listening = open_socket(settings.host, settings.port)
-    app = Gateway(settings, data_path=data_path, control=control)
-    server = make_server(app, settings, on_drain=app.health.drain, find_relay=app.find_relay, on_started=settle)
+    tls = make_tls(settings)
+    app = Gateway(settings, data_path=data_path, control=control, tls=tls)
+    server = make_server(
+        app, settings, on_drain=app.health.drain, find_relay=app.find_relay, on_started=settle, tls=tls
+    )
     server.run(sockets=[listening])
 
 

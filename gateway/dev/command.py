@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
-from auth.errors import Fault
+from auth.errors import Fault, Invalid
 from auth.secret import Secret
 from gateway.asgi import Gateway
 from gateway.dev.home import DevHome
@@ -41,6 +41,11 @@ class AlreadyRunning(Fault):
 
 def run_dev(settings: Settings) -> None:
     """Start it all, serve until Ctrl-C, stop it all. Blocking."""
+    if settings.tls_certificate is not None or settings.client_certificates == "server":
+        raise Invalid(
+            "llm-proxy dev speaks plain http on this machine and ends no TLS.",
+            hint="Leave LLM_PROXY_TLS_CERTIFICATE and LLM_PROXY_CLIENT_CERTIFICATES=server to `llm-proxy serve`.",
+        )
     out, progress = Console(highlight=False), Console(stderr=True, highlight=False)
     with ExitStack() as stack:
         listening = open_socket(settings.host, settings.port)
