@@ -93,6 +93,16 @@ class Hedging(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     least_s: Annotated[float, Meta(ge=0, le=600)] | UnsetType = UNSET
 
 
+class LateLane(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """When a waiting request is late: from then on it steps behind the punctual ones of its priority."""
+
+    after_s: Annotated[float, Meta(gt=0, le=600)] | UnsetType = UNSET
+    by_priority: (
+        dict[Literal["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"], Annotated[float, Meta(gt=0, le=600)]]
+        | UnsetType
+    ) = UNSET
+
+
 class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a pool does beside choosing a key; a missing member means the installation's default."""
 
@@ -104,3 +114,4 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     strategy_options: StrategyOptions | UnsetType = UNSET
     fallbacks: Annotated[list[Fallback], Meta(max_length=8)] | UnsetType = UNSET
     hedging: Hedging | UnsetType = UNSET
+    late_lane: LateLane | UnsetType = UNSET

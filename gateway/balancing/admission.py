@@ -148,7 +148,7 @@ class Admission:
 
     def __init__(self, *, max_waiting: int = 1000, late_lane: bool = False) -> None:
         self.max_waiting = max(0, max_waiting)
-        self._late_lane = late_lane
+        self.late_lane = late_lane
         self._levels: dict[LevelKey, _Level] = {}
         self._where: dict[int, tuple[Ticket, LevelKey]] = {}
         self._deadlines: list[tuple[float, int]] = []
@@ -191,7 +191,7 @@ class Admission:
         heappush(self._arrivals, (ticket.joined_at, ticket.id))
         if ticket.deadline < inf:
             heappush(self._deadlines, (ticket.deadline, ticket.id))
-        if self._late_lane and ticket.due < inf and not late:
+        if self.late_lane and ticket.due < inf and not late:
             heappush(self._dues, (ticket.due, ticket.id))
 
     def _displaceable(self, newcomer: Ticket) -> Ticket | None:
@@ -268,7 +268,7 @@ class Admission:
     def put_back(self, ticket: Ticket, now: float) -> None:
         """Give a ticket its place back: its turn came and there was no capacity for it after all, so it was none."""
         self._turns -= 1
-        late = self._late_lane and ticket.due <= now
+        late = self.late_lane and ticket.due <= now
         self._insert(ticket, late=late, first=True)
         self._levels[ticket.priority, late].refund(ticket)
 

@@ -41,7 +41,7 @@ from gateway.proxy.record import Recorder, RequestRecord
 from gateway.proxy.routes import GET_MODEL, LIST_MODELS, Unroutable, is_inference, match
 from gateway.proxy.runtime import TenantRuntime
 from gateway.proxy.spending import Spending
-from gateway.proxy.stream import relay
+from gateway.proxy.stream import queue_headers, relay
 from gateway.upstream.dispatch import Answer, Sender
 
 logger = logging.getLogger(__name__)
@@ -152,6 +152,8 @@ class DataPath:
             headers.append((b"x-llm-proxy-explain", record.explanation))
         if record.told is not None:
             headers += record.told
+        if record.waited_s:
+            headers += queue_headers(record)
         await channel.send_head(status, headers)
         await channel.finish(body)
 

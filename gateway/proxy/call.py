@@ -31,7 +31,7 @@ from gateway.proxy.inquiry import Inquiry
 from gateway.proxy.intake import Intake
 from gateway.proxy.queue import Place
 from gateway.proxy.runtime import Face
-from gateway.upstream.dispatch import Answer, Prepared, Sender, dispatch
+from gateway.upstream.dispatch import MIN_TOTAL_S, Answer, Prepared, Sender, dispatch
 from gateway.upstream.message import UpstreamRequest
 from gateway.upstream.providers import DIALECT_ROOTS
 
@@ -47,11 +47,13 @@ _QUERIES = {"gemini": (b"alt=sse",), "anthropic": (b"beta=true",), "openai": ()}
 class Call:
     """Sends one taken-in request on keys of the chosen pool until one answers, or none can.
 
-    `deadline` (on `clock`) and `patience_s`, the longest wait for capacity, hold in place of the pool's own. `cause`
+    `deadline` (on `clock`) and `patience_s`, the longest wait for capacity, hold in place of the pool's own; where the
+    caller named a deadline, the answer begins by then or never. `cause`
     says, once `send` has raised, why the pool could not serve; None: no other pool would help.
     """
 
     __slots__ = (
+        "_answer_by",
         "_ask",
         "_channel",
         "_choice",
@@ -86,14 +88,20 @@ class Call:
         self._record = inquiry.record
         self._clock = clock
         self._place: Place | None = None
-        pool = choice.pool
+        pool, arrived = choice.pool, clock()
         self.cause: Cause | None = None
         self._policy = policy = pool.policy
         if patience_s is not None and patience_s < policy.max_pause_s:
             self._policy = policy = replace(policy, max_pause_s=patience_s)
         self._deadlines = pool.deadlines
-        if deadline is not None:
-            self._deadlines = replace(pool.deadlines, total_s=min(pool.deadlines.total_s, deadline - clock()))
+        wished_s = inquiry.wishes.deadline_s
+        if deadline is None:
+            deadline = arrived + pool.deadlines.total_s
+            if wished_s is not None:
+                deadline = min(deadline, arrived + wished_s)
+        elif wished_s is None:
+            self._deadlines = replace(pool.deadlines, total_s=min(pool.deadlines.total_s, deadline - arrived))
+        self._answer_by = None if wished_s is None else deadline
         self._headers = inquiry.head.forwarded
         self._explains = inquiry.explains
         self._ask = Ask(
@@ -104,13 +112,13 @@ class Call:
             region=inquiry.wishes.region,
             residency=choice.residency,
             priority=choice.priority,
-            deadline=clock() + pool.deadlines.total_s if deadline is None else deadline,
+            deadline=deadline,
             affinity=affinity_of(intake.held) if pool.has_affinity and not intake.is_form else None,
             output_unset=intake.output_unset,
         )
         hedge = None
         if pool.hedging is not None and not pool.queue.waiting:
-            hedge = pool.hedging.begin(choice.model, clock())
+            hedge = pool.hedging.begin(choice.model, arrived)
         self._exchange = Exchange(
             pool.balancer, self._ask, policy, pool.budget, rng=rng, replayable=intake.replayable, hedge=hedge
         )
@@ -176,6 +184,10 @@ class Call:
             self._place.leave(served=True)
             self._place = None
         pool, operation = self._choice.pool, self._route.operation
+        deadlines = self._deadlines
+        if self._answer_by is not None:
+            left_s = max(MIN_TOTAL_S, self._answer_by - self._clock())
+            deadlines = replace(deadlines, first_byte_s=min(deadlines.first_byte_s, left_s))
         target = self._record.target = pool.targets[lease.endpoint.id]
         face = target.faces[operation.dialect]
         model = target.model_map.get(self._choice.model, self._choice.model)
@@ -189,7 +201,7 @@ class Call:
                 fixed=face.fixed,
             ),
             face.target.hint_style,
-            self._deadlines,
+            deadlines,
         )
 
     def _headers_for(self, defaults: HeaderList | tuple[tuple[bytes, bytes], ...]) -> HeaderList:
@@ -231,11 +243,14 @@ class Call:
                 priority=ask.priority,
                 deadline=min(ask.deadline, began + self._policy.max_pause_s),
                 cost=float(max(1, ask.est_input_tokens + ask.est_output_tokens)),
+                late_s=pool.settings.late_after_s(ask.priority),
             )
         try:
             return await self._place.wait(until)
         finally:
             self._record.waited_s += self._clock() - began
+            if self._record.queued_behind is None:
+                self._record.queued_behind = self._place.ahead
 
     def _line(self) -> str:
         """Name whom this request competes with: same model and places, and critical or not (for tiers keep a share)."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from random import Random
 
 from gateway.balancing.fallback import Cause, Ladder, Rung, cause_of_answer, told
@@ -50,7 +51,8 @@ class Climb:
         self._spending = spending
         self._clock = clock
         self._rng = rng
-        self._deadline = clock() + choice.pool.deadlines.total_s
+        arrived, wished_s = clock(), inquiry.wishes.deadline_s
+        self._deadline = arrived + min(choice.pool.deadlines.total_s, wished_s or inf)
         self._alternatives = alternatives(tenant, inquiry, choice, unix)
         rungs = [
             Rung(each.pool.name, each.model, rung.causes, after_s=rung.after_s) for rung, each in self._alternatives

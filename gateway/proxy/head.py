@@ -5,6 +5,7 @@ callers ask by
 
     x-llm-proxy-pool        the pool, by name
     x-llm-proxy-priority    0 (critical) to 9; never more urgent than the token allows
+    x-llm-proxy-deadline    seconds in which the answer must begin; later it is of no use
     x-llm-proxy-region      where the caller is, for strategies that look at distance
     x-llm-proxy-residency   regions (globs, commas between) that alone may serve it, within what the token allows
     x-llm-proxy-explain     true: the answer says why it was served by that key (needs the scope usage:read)
@@ -12,6 +13,7 @@ callers ask by
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,6 +24,7 @@ from gateway.proxy.headers import FORWARDED, IDENTITY, PLAIN_CONNECTION
 
 LEAST_URGENT = 9
 _MAX_PATTERNS = 16
+_SECONDS = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", re.A)
 _PROBLEM = b"application/problem+json"
 _OURS = b"x-llm-proxy-"
 
@@ -35,6 +38,7 @@ class Wishes:
     region: str | None = None
     residency: tuple[str, ...] = ()
     explain: bool = False
+    deadline_s: float | None = None
 
     def admits(self, region: str) -> bool:
         """Tell whether a key in `region` may serve."""
@@ -106,6 +110,7 @@ class RequestHead:
             region=asked.get(b"region") or None,
             residency=_residency(asked.get(b"residency")),
             explain=asked.get(b"explain", "").lower() in {"true", "1"},
+            deadline_s=_deadline_s(asked.get(b"deadline")),
         )
 
 
@@ -118,6 +123,17 @@ def _priority(text: str | None) -> int | None:
             hint=f"Send 0 (critical) to {LEAST_URGENT} (whenever there is room).",
         )
     return int(text)
+
+
+def _deadline_s(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if _SECONDS.fullmatch(text) is None or (seconds := float(text)) <= 0.0:
+        raise RequestFault(
+            "x-llm-proxy-deadline is no number of seconds.",
+            hint="Send the seconds in which the answer must begin, such as 10 or 2.5.",
+        )
+    return seconds
 
 
 def _residency(text: str | None) -> tuple[str, ...]:

@@ -62,6 +62,13 @@ class HedgingSettings(msgspec.Struct, frozen=True):
     least_s: float = 0.05
 
 
+class LateLaneSettings(msgspec.Struct, frozen=True):
+    """After how many seconds of waiting an answer is late; `by_priority` where priorities differ."""
+
+    after_s: float | None = None
+    by_priority: dict[int, float] = {}
+
+
 class PoolSettings(msgspec.Struct, frozen=True):
     """What a pool's settings say; members left out have these defaults."""
 
@@ -73,6 +80,12 @@ class PoolSettings(msgspec.Struct, frozen=True):
     strategy_options: StrategySettings = StrategySettings()
     fallbacks: tuple[FallbackSettings, ...] = ()
     hedging: HedgingSettings | None = None
+    late_lane: LateLaneSettings | None = None
+
+    def late_after_s(self, priority: int) -> float | None:
+        """Give after how long a wait a request is late, for the late lane; None: never."""
+        lane = self.late_lane
+        return None if lane is None else lane.by_priority.get(priority, lane.after_s)
 
     @property
     def hedge_policy(self) -> HedgePolicy | None:

@@ -31,13 +31,15 @@ class _Line:
 class Place:
     """One request's place; made by `PoolQueue.place`, good for many waits, given up by `leave`.
 
-    `retry_after_s` tells, after `wait` returned False, when trying again makes sense, if that is known.
+    `ahead` is how many stood before it when it came, None until then. `retry_after_s` tells, after `wait` returned
+    False, when trying again makes sense, if that is known.
     """
 
-    __slots__ = ("_queue", "_turn", "retry_after_s", "ticket")
+    __slots__ = ("_queue", "_turn", "ahead", "retry_after_s", "ticket")
 
     def __init__(self, queue: PoolQueue, ticket: Ticket) -> None:
         self.ticket = ticket
+        self.ahead: int | None = None
         self.retry_after_s: float | None = None
         self._queue = queue
         self._turn: asyncio.Future[bool] | None = None
@@ -72,9 +74,9 @@ class Place:
 class PoolQueue:
     """The waiting requests of one pool; `clock` is monotonic seconds, the one of deadlines and pauses."""
 
-    def __init__(self, clock: Callable[[], float], *, max_waiting: int = 1000) -> None:
+    def __init__(self, clock: Callable[[], float], *, max_waiting: int = 1000, late_lane: bool = False) -> None:
         self._clock = clock
-        self._admission = Admission(max_waiting=max_waiting)
+        self._admission = Admission(max_waiting=max_waiting, late_lane=late_lane)
         self._lines: dict[str, _Line] = {}
         self._places: dict[int, Place] = {}
         self._tickets = 0
@@ -86,19 +88,33 @@ class PoolQueue:
         """How many requests stand here, those included that are trying just now."""
         return len(self._places)
 
-    def resize(self, max_waiting: int) -> None:
+    def configure(self, *, max_waiting: int, late_lane: bool = False) -> None:
         """Bound the queue anew; who waits already stays."""
         self._admission.max_waiting = max(0, max_waiting)
+        self._admission.late_lane = late_lane
 
     def is_waited_for(self, line: str) -> bool:
         """Tell whether somebody waits in this line already."""
         return line in self._lines
 
-    def place(self, line: str, *, client_id: str, priority: int, deadline: float, cost: float = 1.0) -> Place:
-        """Take a number; standing in line begins with the first `wait`. See `Ticket` for the arguments."""
+    def place(
+        self,
+        line: str,
+        *,
+        client_id: str,
+        priority: int,
+        deadline: float,
+        cost: float = 1.0,
+        late_s: float | None = None,
+    ) -> Place:
+        """Take a number; standing in line begins with the first `wait`. See `Ticket` for the arguments.
+
+        `late_s` is how long it may wait before its answer is late.
+        """
         self._tickets += 1
         now = self._clock()
-        return Place(self, Ticket(self._tickets, client_id, line, priority, now, deadline, cost=cost))
+        due = inf if late_s is None else now + late_s
+        return Place(self, Ticket(self._tickets, client_id, line, priority, now, deadline, due, cost))
 
     def released(self) -> None:
         """Tell that capacity may have come free: one request of each line tries."""
@@ -122,6 +138,7 @@ class PoolQueue:
             if isinstance(joined, TurnedAway):
                 place.retry_after_s = joined.retry_after_s
                 return False
+            place.ahead = joined.ahead
             self._places[ticket.id] = place
             line = self._lines.setdefault(ticket.line, _Line())
             line.size += 1

@@ -51,6 +51,7 @@ class RequestRecord:
         "pool",
         "priced_as",
         "principal",
+        "queued_behind",
         "request_id",
         "served_model",
         "status",
@@ -81,6 +82,7 @@ class RequestRecord:
         self.attempts = 0
         self.streamed = False
         self.waited_s = 0.0
+        self.queued_behind: int | None = None
         self.priced_as: str | None = None
         self.told: HeaderList | None = None
         self.cost_nanos: int | None = None

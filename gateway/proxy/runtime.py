@@ -241,7 +241,7 @@ def _build_pool(
     )
     regions = frozenset(endpoint.region for endpoint in endpoints if endpoint.region)
     if before is None:
-        queue = PoolQueue(workshop.clock, max_waiting=settings.max_waiting)
+        queue = PoolQueue(workshop.clock, max_waiting=settings.max_waiting, late_lane=settings.late_lane is not None)
         strategy = strategy_of(pool, settings, tenant.slug, workshop.home_region)
         return PoolRuntime(
             pool_id=pool.pool_id,
@@ -282,7 +282,7 @@ def _build_pool(
     before.endpoints, before.targets, before.regions = tuple(endpoints), targets, regions
     before.rungs = settings.rungs
     before.hedging = _hedging(before.hedging, settings.hedge_policy)
-    before.queue.resize(settings.max_waiting)
+    before.queue.configure(max_waiting=settings.max_waiting, late_lane=settings.late_lane is not None)
     before.known_serves.clear()
     before.balancer.reconfigure(endpoints, quotas, before.strategy)
     return before

@@ -37,8 +37,16 @@ def answer_headers(answer: Answer, record: RequestRecord) -> HeaderList:
     if record.told is not None:
         headers += record.told
     if record.waited_s:
-        headers.append((b"x-llm-proxy-queued-ms", b"%d" % round(record.waited_s * 1e3)))
+        headers += queue_headers(record)
     return headers
+
+
+def queue_headers(record: RequestRecord) -> HeaderList:
+    """Return what is said of waiting for capacity: how long, and how many stood before it when it came."""
+    waited = (b"x-llm-proxy-queued-ms", b"%d" % round(record.waited_s * 1e3))
+    if record.queued_behind is None:
+        return [waited]
+    return [waited, (b"x-llm-proxy-queued-behind", b"%d" % record.queued_behind)]
 
 
 async def relay(

@@ -35,8 +35,12 @@ class Room:
         self.free = 0
         self.places: dict[str, Place] = {}
 
-    async def stand(self, name: str, *, client: str = "app", priority: int = 1, line: str = LINE) -> bool:
-        place = self.places[name] = self.queue.place(line, client_id=client, priority=priority, deadline=1e9)
+    async def stand(
+        self, name: str, *, client: str = "app", priority: int = 1, line: str = LINE, late_s: float | None = None
+    ) -> bool:
+        place = self.places[name] = self.queue.place(
+            line, client_id=client, priority=priority, deadline=1e9, late_s=late_s
+        )
         while await place.wait(1e8):
             self.tries.append(name)
             if self.free:
@@ -104,7 +108,7 @@ async def test_the_queue_is_bounded() -> None:
         await room.join(name)
     assert await room.stand("c") is False
     assert room.queue.waiting == 2
-    room.queue.resize(3)
+    room.queue.configure(max_waiting=3)
     await room.join("d")
     assert room.queue.waiting == 3
 
@@ -175,3 +179,19 @@ async def test_a_caller_that_leaves_at_its_turn_passes_it_on() -> None:
     await settle()
     assert room.order == ["b"]
     assert room.queue.waiting == 0
+
+
+async def test_who_is_late_steps_behind_the_punctual_until_the_lane_is_closed() -> None:
+    room = Room()
+    room.queue.configure(max_waiting=10, late_lane=True)
+    await room.join("late", late_s=1.0)
+    room.clock.now += 2
+    await room.join("punctual", late_s=5.0)
+    assert room.places["punctual"].ahead == 1
+    await room.release(1)
+    assert room.order == ["punctual"]
+    room.queue.configure(max_waiting=10)
+    await room.join("next", late_s=0.5)
+    room.clock.now += 1
+    await room.release(2)
+    assert sorted(room.order[1:]) == ["late", "next"]
