@@ -131,3 +131,10 @@ OUT     ?= bench/results/soak
 .PHONY: soak
 soak: $(VENV)/.dev ## An hour of steady traffic: are memory, descriptors, tasks flat? (MINUTES=60 RATE=80 OUT=dir)
 	$(BIN)/python -m bench.soak --minutes $(MINUTES) --rate $(RATE) --out $(OUT)
+
+.PHONY: test-load-90 test-load-130
+test-load-90: $(VENV)/.dev ## Offer 90 % of a pool's true capacity, hidden and drifting, for ten minutes: no caller sees a 429
+	$(BIN)/python -m pytest tests/e2e/test_load.py -k 90 -m slow -s $(PYTEST_ARGS)
+
+test-load-130: $(VENV)/.dev ## Offer 130 % with priorities for ten minutes: no critical request sees a 429
+	$(BIN)/python -m pytest tests/e2e/test_load.py -k 130 -m slow -s $(PYTEST_ARGS)

@@ -150,6 +150,8 @@ class DataPathParts:
         counter("llm_proxy_keys_revived", "Keys that a probe brought back into service.", lambda: prober.revived)
         hedges = "Second attempts for answers that were late, by what came of them."
         metrics.watch_labelled("llm_proxy_hedges", hedges, "result", self._hedges)
+        sized = "Answers whose max_tokens were lowered, by whether they ended at the limit."
+        metrics.watch_labelled("llm_proxy_right_sized", sized, "result", self._sized)
         opened = "Provider connections opened."
         counter("llm_proxy_upstream_connections_opened", opened, lambda: pool.view().opened_total)
 
@@ -160,6 +162,11 @@ class DataPathParts:
             "lost": sum(each.lost for each in all_of_them),
             "failed": sum(each.failed for each in all_of_them),
         }
+
+    def _sized(self) -> dict[str, float]:
+        all_of_them = [pool.sizing for tenant in self._directory for pool in tenant.pools.values() if pool.sizing]
+        truncated = sum(each.truncated for each in all_of_them)
+        return {"whole": sum(each.sized for each in all_of_them) - truncated, "truncated": truncated}
 
     def _queued(self) -> int:
         return sum(pool.queue.waiting for tenant in self._directory for pool in tenant.pools.values())

@@ -115,3 +115,7 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     fallbacks: Annotated[list[Fallback], Meta(max_length=8)] | UnsetType = UNSET
     hedging: Hedging | UnsetType = UNSET
     late_lane: LateLane | UnsetType = UNSET
+    right_size: (
+        Annotated[bool, Meta(description="Lower max_tokens that are unset or far too large, where they are reserved")]
+        | UnsetType
+    ) = UNSET

@@ -5,6 +5,7 @@ Pure. A stream of a thousand events costs one append and one `count` a chunk; on
 
 from __future__ import annotations
 
+import re
 from collections import deque
 
 from gateway.balancing.outcome import TokenUsage
@@ -14,6 +15,12 @@ HEAD_BYTES = 4096
 """Enough for the first event: Anthropic's `message_start` (input tokens) and the model of every dialect."""
 TAIL_BYTES = 32768
 """Enough for the last events; a whole JSON answer up to this size is decoded as such."""
+
+
+_TRUNCATED = re.compile(
+    rb'"(?:finish_reason|stop_reason|finishReason|reason)"\s*:\s*"(?:length|max_tokens|MAX_TOKENS|max_output_tokens)"'
+)
+"""OpenAI, Anthropic, Gemini, OpenAI's responses. Quotes inside of text are escaped, so no text can say it."""
 
 
 class AnswerTap:
@@ -50,6 +57,11 @@ class AnswerTap:
     def at_event_boundary(self) -> bool:
         """Tell whether the stream so far ends between two events, where an event of ours may be added."""
         return not self._chunks or self._chunks[-1].endswith((b"\n\n", b"\r\n\r\n"))
+
+    @property
+    def is_truncated(self) -> bool:
+        """Tell whether the answer says that it ended at its limit of output tokens."""
+        return _TRUNCATED.search(b"".join(self._chunks)) is not None or _TRUNCATED.search(self._head) is not None
 
     def reading(self) -> Reading:
         """Return what the answer said of itself."""

@@ -28,9 +28,11 @@ from gateway.proxy.faults import (
     UpstreamSlow,
 )
 from gateway.proxy.inquiry import Inquiry
-from gateway.proxy.intake import Intake
+from gateway.proxy.intake import Intake, Upload
+from gateway.proxy.output_limit import with_output_limit
 from gateway.proxy.queue import Place
 from gateway.proxy.runtime import Face
+from gateway.proxy.sizing import Sized
 from gateway.upstream.dispatch import MIN_TOTAL_S, Answer, Prepared, Sender, dispatch
 from gateway.upstream.message import UpstreamRequest
 from gateway.upstream.providers import DIALECT_ROOTS
@@ -104,17 +106,25 @@ class Call:
         self._answer_by = None if wished_s is None else deadline
         self._headers = inquiry.head.forwarded
         self._explains = inquiry.explains
+        sized = None
+        if pool.sizing is not None and route.operation.generates and not intake.is_form:
+            principal = inquiry.record.principal
+            requested = None if intake.output_unset else intake.est_output_tokens
+            client_id = principal.client_id if principal is not None else ""
+            sized = pool.sizing.begin(client_id, choice.model, requested, intake.held)
+        inquiry.record.sized = sized
+        limit = None if sized is None else sized.limit
         self._ask = Ask(
             model=choice.model,
             dialect=route.operation.dialect,
             est_input_tokens=intake.est_input_tokens,
-            est_output_tokens=intake.est_output_tokens,
+            est_output_tokens=intake.est_output_tokens if limit is None else limit,
             region=inquiry.wishes.region,
             residency=choice.residency,
             priority=choice.priority,
             deadline=deadline,
             affinity=affinity_of(intake.held) if pool.has_affinity and not intake.is_form else None,
-            output_unset=intake.output_unset,
+            output_unset=intake.output_unset and limit is None,
         )
         hedge = None
         if pool.hedging is not None and not pool.queue.waiting:
@@ -153,6 +163,11 @@ class Call:
         self._record.first_byte_at = self._clock()
         if pool.hedging is not None:
             self._hedged(pool.hedging, answer)
+        sized = self._record.sized
+        if sized is not None and sized.limit is not None:
+            was = b"unset" if self._intake.output_unset else b"%d" % self._intake.est_output_tokens
+            told = (b"x-llm-proxy-max-tokens", b"%d; was=%b" % (sized.limit, was))
+            self._record.told = [*(self._record.told or ()), told]
         return answer
 
     def _hedged(self, hedging: Hedging, answer: Answer) -> None:
@@ -191,18 +206,31 @@ class Call:
         target = self._record.target = pool.targets[lease.endpoint.id]
         face = target.faces[operation.dialect]
         model = target.model_map.get(self._choice.model, self._choice.model)
+        body = self._intake.body(model)
+        sized = self._record.sized
+        if sized is not None and sized.limit is not None:
+            body = self._limited(body, sized, target.provider)
         return Prepared(
             face.target.origin,
             UpstreamRequest(
                 method=_VERBS[operation.method],
                 target=self._target(face, model),
                 headers=self._headers_for(face.target.face.defaults),
-                body=self._intake.body(model),
+                body=body,
                 fixed=face.fixed,
             ),
             face.target.hint_style,
             deadlines,
         )
+
+    def _limited(self, body: bytes | Upload, sized: Sized, provider: str) -> bytes | Upload:
+        limited = None
+        if sized.limit is not None and isinstance(body, bytes):
+            limited = with_output_limit(body, self._route.operation.path, provider, sized.limit)
+        if limited is None:
+            sized.limit = None
+            return body
+        return limited
 
     def _headers_for(self, defaults: HeaderList | tuple[tuple[bytes, bytes], ...]) -> HeaderList:
         if not defaults:

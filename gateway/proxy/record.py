@@ -14,6 +14,7 @@ from gateway.metering.pricing import PriceTable
 from gateway.policy.allowance import Taken
 from gateway.proxy.channel import HeaderList
 from gateway.proxy.runtime import KeyTarget, PoolRuntime
+from gateway.proxy.sizing import Sized
 
 _NOTHING = TokenUsage(reported=False)
 _MAX_TEXT = 256
@@ -54,6 +55,7 @@ class RequestRecord:
         "queued_behind",
         "request_id",
         "served_model",
+        "sized",
         "status",
         "streamed",
         "taken",
@@ -83,6 +85,7 @@ class RequestRecord:
         self.streamed = False
         self.waited_s = 0.0
         self.queued_behind: int | None = None
+        self.sized: Sized | None = None
         self.priced_as: str | None = None
         self.told: HeaderList | None = None
         self.cost_nanos: int | None = None

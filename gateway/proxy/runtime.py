@@ -28,6 +28,7 @@ from gateway.metering.pricing import PriceTable
 from gateway.proxy.channel import HeaderList
 from gateway.proxy.pool_settings import PoolSettings, read_settings, strategy_of
 from gateway.proxy.queue import PoolQueue
+from gateway.proxy.sizing import Sizing
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines
 from gateway.upstream.providers import PROVIDERS, Target, resolve
@@ -93,6 +94,7 @@ class PoolRuntime:
     rungs: tuple[Rung, ...] = ()
     """Where requests fall back to."""
     hedging: Hedging | None = None
+    sizing: Sizing | None = None
     known_serves: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def real_model(self, model: str) -> str:
@@ -240,6 +242,10 @@ def _build_pool(
         connect_s=asked.connect_s, first_byte_s=asked.first_byte_s, idle_s=asked.idle_s, total_s=asked.total_s
     )
     regions = frozenset(endpoint.region for endpoint in endpoints if endpoint.region)
+    sizing = before.sizing if before is not None else None
+    if settings.right_size:
+        sizing = sizing or Sizing(workshop.clock)
+        sizing.configure({endpoint.provider for endpoint in endpoints})
     if before is None:
         queue = PoolQueue(workshop.clock, max_waiting=settings.max_waiting, late_lane=settings.late_lane is not None)
         strategy = strategy_of(pool, settings, tenant.slug, workshop.home_region)
@@ -270,6 +276,7 @@ def _build_pool(
             regions=regions,
             rungs=settings.rungs,
             hedging=_hedging(None, settings.hedge_policy),
+            sizing=sizing if settings.right_size else None,
         )
     if (before.strategy_name, before.settings.strategy_options) != (pool.strategy, settings.strategy_options):
         # An unchanged one keeps its object and with it its turns.
@@ -281,6 +288,7 @@ def _build_pool(
     before.settings, before.policy, before.deadlines = settings, policy, deadlines
     before.endpoints, before.targets, before.regions = tuple(endpoints), targets, regions
     before.rungs = settings.rungs
+    before.sizing = sizing if settings.right_size else None
     before.hedging = _hedging(before.hedging, settings.hedge_policy)
     before.queue.configure(max_waiting=settings.max_waiting, late_lane=settings.late_lane is not None)
     before.known_serves.clear()

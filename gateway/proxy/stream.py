@@ -91,6 +91,8 @@ async def relay(
         ok = answer.kind is OutcomeKind.OK
         usage, record.served_model = tap.result(est_input_tokens=est_input_tokens if ok else 0)
         record.usage = usage
+        if record.sized is not None and ok and ended:
+            record.sized.ended(usage, truncated=tap.is_truncated)
         if not ended and failed is None:
             record.outcome = OutcomeKind.ABANDONED.value
         answer.close(usage if ok else None, aborted=not ended and failed is None)
