@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import secrets
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from uuid import UUID
 
 from auth.bearer import ProofChecker
 from auth.sealing import Sealer
 from gateway.database import Change, Postgres
 from gateway.health import Health
+from gateway.leases.driver import LeaseDriver
+from gateway.leases.postgres_store import PostgresLeaseStore
 from gateway.metering.pricing import load_prices
 from gateway.metering.recorder import UsageRecorder
 from gateway.metering.store import PostgresUsageStore
@@ -57,6 +63,15 @@ class DataPathParts:
             proxy = EgressProxy.parse(settings.egress_proxy.reveal(), settings.no_proxy)
         self._drain_s = settings.drain_s
         prices = load_prices()
+        unix_offset_s = unix_clock() - clock()
+        self._leases = LeaseDriver(
+            PostgresLeaseStore(postgres),
+            lessee=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
+            clock=clock,
+            unix_offset_s=unix_offset_s,
+            rng=rng,
+            on_granted=self._granted,
+        )
         self._loader = SnapshotLoader(postgres, sealer)
         self._directory = Directory(
             self._loader,
@@ -64,9 +79,10 @@ class DataPathParts:
                 egress,
                 clock,
                 rng,
-                unix_offset_s=unix_clock() - clock(),
+                unix_offset_s=unix_offset_s,
                 prices=prices,
                 home_region=settings.region,
+                leasing=self._leases.desk.of,
             ),
             poll_s=settings.snapshot_poll_s,
         )
@@ -109,6 +125,7 @@ class DataPathParts:
         self._tasks = [
             asyncio.create_task(self._prober.run(), name="prober"),
             asyncio.create_task(self._drains.run(), name="drain reports"),
+            asyncio.create_task(self._leases.run(), name="leases"),
         ]
 
     async def adopt(self, state: State) -> None:
@@ -127,6 +144,7 @@ class DataPathParts:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await self._leases.close()
         await self._drains.leave()
         await self._directory.close()
         await self._pool.close()
@@ -148,6 +166,10 @@ class DataPathParts:
         prober = self._prober
         counter("llm_proxy_probes", "Probes of keys that are out of service.", lambda: prober.probes)
         counter("llm_proxy_keys_revived", "Keys that a probe brought back into service.", lambda: prober.revived)
+        leases = self._leases
+        gauge("llm_proxy_leases", "Quotas of which this process holds a share.", lambda: len(leases.desk))
+        counter("llm_proxy_lease_exchanges", "Exchanges of shares with Postgres.", lambda: leases.exchanges)
+        counter("llm_proxy_lease_failures", "Exchanges that failed, Postgres being away.", lambda: leases.failures)
         hedges = "Second attempts for answers that were late, by what came of them."
         metrics.watch_labelled("llm_proxy_hedges", hedges, "result", self._hedges)
         sized = "Answers whose max_tokens were lowered, by whether they ended at the limit."
@@ -167,6 +189,11 @@ class DataPathParts:
         all_of_them = [pool.sizing for tenant in self._directory for pool in tenant.pools.values() if pool.sizing]
         truncated = sum(each.truncated for each in all_of_them)
         return {"whole": sum(each.sized for each in all_of_them) - truncated, "truncated": truncated}
+
+    def _granted(self, tenants: set[UUID]) -> None:
+        for tenant_id in tenants:
+            if (tenant := self._directory.get(tenant_id)) is not None:
+                tenant.book.wake()
 
     def _queued(self) -> int:
         return sum(pool.queue.waiting for tenant in self._directory for pool in tenant.pools.values())

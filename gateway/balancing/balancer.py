@@ -188,6 +188,7 @@ class Balancer:
                 self._book.ledger_dropped()
             ledger = Ledger(quota.quota.limits, semantics, self._now, unix_offset_s=self._unix_offset_s)
             quota.ledgers[family] = ledger
+            self._book.opened(quota.quota.id, family, ledger)
             if self._learning is not None and (saved := self._beliefs.get(quota.quota.id, {}).get(family)) is not None:
                 ledger.learn_limiter(self._learning, self._now)
                 ledger.restore(saved, self._now)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from gateway.balancing.ledger import Ledger
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import QuotaState
 from gateway.balancing.sharing import SharedQuotas
@@ -28,15 +29,24 @@ class Holder(Protocol):
         """Have the keys of `quota_id` draw on what stands for it now."""
 
 
+class QuotaLeasing(Protocol):
+    """Divides quotas between processes, as the book sees it."""
+
+    def open(self, quota_id: str, family: str, ledger: Ledger) -> None:
+        """Let `ledger` take from now on only what this process is granted of it."""
+
+
 class QuotaBook:
     """Quota states by id, kept as long as some balancer holds them; single-threaded.
 
-    Invariant: a quota has one state, whichever holder asks for it, until its provider changes.
+    Invariant: a quota has one state, whichever holder asks for it, until its provider changes. With `leasing` this
+    process shares its quotas with others.
     """
 
-    __slots__ = ("_held", "_neighbours", "_shared", "_states")
+    __slots__ = ("_held", "_leasing", "_neighbours", "_shared", "_states")
 
-    def __init__(self) -> None:
+    def __init__(self, leasing: QuotaLeasing | None = None) -> None:
+        self._leasing = leasing
         self._states: dict[str, QuotaState] = {}
         self._shared = SharedQuotas()
         self._held: dict[Holder, frozenset[str]] = {}
@@ -102,6 +112,16 @@ class QuotaBook:
         """Tell all that some ledger is no longer its quota's."""
         for holder in self._held:
             holder.forget_slates()
+
+    def opened(self, quota_id: str, family: str, ledger: Ledger) -> None:
+        """Take in that a quota has got a ledger for a model family."""
+        if self._leasing is not None:
+            self._leasing.open(quota_id, family, ledger)
+
+    def wake(self) -> None:
+        """Let all holders know that there may be capacity: this process was granted some."""
+        for holder in self._held:
+            holder.woken()
 
     def freed(self, holder: Holder) -> None:
         """Let those know that draw on a quota of `holder`: there may be capacity."""

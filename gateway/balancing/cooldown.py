@@ -70,6 +70,10 @@ class Cooldown:
         self.until = max(self.until, now + min(max(delay_s, COOLDOWN_MIN_S), COOLDOWN_CAP_S))
         return fresh
 
+    def hear(self, until: float, now: float) -> None:
+        """Take in that another process was refused, until when; no longer than if it were said to this one."""
+        self.until = max(self.until, min(until, now + COOLDOWN_CAP_S))
+
     def sent(self, now: float) -> None:
         """Take in that a request goes out: after a 429 that told nothing one goes alone, and others if it is taken."""
         if not self._blind:

@@ -13,14 +13,14 @@ from gateway.balancing.charging import DAILY, REQUESTS, Dimension, Reservation, 
 from gateway.balancing.cooldown import Cooldown
 from gateway.balancing.decision import Ask
 from gateway.balancing.hints import Hint, WindowHint
-from gateway.balancing.limiter import Bucket, FixedWindow, Meter, SlidingWindow
+from gateway.balancing.leased import QuotaLease
+from gateway.balancing.limiter import Bucket, FixedWindow, Meter
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import Identification, Learning
 from gateway.balancing.quota import Limits
 from gateway.balancing.semantics import Semantics
+from gateway.balancing.windows import MINUTE_S, fit_meter, window_of
 
-MINUTE_S = 60.0
-DAY_S = 86400.0
 NEAR = 0.5
 """A refusal that explains nothing is put down to a limit of which less than this share is left."""
 
@@ -33,8 +33,8 @@ class Ledger:
     """
 
     __slots__ = (
-        "_expiring", "_limits", "_meters", "_semantics", "_share", "_share_at", "_told_as_of", "_unix_offset_s",
-        "cooldown", "learner", "told", "used_at",
+        "_expiring", "_limits", "_meters", "_semantics", "_share", "_share_at", "_unix_offset_s", "cooldown", "learner",
+        "lease", "told", "told_as_of", "used_at",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, semantics: Semantics, now: float, *, unix_offset_s: float = 0.0) -> None:
@@ -45,13 +45,15 @@ class Ledger:
         self._share_at = nan
         self._semantics = semantics
         self._unix_offset_s = unix_offset_s
-        self._told_as_of = -inf
+        self.told_as_of = -inf  # when the latest request was sent whose answer told what is left
         self.used_at = now
         self.cooldown = Cooldown()
         self.told: dict[Dimension, int] = {}
         """Limits as the provider last named them."""
         self.learner: Identification | None = None
         """Beliefs beyond the account, where the strategy wants them."""
+        self.lease: QuotaLease | None = None
+        """What this process may take by itself, where others draw on the quota too."""
         self.configure(limits, now)
 
     def configure(self, limits: Limits, now: float) -> None:
@@ -86,6 +88,21 @@ class Ledger:
             for dimension in Dimension:
                 self._fit(dimension, now)
 
+    def share(self, lease: QuotaLease) -> None:
+        """Take from now on only what `lease` grants."""
+        self.lease = lease
+        for dimension, _, meter in self._meters:
+            lease.fit(dimension, meter.limit)
+
+    def hear_limit(self, dimension: Dimension, limit: int, now: float) -> None:
+        """Take in a limit that the provider named to another process."""
+        self.told[dimension] = limit
+        self._fit(dimension, max(now, self.used_at))
+
+    def meters(self) -> list[tuple[Dimension, Meter]]:
+        """Give what is limited."""
+        return [(dimension, meter) for dimension, _, meter in self._meters]
+
     def _effective(self, dimension: Dimension) -> float | None:
         configured, told = self._limits.get(dimension), self.told.get(dimension)
         learner = self.learner
@@ -97,41 +114,15 @@ class Ledger:
 
     def _fit(self, dimension: Dimension, now: float) -> None:
         """Make, resize or drop the meter so that it enforces the effective limit."""
-        limit = self._effective(dimension)
-        meter = self.meter(dimension)
-        if limit is None:
-            self._put(dimension, None)
-            return
-        semantics = self._semantics
-        kind, window_s, phase = semantics.minute, MINUTE_S, -self._unix_offset_s
-        amount = float(limit)
-        if dimension in DAILY:
-            kind, window_s = semantics.day, DAY_S
-            phase -= semantics.day_utc_offset_s
-        elif dimension is Dimension.RPM and semantics.request_window_s != MINUTE_S:
-            window_s = semantics.request_window_s
-            amount = max(1.0, amount * window_s / MINUTE_S)
-        if semantics.fixed_unknown and self.learner is not None and dimension in self.learner.phases:
-            kind, phase = "fixed", self.learner.phases[dimension]
-        if meter is not None:
-            if kind == "fixed" and isinstance(meter, SlidingWindow):
-                # The phase has become known: the account goes on in the provider's own windows.
-                used = meter.limit - meter.available(now)
-                fixed = FixedWindow(amount, window_s, now, phase=phase)
-                fixed.take(max(0.0, used) * fixed.spent(now), now)
-                self._put(dimension, fixed)
-                return
-            if semantics.fixed_unknown and kind == "fixed" and isinstance(meter, FixedWindow):
-                meter.rephase(phase, now)
-            if meter.limit != amount:
-                meter.resize(amount, now)
-            return
-        if kind == "continuous":
-            self._put(dimension, Bucket(amount, window_s, now))
-        elif kind == "fixed":
-            self._put(dimension, FixedWindow(amount, window_s, now, phase=phase))
-        else:
-            self._put(dimension, SlidingWindow(amount, window_s, now))
+        limit, known, fitted = self._effective(dimension), self.meter(dimension), None
+        if limit is not None:
+            phase = None if self.learner is None else self.learner.phases.get(dimension)
+            window = window_of(self._semantics, dimension, float(limit), self._unix_offset_s, phase)
+            fitted = fit_meter(known, window, self._semantics, now)
+        if fitted is not known:
+            self._put(dimension, fitted)
+        if self.lease is not None:
+            self.lease.fit(dimension, None if fitted is None else fitted.limit)
 
     def _put(self, dimension: Dimension, meter: Meter | None) -> None:
         """Have `meter` count a dimension from now on; None: it is not limited."""
@@ -157,8 +148,11 @@ class Ledger:
         """An estimate of output above the whole limit is only an estimate, unless the provider refuses on it."""
         return amount if input_tokens > limit or self._semantics.strict_estimate else limit
 
-    def ready_at(self, input_tokens: float, output_tokens: float, now: float) -> float:
-        """Give the moment from which one request of this size fits every limit; <= now: at once; inf: never."""
+    def ready_at(self, input_tokens: float, output_tokens: float, now: float, *, leased: bool = True) -> float:
+        """Give the moment from which one request of this size fits every limit; <= now: at once; inf: never.
+
+        Not `leased`: whatever of them is this process's to take.
+        """
         at, least, learner = self.cooldown.until, 1.0, self.learner
         stretch = learner.stretch(now) if learner is not None and learner.margin else 1.0
         counted = sizes(self._semantics, input_tokens, output_tokens)
@@ -173,6 +167,8 @@ class Ledger:
             if available < least * limit:
                 least = available / limit
         self._share, self._share_at = least if least > 0.0 else 0.0, now
+        if leased and self.lease is not None and self.cooldown.until <= now and at < inf:
+            at = max(at, self.lease.ready_at(counted, now))
         return at
 
     def headroom(self, now: float) -> float:
@@ -180,7 +176,7 @@ class Ledger:
         if self.cooldown.until > now:
             return 0.0
         if self._share_at != now:
-            self.ready_at(0.0, 0.0, now)
+            self.ready_at(0.0, 0.0, now, leased=False)
         return self._share
 
     def may_probe(self, input_tokens: float, output_tokens: float, now: float) -> bool:
@@ -221,6 +217,8 @@ class Ledger:
             margin = learner.margin
             reservation.trial = not probe and margin > 0.0 and learner.in_use(now) and learner.stretch(now) == 1.0
         counted = sizes(self._semantics, input_tokens, output_tokens)
+        if self.lease is not None:
+            self.lease.take(counted)
         held_back, trial, entries = False, reservation.trial, reservation.entries
         for dimension, unit, meter in self._meters:
             amount = counted[unit]
@@ -254,6 +252,8 @@ class Ledger:
             delta = correction(self._semantics, dimension, reserved, reservation, outcome)
             if delta:
                 meter.adjust(delta, reservation.started_at, now)
+                if self.lease is not None:
+                    self.lease.adjust(dimension, delta, now - reservation.started_at, meter.window_s)
             # Less is left than it needed, whatever the account says; far from a limit the cause is another one.
             if dimension in suspects and 0.99 * reserved < (rest := meter.available(now)) < NEAR * meter.limit:
                 meter.take(rest - 0.99 * reserved, now)
@@ -311,7 +311,7 @@ class Ledger:
     def learn(self, reservation: Reservation, hint: Hint, now: float) -> None:
         """Correct the meters by what the response head of this reservation told."""
         self._share_at = nan
-        newest = reservation.started_at >= self._told_as_of
+        newest = reservation.started_at >= self.told_as_of
         requests = Dimension.RPD if hint.requests_per_day else Dimension.RPM
         for dimension, window in (
             (requests, hint.requests),
@@ -324,7 +324,7 @@ class Ledger:
                     dimension, window, reservation, now, newest=newest, refused=hint.retry_after_s is not None
                 )
         if newest:
-            self._told_as_of = reservation.started_at
+            self.told_as_of = reservation.started_at
 
     def _correct(
         self,

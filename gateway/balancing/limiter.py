@@ -162,6 +162,11 @@ class FixedWindow:
         del now  # counted from the last word on
         self._outside_per_s = outside_per_s
 
+    @property
+    def phase(self) -> float:
+        """When some window begins."""
+        return self._phase
+
     def rephase(self, phase: float, now: float) -> None:
         """Take over when windows really begin; what is in use stays in use until the next one does."""
         if abs(phase - self._phase) > 1e-6:

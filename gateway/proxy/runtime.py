@@ -16,7 +16,7 @@ from uuid import UUID
 from auth.errors import Invalid
 from auth.globs import matches
 from gateway.balancing.balancer import Balancer
-from gateway.balancing.book import QuotaBook
+from gateway.balancing.book import QuotaBook, QuotaLeasing
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.fallback import Rung
 from gateway.balancing.hedging import HedgePolicy, Hedging
@@ -168,6 +168,7 @@ class Workshop:
     unix_offset_s: float = 0.0
     prices: PriceTable | None = None
     home_region: str | None = None
+    leasing: Callable[[UUID], QuotaLeasing | None] = lambda _: None
     resolved: dict[tuple[str, str, str | None, str | None], Target | None] = field(default_factory=dict)
     """Many keys share an address: each is worked out once. Emptied when it grows."""
 
@@ -185,7 +186,7 @@ def endpoint_id_of(key_id: UUID, version: int) -> str:
 def build_tenant(snapshot: TenantSnapshot, previous: TenantRuntime | None, workshop: Workshop) -> TenantRuntime:
     """Make the runtime of `snapshot`, taking over the state of pools that `previous` has as well."""
     known = {pool.pool_id: pool for pool in previous.pools.values()} if previous else {}
-    book = previous.book if previous else QuotaBook()
+    book = previous.book if previous else QuotaBook(workshop.leasing(snapshot.tenant_id))
     for pool_id in known.keys() - {pool.pool_id for pool in snapshot.pools}:
         known[pool_id].retire()
     pools = {

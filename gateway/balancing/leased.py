@@ -1,0 +1,105 @@
+"""The part of one quota's limits that this process may spend by itself: what it was granted, and what it took of it.
+
+Several processes draw on one quota. A ledger's meters know the limit; the lease knows how much of it is ours until the
+next exchange with the others (`gateway.leases`). Both must have room. The hot path reads a number and compares; what is
+granted, when, and what happens while nobody grants is decided outside, between requests.
+
+Before the first exchange a lease has `CREDIT` of each limit, so that the first request of a quiet quota does not wait.
+After `until` nothing may be spent: a process that was stopped and wakes finds its lease over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+
+from gateway.balancing.charging import Dimension, unit_of
+
+CREDIT = 1.0 / 64.0
+"""Of each limit so much may be spent before the first exchange; what is smaller than one request waits for it."""
+SOON_S = 0.02
+"""About how long an exchange takes that is asked for at once."""
+
+
+class LeasedMeter:
+    """One dimension's part: `balance` may be spent, `spent` is all that ever was, `gross` the same without refunds.
+
+    `blocked`: somebody found less than it needed since this was last cleared; `need`: what one request takes at most.
+    """
+
+    __slots__ = ("balance", "blocked", "gross", "limit", "need", "spent")
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.balance = limit * CREDIT
+        self.spent = 0.0
+        self.gross = 0.0
+        self.need = 0.0
+        self.blocked = False
+
+
+class QuotaLease:
+    """One ledger's part; amounts come as `charging.sizes`, each capped at the limit as the ledger caps estimates.
+
+    `on_need` is told when it is first used or found short after `noted` was cleared; True: it is short.
+    """
+
+    __slots__ = ("_on_need", "asked", "meters", "noted", "retry_at", "until")
+
+    def __init__(self, on_need: Callable[[bool], None]) -> None:
+        self._on_need = on_need
+        self.meters: dict[Dimension, tuple[int, LeasedMeter]] = {}
+        self.until = inf
+        self.retry_at = -inf
+        self.noted = False
+        self.asked = False
+
+    def fit(self, dimension: Dimension, limit: float | None) -> None:
+        """Take over a changed limit; None: there is none any more."""
+        if limit is None:
+            self.meters.pop(dimension, None)
+        elif (known := self.meters.get(dimension)) is None:
+            self.meters[dimension] = unit_of(dimension), LeasedMeter(limit)
+        else:
+            known[1].limit = limit
+
+    def ready_at(self, counted: Sequence[float], now: float) -> float:
+        """Give when a request of this size may be sent: `now`, or when more is expected to be granted."""
+        short = False
+        for unit, meter in self.meters.values():
+            amount = min(counted[unit], meter.limit)
+            if meter.balance < amount or now >= self.until:
+                short = meter.blocked = True
+                meter.need = max(meter.need, amount)
+        if not short:
+            return now
+        if not self.asked:
+            self.noted = self.asked = True
+            self._on_need(True)
+        return max(now + SOON_S, self.retry_at)
+
+    def take(self, counted: Sequence[float]) -> None:
+        """Spend; also what was not granted, which is then owed."""
+        for unit, meter in self.meters.values():
+            amount = counted[unit]
+            amount = min(amount, meter.limit)
+            meter.balance -= amount
+            meter.spent += amount
+            meter.gross += amount
+            meter.need = max(meter.need, amount)
+        if not self.noted:
+            self.noted = True
+            self._on_need(False)
+
+    def adjust(self, dimension: Dimension, delta: float, age_s: float, window_s: float) -> None:
+        """Correct what was taken `age_s` ago; a refund older than the window has been refilled by time already."""
+        known = self.meters.get(dimension)
+        if known is None:
+            return
+        meter = known[1]
+        if delta < 0.0:
+            delta *= max(0.0, 1.0 - age_s / window_s)
+        else:
+            meter.gross += delta
+        meter.balance -= delta
+        meter.spent += delta

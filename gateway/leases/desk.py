@@ -1,0 +1,362 @@
+"""A process's side of the leases: what it reports, what it does with what it is granted, how it lives alone. Pure.
+
+A report gives back all that is not about to be spent and asks anew, so that between two exchanges nothing lies idle
+here that others could use. What is held is for `HORIZON_S` of demand and `BURST` of the limit at least; near the limit
+the store grants less. A lease that nothing draws on for `IDLE_S` is returned.
+
+Time. A lease lasts `LEASE_S` from *before* its report was sent, on this process's clock: wherever the process was
+stopped in between, the store's idea of the end is later. Past it nothing is spent until an exchange has been tried
+again.
+
+The store away. Every row holds for each lessee a `share` of each limit, and in every version of a row they sum up to at
+most 1 (`row._share`). While no row changes they are rates that all may use side by side: the sum stays within the
+limit. Each failed exchange refills `share * limit / (window + SLACK_S)` for the seconds until the next one; `SLACK_S`
+seconds of it may pile up, so any window sees at most share * limit. As the outage goes on, demand moves and processes
+come that were never granted anything: over `DECAY_S` shares go over to 1 / (n + 1) for n lessees known, which leaves
+one part for newcomers; these take `NEWCOMER`. Convex combinations of two divisions of at most 1 are one; those that
+grow lag behind by `LEASE_S`, since processes differ by that much in when they noticed. Days are not refilled but
+divided: each may use its share of what nobody held, once.
+
+The bound where only one process cannot reach the store: the others take over its share `LEASE_S` after its last report,
+and it goes on with at most 1 / (n + 1) in the end: so much too much is asked, until the provider's word reaches both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from math import exp, inf
+from uuid import UUID
+
+from gateway.balancing.charging import DAILY, Dimension, unit_of
+from gateway.balancing.leased import CREDIT, LeasedMeter, QuotaLease
+from gateway.balancing.ledger import Ledger
+from gateway.balancing.limiter import Bucket, FixedWindow, Meter
+from gateway.balancing.windows import DAY_S
+from gateway.leases.account import Kind
+from gateway.leases.row import LEASE_S, Answer, Draw, Grant, Report
+
+Key = tuple[UUID, str]
+"""A quota: its tenant, its id."""
+
+HORIZON_S = 1.5
+BURST = 1.0 / 16.0
+KEEP_S = 0.25
+"""For so much demand a process keeps what it holds while an exchange is under way."""
+IDLE_S = 10.0
+TOLD_S = 1.5
+"""The provider's word on what is left is passed on while it is younger than this."""
+SLACK_S = 5.0
+DECAY_S = 60.0
+NEWCOMER = 1.0 / 16.0
+_RATE_TAU_S = 2.0
+
+
+@dataclass(slots=True)
+class Part:
+    """One dimension of one ledger, between exchanges."""
+
+    counts_requests: bool
+    acked: float = 0.0
+    sent: float = 0.0
+    returned: float = 0.0
+    gross: float = 0.0
+    gross_at: float = 0.0
+    rate: float = 0.0
+    need: float = 0.0
+    share: float = NEWCOMER
+    lessees: int = int(1.0 / NEWCOMER) - 1
+    free: float = 0.0
+    is_alone: bool = False
+
+    def measure(self, meter: LeasedMeter, now: float) -> None:
+        """Work out the demand a second: up at once, down slowly."""
+        span = now - self.gross_at
+        measured = (meter.gross - self.gross) / max(span, 1.0)
+        if measured > self.rate:
+            self.rate = measured
+        elif span >= 1.0:
+            self.rate += (measured - self.rate) * (1.0 - exp(-span / _RATE_TAU_S))
+        if span >= 1.0:
+            self.gross, self.gross_at = meter.gross, now
+
+
+@dataclass(slots=True)
+class Held:
+    """One ledger's lease as the desk keeps it; `name` is the family. `leaving`: its return is under way."""
+
+    key: Key
+    name: str
+    ledger: Ledger
+    lease: QuotaLease = field(init=False)
+    parts: dict[Dimension, Part] = field(default_factory=dict)
+    spent: float = -1.0
+    used_at: float = -inf
+    renewed_at: float = -inf
+    leaving: bool = False
+    told: dict[Dimension, int] = field(default_factory=dict)
+    cooling: float = -inf
+
+
+class Desk:
+    """All leases of one process; `lessee` names it, `unix_offset_s` turns its clock into Unix time.
+
+    `on_need`: called when there is something to exchange that was not before; True: somebody waits for it.
+    """
+
+    def __init__(self, lessee: str, *, unix_offset_s: float, on_need: Callable[[bool], None]) -> None:
+        self.lessee = lessee
+        self._unix_offset_s = unix_offset_s
+        self._on_need = on_need
+        self._active: dict[Key, dict[str, Held]] = {}
+        self._waited_for: set[Key] = set()
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    def open(self, tenant_id: UUID, quota_id: str, family: str, ledger: Ledger) -> None:
+        """Put a ledger under a lease: that of its predecessor, while that is in use."""
+        key = (tenant_id, quota_id)
+        held = self._active.get(key, {}).get(family)
+        if held is None:
+            held = Held(key, family, ledger)
+            held.lease = QuotaLease(partial(self._noted, held))
+        held.ledger = ledger
+        ledger.share(held.lease)
+
+    def of(self, tenant_id: UUID) -> TenantLeases:
+        """Give the desk as one tenant's quotas see it."""
+        return TenantLeases(self, tenant_id)
+
+    def _noted(self, held: Held, urgent: bool) -> None:
+        # A ledger that was replaced may still be told of outcomes: its successor counts.
+        self._active.setdefault(held.key, {}).setdefault(held.name, held)
+        if urgent:
+            self._waited_for.add(held.key)
+        self._on_need(urgent)
+
+    def collect(self, now: float, *, everything: bool = False) -> dict[Key, Report]:
+        """Make the reports that are due: of quotas that somebody waits for, or of `everything` that is in use."""
+        reports: dict[Key, Report] = {}
+        for key in list(self._active) if everything else [key for key in self._waited_for if key in self._active]:
+            report = reports[key] = Report(self.lessee, {})
+            for held in self._active[key].values():
+                self._report(held, report, now)
+        self._waited_for.clear()
+        return reports
+
+    def _report(self, held: Held, report: Report, now: float) -> None:
+        lease, ledger = held.lease, held.ledger
+        spent = sum(meter.gross for _, meter in lease.meters.values())
+        if spent != held.spent or any(meter.blocked for _, meter in lease.meters.values()):
+            held.spent, held.used_at = spent, now
+        held.leaving = now - held.used_at >= IDLE_S
+        lease.noted = True
+        lease.asked = False
+        for dimension, source in ledger.meters():
+            known = lease.meters.get(dimension)
+            if known is None:
+                continue
+            part = held.parts.get(dimension)
+            if part is None:
+                part = held.parts[dimension] = Part(unit_of(dimension) == 0, gross_at=now)
+            name = f"{held.name}|{dimension.name.lower()}"
+            told_age_s = now - ledger.told_as_of
+            told = source.available(now) if dimension in ledger.told and told_age_s < TOLD_S else None
+            draw = self._draw(part, known[1], source, now, leaving=held.leaving)
+            draw.span_s = now - held.renewed_at if held.renewed_at > -inf else 0.0
+            report.draws[name] = draw
+            if told is not None:
+                draw.told, draw.told_age_s = told, max(0.0, told_age_s)
+        for dimension, limit in ledger.told.items():
+            if held.told.get(dimension) != limit:
+                held.told[dimension] = limit
+                report.facts[f"told|{held.name}|{dimension.name.lower()}"] = limit
+        if ledger.cooldown.until > max(now, held.cooling):
+            held.cooling = ledger.cooldown.until
+            report.facts[f"cool|{held.name}"] = held.cooling + self._unix_offset_s
+
+    def _draw(self, part: Part, meter: LeasedMeter, source: Meter, now: float, *, leaving: bool) -> Draw:
+        part.measure(meter, now)
+        limit = meter.limit
+        demand, need = part.rate, 0.0
+        if meter.blocked:
+            # How much more is wanted is not known: twice as much each time, until it is enough or the fair part.
+            demand, need = 2.0 * part.rate + meter.need, meter.need
+        if part.counts_requests:
+            need = 1.0
+        part.need = max(part.need, meter.need)
+        want = demand * HORIZON_S
+        if source.window_s < DAY_S:
+            want = max(want, limit * BURST)
+        want = min(limit, max(want, need, part.need))
+        keep = 0.0 if leaving else max(0.0, min(meter.balance, part.rate * KEEP_S))
+        part.returned = meter.balance - keep
+        part.sent = meter.spent
+        meter.balance = keep
+        meter.blocked, meter.need = False, 0.0
+        kind: Kind = "bucket" if isinstance(source, Bucket) else "sliding"
+        phase = 0.0
+        if isinstance(source, FixedWindow):
+            kind, phase = "fixed", (source.phase + self._unix_offset_s) % source.window_s
+        return Draw(
+            kind=kind,
+            limit=limit,
+            window_s=source.window_s,
+            phase=round(phase, 3),
+            spent=part.sent,
+            acked=part.acked,
+            keep=keep,
+            want=want,
+            need=need,
+            rate=min(demand, limit / source.window_s),
+            leaving=leaving,
+        )
+
+    def granted(self, key: Key, answer: Answer, *, sent_at: float, now: float, retry_at: float) -> bool:
+        """Take over what an exchange granted; `retry_at`: when the next one is due. True: there is more than before."""
+        more = False
+        for held in list(self._active.get(key, {}).values()):
+            lease = held.lease
+            if held.leaving:
+                self._left(held)
+                continue
+            short = False
+            for dimension, (_, meter) in lease.meters.items():
+                part = held.parts.get(dimension)
+                grant = answer.grants.get(f"{held.name}|{dimension.name.lower()}")
+                if part is None or grant is None:
+                    continue
+                more |= self._take_over(part, meter, grant)
+                short |= grant.short
+                self._lower(held, dimension, grant, now)
+            held.renewed_at = sent_at
+            lease.until = sent_at + LEASE_S
+            # Where there was not enough for all, asking again at once would only take it from those who ask less often.
+            lease.retry_at = retry_at if short else now
+            lease.asked = short
+            more |= self._hear(held, answer, now)
+        return more
+
+    @staticmethod
+    def _take_over(part: Part, meter: LeasedMeter, grant: Grant) -> bool:
+        part.acked = part.sent
+        part.returned, part.is_alone = 0.0, False
+        part.share, part.lessees, part.free = grant.share, grant.lessees, max(0.0, grant.free)
+        before = meter.balance
+        meter.balance = grant.held - (meter.spent - part.sent)
+        return meter.balance > before
+
+    def _left(self, held: Held) -> None:
+        """The lease is returned: back to the state before the first exchange."""
+        lease = held.lease
+        families = self._active[held.key]
+        del families[held.name]
+        if not families:
+            del self._active[held.key]
+        lease.noted, lease.asked = False, False
+        lease.until, lease.retry_at = inf, -inf
+        for dimension, (_, meter) in lease.meters.items():
+            part = held.parts.get(dimension)
+            if part is not None:
+                part.acked, part.returned = part.sent, 0.0
+                meter.balance = meter.limit * CREDIT - (meter.spent - part.sent)
+        held.leaving = False
+
+    def _lower(self, held: Held, dimension: Dimension, grant: Grant, now: float) -> None:
+        """Let the ledger see what others have spent, unless the provider itself has just told."""
+        if now - held.ledger.told_as_of < TOLD_S and dimension in held.ledger.told:
+            return
+        source = held.ledger.meter(dimension)
+        if source is None:
+            return
+        surplus = source.available(now) - grant.available
+        if surplus > 0.0:
+            taken = source.taken
+            source.take(surplus, now)
+            # Not ours: a later word of the provider does not have to be corrected by it.
+            source.taken = taken
+
+    def _hear(self, held: Held, answer: Answer, now: float) -> bool:
+        changed = False
+        for dimension in Dimension:
+            fact = answer.facts.get(f"told|{held.name}|{dimension.name.lower()}")
+            if fact is not None and isinstance(fact.value, int) and fact.value > 0:
+                if held.told.get(dimension) != fact.value != held.ledger.told.get(dimension):
+                    held.ledger.hear_limit(dimension, fact.value, now)
+                    changed = True
+                held.told[dimension] = fact.value
+        fact = answer.facts.get(f"cool|{held.name}")
+        if fact is not None and isinstance(fact.value, int | float):
+            until = float(fact.value) - self._unix_offset_s
+            if until > max(now, held.cooling):
+                held.cooling = until
+                held.ledger.cooldown.hear(until, now)
+        return changed
+
+    def leave(self) -> None:
+        """Let the next reports return everything: the process ends."""
+        for families in self._active.values():
+            for held in families.values():
+                held.spent = sum(meter.gross for _, meter in held.lease.meters.values())
+                held.used_at = -inf
+                for _, meter in held.lease.meters.values():
+                    meter.blocked = False
+
+    def conflicted(self, keys: Iterable[Key]) -> None:
+        """Take back what the reports on these would have returned: the store is known not to have taken them."""
+        for key in keys:
+            for held in self._active.get(key, {}).values():
+                held.leaving = False
+                for dimension, (_, meter) in held.lease.meters.items():
+                    part = held.parts.get(dimension)
+                    if part is not None:
+                        meter.balance += part.returned
+                        part.returned = 0.0
+
+    def away(self, keys: Iterable[Key], now: float, *, span_s: float) -> None:
+        """Live on the own share for the next `span_s` seconds: an exchange was tried just now and failed."""
+        for held in [held for key in keys for held in self._active.get(key, {}).values()]:
+            lease = held.lease
+            held.leaving = False
+            alone_s = max(0.0, now - held.renewed_at - LEASE_S) if held.renewed_at > -inf else DECAY_S
+            for dimension, source in held.ledger.meters():
+                part, known = held.parts.get(dimension), lease.meters.get(dimension)
+                if part is None or known is None:
+                    continue
+                meter = known[1]
+                share = safe_share(part.share, part.lessees, alone_s)
+                if dimension in DAILY:
+                    if not part.is_alone:
+                        meter.balance += share * part.free
+                else:
+                    slack_s = 0.0 if isinstance(source, Bucket) else SLACK_S
+                    per_s = share * meter.limit / (source.window_s + slack_s)
+                    least = 1.0 if part.counts_requests else part.need
+                    room = max(per_s * SLACK_S, min(least, meter.limit))
+                    meter.balance = min(max(room, meter.balance), meter.balance + per_s * span_s)
+                part.is_alone = True
+            lease.until = now + LEASE_S
+            lease.retry_at = now + min(span_s, 1.0)
+            lease.asked = True
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLeases:
+    """Puts the ledgers of one tenant under leases: `balancing.book.QuotaLeasing`."""
+
+    desk: Desk
+    tenant_id: UUID
+
+    def open(self, quota_id: str, family: str, ledger: Ledger) -> None:
+        """See `QuotaLeasing.open`."""
+        self.desk.open(self.tenant_id, quota_id, family, ledger)
+
+
+def safe_share(share: float, lessees: int, alone_s: float) -> float:
+    """Give the part of a limit that is a process's own, `alone_s` after its lease ended; see the module."""
+    even = 1.0 / (lessees + 1)
+    passed_s = alone_s if even < share else alone_s - LEASE_S
+    weight = min(1.0, max(0.0, passed_s / DECAY_S))
+    return share + (even - share) * weight

@@ -1,0 +1,173 @@
+"""Exchanges this process's leases with the store, about once a second, and at once when a request waits for a grant."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from math import inf
+from random import Random
+from uuid import UUID
+
+import msgspec
+
+from auth.errors import Unavailable
+from gateway.leases.desk import Desk, Key
+from gateway.leases.row import LEASE_S, Answer, Report, Row, exchange, later
+from gateway.leases.store import LeaseStore, Swap
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 1.0
+GAP_S = 0.02
+"""Exchanges that are asked for at once come no closer: what is asked for meanwhile goes together."""
+TIMEOUT_S = 1.5
+"""An exchange that takes longer has failed: what was to be given back is not spent meanwhile."""
+MAX_SPAN_S = 3.0
+"""While the store is away the own share is taken for the time since it was taken last, at most this."""
+TRIES = 8
+_KNOWN_BOUND = 200_000
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Row)
+
+
+class LeaseDriver:
+    """Drives a `Desk` over a `LeaseStore`; `run` as a task, cancel it to stop, then `close` gives everything back.
+
+    `on_granted` is told of tenants for whose requests there may be more. `clock` is the desk's monotonic clock.
+    """
+
+    def __init__(
+        self,
+        store: LeaseStore,
+        *,
+        lessee: str,
+        clock: Callable[[], float],
+        unix_offset_s: float,
+        rng: Random,
+        on_granted: Callable[[set[UUID]], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._rng = rng
+        self._on_granted = on_granted
+        self._wake = asyncio.Event()
+        self._rows: dict[Key, bytes] = {}
+        self.desk = Desk(lessee, unix_offset_s=unix_offset_s, on_need=self._needed)
+        self.exchanges = 0
+        self.conflicts = 0
+        self.failures = 0
+        self.is_away = False
+        self._tried_at = self._alone_at = -inf
+
+    def _needed(self, urgent: bool) -> None:
+        if urgent:
+            self._wake.set()
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Tell whether some request waits for a grant that was not asked for yet."""
+        return self._wake.is_set()
+
+    async def run(self) -> None:
+        """Exchange for ever."""
+        due = self._clock()
+        while True:
+            delay_s = max(GAP_S, due - self._clock())
+            # The first ones of a quiet process wait no longer than the gap; while the store is away, a period.
+            await asyncio.sleep(max(GAP_S, PERIOD_S - (self._clock() - self._tried_at)) if self.is_away else GAP_S)
+            if delay_s > GAP_S and not self.is_away:
+                try:
+                    async with asyncio.timeout(delay_s - GAP_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+            now = self._clock()
+            everything = now >= due or self.is_away
+            if everything:
+                # Spread, so that processes do not come in step.
+                due = now + PERIOD_S * (0.9 + 0.2 * self._rng.random())
+            await self.exchange(everything=everything, due=due)
+
+    async def exchange(self, *, everything: bool = True, due: float | None = None) -> None:
+        """Exchange once what is due; never raises for a store that is away."""
+        self._wake.clear()
+        sent_at = self._clock()
+        reports = self.desk.collect(sent_at, everything=everything)
+        if not reports:
+            return
+        pending, woken = dict(reports), set[UUID]()
+        self._tried_at = sent_at
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                for attempt in range(TRIES):
+                    if attempt:
+                        await asyncio.sleep(self._rng.random() * 0.002 * 2**attempt)
+                    answers = await self._try(pending)
+                    for key, answer in answers.items():
+                        del pending[key]
+                        retry_at = sent_at + PERIOD_S if due is None else due
+                        if self.desk.granted(key, answer, sent_at=sent_at, now=self._clock(), retry_at=retry_at):
+                            woken.add(key[0])
+                    if not pending:
+                        break
+                    self.conflicts += len(pending)
+            self.exchanges += 1
+            self._back()
+            self.desk.conflicted(pending)
+        except (Unavailable, TimeoutError, OSError) as error:
+            self._lost(error)
+            now = self._clock()
+            if now - sent_at < LEASE_S:
+                span_s = min(MAX_SPAN_S, max(PERIOD_S, now - max(self._alone_at, sent_at - PERIOD_S)))
+                self._alone_at = now
+                self.desk.away(pending, now, span_s=span_s)
+                woken |= {key[0] for key in pending}
+            # Else this process itself stood still, and so may have been given up by the others: it asks first.
+        if woken:
+            self._on_granted(woken)
+
+    async def _try(self, reports: dict[Key, Report]) -> dict[Key, Answer]:
+        clock, stored = await self._store.read(list(reports))
+        swaps: list[Swap] = []
+        answers: dict[Key, Answer] = {}
+        for key, report in reports.items():
+            found = stored.get(key)
+            row = later(_decode(found.state) if found else None, _decode(self._rows.get(key)))
+            answers[key] = exchange(row, report, clock)
+            row.version = max(row.version, (found.version if found else 0) + 1)
+            swaps.append(Swap(key, found.version if found else 0, row.version, _ENCODER.encode(row)))
+        done = await self._store.swap(swaps)
+        for swap in swaps:
+            if swap.key in done:
+                self._rows[swap.key] = swap.state
+        if len(self._rows) > _KNOWN_BOUND:
+            self._rows.clear()
+        return {key: answer for key, answer in answers.items() if key in done}
+
+    def _lost(self, error: BaseException) -> None:
+        self.failures += 1
+        if not self.is_away:
+            log.warning("leases not renewed, living on the last share", extra={"reason": repr(error)})
+        self.is_away = True
+
+    def _back(self) -> None:
+        if self.is_away:
+            log.info("leases renewed again")
+        self.is_away = False
+
+    async def close(self) -> None:
+        """Give everything back, if the store can be reached."""
+        self.desk.leave()
+        await self.exchange()
+
+
+def _decode(state: bytes | None) -> Row | None:
+    """Read a row; one that a later version wrote in a way that is not understood counts as none."""
+    if state is None:
+        return None
+    try:
+        return _DECODER.decode(state)
+    except msgspec.MsgspecError:
+        log.warning("a shared quota's row is not understood and is made anew")
+        return None

@@ -1,0 +1,76 @@
+"""The rows of shared quotas in Postgres: two statements a batch, whatever its size.
+
+The table is unlogged: rows live for seconds, and what a crash loses the processes put back from memory (`row.later`).
+Rows that somebody else is putting back just now are skipped, not waited for, so that batches cannot deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.database import Postgres
+from gateway.leases.desk import Key
+from gateway.leases.store import Stored, Swap
+
+_READ: Final = """
+select extract(epoch from clock_timestamp())::float8 as clock, l.tenant_id, l.quota_id, l.version, l.state
+from (select) one
+left join quota_lease l
+  on (l.tenant_id, l.quota_id) in (select * from unnest($1::uuid[], $2::text[]))
+"""
+_SWAP: Final = """
+with given as (
+  select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bytea[])
+    as given (tenant_id, quota_id, before, version, state)
+), free as (
+  select tenant_id, quota_id, given.version as next, given.state as put
+  from quota_lease l join given using (tenant_id, quota_id)
+  where l.version = given.before
+  order by tenant_id, quota_id
+  for update of l skip locked
+), changed as (
+  update quota_lease l set version = free.next, state = free.put, updated_at = now()
+  from free where l.tenant_id = free.tenant_id and l.quota_id = free.quota_id
+  returning l.tenant_id, l.quota_id
+), made as (
+  insert into quota_lease (tenant_id, quota_id, version, state)
+  select tenant_id, quota_id, version, state from given where before = 0
+  order by tenant_id, quota_id
+  on conflict do nothing
+  returning tenant_id, quota_id
+)
+select * from changed union all select * from made
+"""
+
+
+class PostgresLeaseStore:
+    """See `LeaseStore`; works for all tenants at once, in the platform's scope."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+
+    async def read(self, keys: Sequence[Key]) -> tuple[float, dict[Key, Stored]]:
+        """See `LeaseStore.read`."""
+        async with self._postgres.platform() as connection:
+            rows = await connection.fetch(_READ, [key[0] for key in keys], [key[1] for key in keys])
+        found = {
+            (row["tenant_id"], row["quota_id"]): Stored(row["version"], row["state"])
+            for row in rows
+            if row["tenant_id"] is not None
+        }
+        return float(rows[0]["clock"]), found
+
+    async def swap(self, swaps: Sequence[Swap]) -> set[Key]:
+        """See `LeaseStore.swap`."""
+        ordered = sorted(swaps, key=lambda swap: swap.key)
+        async with self._postgres.platform() as connection:
+            rows = await connection.fetch(
+                _SWAP,
+                [swap.key[0] for swap in ordered],
+                [swap.key[1] for swap in ordered],
+                [swap.before for swap in ordered],
+                [swap.version for swap in ordered],
+                [swap.state for swap in ordered],
+            )
+        return {(row["tenant_id"], row["quota_id"]) for row in rows}
