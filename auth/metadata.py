@@ -14,6 +14,7 @@ JWKS_PATH = "/oauth2/jwks"
 INTROSPECTION_PATH = "/oauth2/introspect"
 REVOCATION_PATH = "/oauth2/revoke"
 WELL_KNOWN_PATH = "/.well-known/oauth-authorization-server"
+DISCOVERY_PATH = "/.well-known/openid-configuration"
 TENANT_PREFIX = "/t/"
 
 
@@ -56,3 +57,19 @@ def metadata(
     if service_documentation:
         document["service_documentation"] = service_documentation
     return document
+
+
+def discovery(issuer: str, *, signing_algs: Sequence[str]) -> dict[str, Any]:
+    """Return the document by which others find the keys of assertions (OpenID Connect Discovery 1.0 section 3).
+
+    It is for providers that are told to trust the issuer (workload identity federation). People do not sign in here:
+    there is no authorization endpoint.
+    """
+    return {
+        "issuer": issuer,
+        "jwks_uri": issuer.rstrip("/") + JWKS_PATH,
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": list(signing_algs),
+        "claims_supported": ["iss", "sub", "aud", "tenant_id", "iat", "exp", "jti"],
+    }

@@ -10,7 +10,15 @@ from litestar.params import FromPath
 from auth.deps import AnyRequest, AuthServices, Services, request_id_of
 from auth.form import MAX_BODY_BYTES, Call
 from auth.grant_server import Answer
-from auth.metadata import INTROSPECTION_PATH, JWKS_PATH, REVOCATION_PATH, TENANT_PREFIX, TOKEN_PATH, WELL_KNOWN_PATH
+from auth.metadata import (
+    DISCOVERY_PATH,
+    INTROSPECTION_PATH,
+    JWKS_PATH,
+    REVOCATION_PATH,
+    TENANT_PREFIX,
+    TOKEN_PATH,
+    WELL_KNOWN_PATH,
+)
 
 Tenant = FromPath[str | None]
 """The slug in a tenant's own endpoints."""
@@ -48,11 +56,17 @@ async def well_known(services: Services, tenant: Tenant = None) -> Response[byte
     return _response(services.server.metadata(tenant))
 
 
+@get(DISCOVERY_PATH, include_in_schema=False)
+async def openid_discovery(services: Services) -> Response[bytes]:
+    """Tell providers that trust this issuer where its keys are."""
+    return _response(services.server.discovery())
+
+
 def make_oauth_router(services: AuthServices) -> Router:
     """Return the public endpoints; they authenticate clients themselves."""
     return Router(
         path="/",
-        route_handlers=[token, introspect, revoke, jwks, well_known],
+        route_handlers=[token, introspect, revoke, jwks, well_known, openid_discovery],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
         request_max_body_size=MAX_BODY_BYTES + 1,
         security=[{}],

@@ -21,7 +21,7 @@ from auth.dpop import DpopNonces, ProofRefused, check_proof
 from auth.failed_logins import FailedLogins
 from auth.form import Call, Form, parse_form
 from auth.grant_server import Answer, GrantRequest, GrantServer, Issuance
-from auth.metadata import TOKEN_PATH, metadata, tenant_issuer
+from auth.metadata import TOKEN_PATH, discovery, metadata, tenant_issuer
 from auth.oauth_errors import InvalidClient, InvalidDpopProof, InvalidRequestError, OAuth2Error, SlowDown, UseDpopNonce
 from auth.remote_keys import JwksFetcher, KeysNeeded, RemoteKeys
 from auth.replay import first_use
@@ -163,6 +163,11 @@ class OAuthServer:
         """Answer the metadata endpoint (RFC 8414 section 3)."""
         issuer = tenant_issuer(self._config.issuer, tenant)
         document = metadata(issuer, signing_algs=self._keys.algs, mtls=self._config.mtls)
+        return Answer(200, document, (("Content-Type", "application/json"), ("Cache-Control", "public, max-age=300")))
+
+    def discovery(self) -> Answer:
+        """Answer the discovery endpoint (OpenID Connect Discovery 1.0 section 4)."""
+        document = discovery(self._config.issuer, signing_algs=self._keys.algs)
         return Answer(200, document, (("Content-Type", "application/json"), ("Cache-Control", "public, max-age=300")))
 
     async def _authenticated(

@@ -19,6 +19,7 @@ from auth.keyset import KeySet, PublicKey
 from auth.revocations import Revocations
 from auth.signing_keys import SigningKeys
 from auth.tokens import Verifier
+from auth.vouching import AssertionSigner
 from gateway.custody import make_data_keys, make_shares
 from gateway.database import Change, DatabaseAway, Postgres
 from gateway.guarded_calls import GuardedCalls
@@ -165,6 +166,7 @@ class Gateway:
         state = await file.load() if file is not None and trust.failures and not trust.is_ready else None
         if state is not None:
             trust.adopt(map(PublicKey.from_jwk, state.signing_keys), state.revocations)
+        assertions = AssertionSigner(postgres, data_keys, algorithms=settings.signing_algorithms, signing=signing)
         if self._has_data_path:
             from gateway.data_path import DataPathParts
 
@@ -175,6 +177,7 @@ class Gateway:
                 verifier=verifier,
                 metrics=self.metrics,
                 health=self.health,
+                assertions=assertions,
             )
             self._stack.push_async_callback(self._data_path.close)
             await self._data_path.start()
@@ -194,6 +197,7 @@ class Gateway:
                 signing=signing,
                 verifier=verifier,
                 metrics=self.metrics,
+                assertions=assertions,
             )
             self._stack.push_async_callback(parts.close)
             await self._hold(parts.app.lifespan(), "control plane")

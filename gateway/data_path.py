@@ -15,7 +15,9 @@ from uuid import UUID
 
 from auth.bearer import ProofChecker
 from auth.sealing import Sealer
+from auth.vouching import AssertionSigner
 from gateway.database import Change, Postgres
+from gateway.guarded_calls import GuardedCalls
 from gateway.health import Health
 from gateway.leases.driver import LeaseDriver
 from gateway.leases.postgres_store import PostgresLeaseStore
@@ -25,6 +27,7 @@ from gateway.metering.store import PostgresUsageStore
 from gateway.proxy.app import DataPath, Verifier
 from gateway.proxy.directory import Directory
 from gateway.proxy.drains import DrainReporter
+from gateway.proxy.federation import TokenKeeper
 from gateway.proxy.intake import IntakeLimits
 from gateway.proxy.prober import Prober
 from gateway.proxy.runtime import Workshop
@@ -40,6 +43,9 @@ from tenants.snapshot import SnapshotLoader
 
 log = logging.getLogger(__name__)
 
+_FIRST_TOKENS_S = 5.0
+"""So long the start waits for the federated keys' first tokens."""
+
 
 class DataPathParts:
     """The running parts: `app` serves, `changed` takes notices, `start` and `close` belong to the process's life."""
@@ -53,6 +59,7 @@ class DataPathParts:
         verifier: Verifier,
         metrics: Metrics,
         health: Health,
+        assertions: AssertionSigner,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -73,6 +80,17 @@ class DataPathParts:
             on_granted=self._granted,
         )
         self._loader = SnapshotLoader(postgres, sealer)
+        self._pool = ConnectionPool(
+            DirectConnector(egress, proxy=proxy), PoolLimits(total=settings.max_upstream_connections)
+        )
+        self._tokens = TokenKeeper(
+            GuardedCalls(self._pool, egress),
+            assertions,
+            issuer=settings.issuer or "",
+            clock=clock,
+            unix_clock=unix_clock,
+            rng=rng,
+        )
         self._directory = Directory(
             self._loader,
             Workshop(
@@ -83,13 +101,12 @@ class DataPathParts:
                 prices=prices,
                 home_region=settings.region,
                 leasing=self._leases.desk.of,
+                tokens=self._tokens,
             ),
             poll_s=settings.snapshot_poll_s,
         )
-        self._pool = ConnectionPool(
-            DirectConnector(egress, proxy=proxy), PoolLimits(total=settings.max_upstream_connections)
-        )
-        self._prober = Prober(self._directory, self._pool, clock=clock)
+        self._tokens.changed = self._directory.token_changed
+        self._prober = Prober(self._directory, self._pool, clock=clock, token_refused=self._tokens.refused)
         self._drains = DrainReporter(self._directory, postgres, clock=clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._usage = UsageRecorder(PostgresUsageStore(postgres))
@@ -122,10 +139,14 @@ class DataPathParts:
         self._usage.start()
         await self._drains.register()
         await self._directory.start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_TOKENS_S):
+                await self._tokens.settled()
         self._tasks = [
             asyncio.create_task(self._prober.run(), name="prober"),
             asyncio.create_task(self._drains.run(), name="drain reports"),
             asyncio.create_task(self._leases.run(), name="leases"),
+            asyncio.create_task(self._tokens.run(), name="federated tokens"),
         ]
 
     async def adopt(self, state: State) -> None:
@@ -147,6 +168,7 @@ class DataPathParts:
         await self._leases.close()
         await self._drains.leave()
         await self._directory.close()
+        await self._tokens.close()
         await self._pool.close()
         await self._usage.close()
 
@@ -163,6 +185,12 @@ class DataPathParts:
         counter("llm_proxy_usage_dropped", "Usage rows dropped, the buffer being full.", lambda: usage.dropped)
         counter("llm_proxy_keys_unopened", "Provider keys that did not open.", lambda: loader.unopened_total)
         gauge("llm_proxy_upstream_connections", "Provider connections.", lambda: pool.view().open)
+        tokens = self._tokens
+        gauge("llm_proxy_federated_tokens", "Short-lived provider tokens that keys need.", lambda: tokens.wanted)
+        missing = "Short-lived provider tokens that keys need and do not have: those keys are out of service."
+        gauge("llm_proxy_federated_tokens_missing", missing, lambda: tokens.missing)
+        counter("llm_proxy_token_exchanges", "Token exchanges with providers.", lambda: tokens.exchanges)
+        counter("llm_proxy_token_exchanges_failed", "Token exchanges that failed.", lambda: tokens.failures)
         prober = self._prober
         counter("llm_proxy_probes", "Probes of keys that are out of service.", lambda: prober.probes)
         counter("llm_proxy_keys_revived", "Keys that a probe brought back into service.", lambda: prober.revived)

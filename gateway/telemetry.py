@@ -115,6 +115,9 @@ class Metrics:
         self.job_runs = Counter(
             "llm_proxy_job_runs", "Runs of jobs, by task and result.", ("task", "result"), registry=self.registry
         )
+        self.alerts = Counter(
+            "llm_proxy_alerts", "Events that a person should look at, by event.", ("event",), registry=self.registry
+        )
         self.leader = Gauge("llm_proxy_leader", "1 in the process that runs the jobs.", registry=self.registry)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

@@ -93,7 +93,12 @@ def key_problems(data: KeyIn | KeyPatch, catalogue: Catalogue) -> list[Problem]:
     """Check a new or changed key."""
     problems = _name_problems(data.name)
     if isinstance(data, KeyIn):
-        if (problem := key_problem(data.api_key)) is not None:
+        if data.api_key is None:
+            if data.source_id is None:
+                problems.append(("/api_key", "is needed, or source_id of a source that makes the key"))
+        elif data.source_id is not None:
+            problems.append(("/source_id", "cannot stand beside api_key; PUT /api/v1/keys/{id}/rotation sets it later"))
+        elif (problem := key_problem(data.api_key)) is not None:
             problems.append(("/api_key", problem))
         if (trouble := catalogue.provider_problem(data.provider, data.base_url)) is not None:
             problems.append((f"/{trouble[0]}", trouble[1]))

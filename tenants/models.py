@@ -147,6 +147,7 @@ class KeyVersion(SQLModel, table=True):
     attempts: int = 0
     successes: int = 0
     error: str | None = None
+    alerted_at: datetime | None = _maybe_moment()
     created_at: datetime = _moment()
     state_changed_at: datetime = _moment()
 

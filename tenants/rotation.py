@@ -38,6 +38,7 @@ from tenants.rotation_plan import (
 from tenants.rotation_trial import Trial
 from tenants.rotation_watch import Watch
 from tenants.schedule import next_due, retry_at
+from tenants.sources.federated import FederatedDriver
 from tenants.sources.protocol import (
     Driver,
     Prober,
@@ -144,6 +145,8 @@ class RotationEngine:
                 if job.driver is not None and job.driver.capabilities.disables and job.version.provider_ref:
                     await timed(job.driver.enable(job.version.provider_ref))
                 await self._watch.again(job)
+            case Do.WATCH if isinstance(job.driver, FederatedDriver) and job.version.envelope is None:
+                await self._watch.check(job, job.driver)
             case Do.WATCH:
                 await self._watch.watch(job)
             case Do.LOOK:

@@ -16,8 +16,9 @@ from auth.sealing import Sealed
 from auth.secret import Secret
 from tenants.fingerprint import fingerprint_of, prefix_of
 from tenants.lifecycle import IN_FLIGHT, VersionState
-from tenants.models import KeyVersion, ProviderKey
+from tenants.models import KeySource, KeyVersion, ProviderKey
 from tenants.rotation_plan import LOOK_FIRST_S, WATCH_S, RotationSettings
+from tenants.sources.registry import KEYLESS
 from tenants.store import keys, rotations
 
 
@@ -35,6 +36,15 @@ def refuse_when_busy(versions: Sequence[KeyVersion]) -> None:
                 hint="Wait until it is current or failed: GET /api/v1/keys/{id}/versions shows it. "
                 "To give it up, revoke that version.",
             )
+
+
+def refuse_keyless(source: KeySource | None) -> None:
+    """Raise `Conflict` for a source whose keys have no secret that could be replaced."""
+    if source is not None and source.driver in KEYLESS:
+        raise Conflict(
+            "The key has no secret: its tokens are short-lived and renewed by themselves.",
+            hint="Nothing needs to be rotated. To give it a stored secret instead, send api_key.",
+        )
 
 
 def intent(key: ProviderKey, versions: Sequence[KeyVersion], *, at: datetime) -> KeyVersion:

@@ -28,6 +28,11 @@ WATCH_S: Final = 5.0
 WATCH_MOST_S: Final = 60.0
 WATCH_FOR_S: Final = 900.0
 """How long it is tried at least, if its predecessor lives: a provider may take a new key and then refuse it."""
+CHECK_S: Final = 120.0
+CHECK_AGAIN_S: Final = 30.0
+"""How often tokens for keys without a secret are tried, and how soon after a failure."""
+CHECKS_FAILED: Final = 2
+"""Failures in a row of which a person is told."""
 LOOK_FIRST_S: Final = 1.0
 LOOK_MOST_S: Final = 15.0
 REFUSALS: Final = 2

@@ -23,5 +23,11 @@ class Trial:
             raise SourceRefused("the version has no secret")
         context = key_context(job.key.pool_id, job.key.id, version.number, job.key.provider)
         plain = await self._sealer.open(version.tenant_id, version.data_key_id, context, version.envelope)
-        secret = Secret(plain.decode())
-        return await timed(self._prober.probe(job.key.provider, job.key.base_url, secret, region=job.key.region))
+        return await self.of_secret(job, Secret(plain.decode()))
+
+    async def of_secret(self, job: Job, secret: Secret, *, federation: str | None = None) -> ProbeResult:
+        """Probe a secret that is stored nowhere; `federation` names whose short-lived token it is."""
+        key = job.key
+        return await timed(
+            self._prober.probe(key.provider, key.base_url, secret, region=key.region, federation=federation)
+        )

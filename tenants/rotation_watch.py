@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from uuid_utils.compat import uuid7
+
+from auth.errors import Unavailable
 from auth.storage import Sessions
 from tenants import audit
 from tenants.lifecycle import VersionState
 from tenants.models import KeyVersion
 from tenants.rotation_commands import roll_back
 from tenants.rotation_job import ENGINE, Alert, Desk, Job, timed
-from tenants.rotation_plan import REFUSALS, WATCH_S, look_s, watch_s
+from tenants.rotation_plan import (
+    CHECK_AGAIN_S,
+    CHECK_S,
+    CHECKS_FAILED,
+    REFUSALS,
+    WATCH_S,
+    look_s,
+    tag_of,
+    watch_s,
+)
 from tenants.rotation_trial import Trial
+from tenants.sources.federated import FederatedDriver
+from tenants.sources.protocol import SourceAway, SourceRefused
 from tenants.store import drains, keys, rotations
 
 
@@ -27,6 +41,36 @@ class Watch:
         self._trial = trial
         self._now = now
         self._alert = alert
+
+    async def check(self, job: Job, driver: FederatedDriver) -> None:
+        """See whether the provider still gives tokens for a key without a secret, and takes them.
+
+        Every process that serves does it for itself and keeps what it has until its end; here is who tells a person.
+        """
+        why: str | None = None
+        try:
+            made = await timed(driver.create(tag_of(uuid7()), in_use=None))
+            if (
+                made.secret is None
+                or await self._trial.of_secret(job, made.secret, federation=driver.provider) == "refused"
+            ):
+                why = "the provider gives a token and then refuses it"
+        except (SourceAway, SourceRefused, Unavailable, TimeoutError) as error:
+            why = str(error) or type(error).__name__
+        now = self._now()
+        async with self._sessions.tenant(job.claim.tenant_id) as session:
+            version = await rotations.held(session, job.claim)
+            before, version.attempts = version.attempts, 0 if why is None else version.attempts + 1
+            version.error = None if why is None else why[:500]
+            version.step_at = now + timedelta(seconds=CHECK_S if why is None else CHECK_AGAIN_S)
+            fails, ends = version.attempts == CHECKS_FAILED, why is None and before >= CHECKS_FAILED
+            if fails or ends:
+                action = "federation.fail" if fails else "federation.recover"
+                detail = {"name": job.key.name} if why is None else {"name": job.key.name, "why": why[:500]}
+                subject = f"key:{job.key.id}"
+                await audit.record(session, version.tenant_id, ENGINE, action, subject, at=now, detail=detail)
+        if fails:
+            self._alert("federation.failed", str(job.key.id))
 
     async def look(self, job: Job) -> None:
         """End the drain when every serving process has said that nothing is under way on it, else look again later."""

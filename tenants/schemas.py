@@ -123,11 +123,15 @@ class QuotaOut(Struct, frozen=True):
 
 
 class KeyIn(Struct, frozen=True, forbid_unknown_fields=True):
-    """A provider key to add. Give `quota_id` to share a quota, or `limits` for one of its own, or neither."""
+    """A provider key to add. Give `quota_id` to share a quota, or `limits` for one of its own, or neither.
+
+    Give `source_id` in place of `api_key` for a key that its source makes, or that has no secret at all.
+    """
 
     name: str
     provider: str
-    api_key: ApiKey
+    api_key: ApiKey | None = None
+    source_id: UUID | None = None
     base_url: str | None = None
     region: str | None = None
     tier: Tier = 0
@@ -207,6 +211,15 @@ class SourceIn(Struct, frozen=True, forbid_unknown_fields=True):
         return f"SourceIn(name={self.name!r}, driver={self.driver!r}, credential=…)"
 
 
+class TrustOut(Struct, frozen=True):
+    """What the provider must be told to trust, for a source without a credential."""
+
+    issuer: str
+    jwks_uri: str
+    subject: str
+    audience: str
+
+
 class SourceOut(Struct, frozen=True):
     """A source without its credential."""
 
@@ -215,6 +228,7 @@ class SourceOut(Struct, frozen=True):
     driver: str
     config: dict[str, Any]
     has_credential: bool
+    trust: TrustOut | None
     version: int
     created_at: datetime
     updated_at: datetime

@@ -18,18 +18,30 @@ from auth.secret import Secret
 from auth.storage import Connections
 from tenants.custody import key_context
 from tenants.errors import KekDisabled, KekUnavailable, SealBroken
+from tenants.federation import FederatedSettings
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class FederatedSource:
+    """Where the tokens of keys without a secret come from; `settings` were checked when the source was made."""
+
+    source_id: UUID
+    settings: FederatedSettings
+
+
+@dataclass(frozen=True, slots=True)
 class KeySnapshot:
-    """One usable key; `version` is the number of the key version that `secret` belongs to."""
+    """One usable key; `version` is the number of the key version that `secret` belongs to.
+
+    `secret` is None for a key that has none: tokens for it come from `source`.
+    """
 
     key_id: UUID
     name: str
     version: int
-    secret: Secret
+    secret: Secret | None
     provider: str
     base_url: str | None
     region: str | None
@@ -39,6 +51,7 @@ class KeySnapshot:
     model_map: Mapping[str, str]
     max_in_flight: int | None
     quota_id: UUID
+    source: FederatedSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +109,10 @@ _POOLS = "select id, tenant_id, name, strategy, is_default, settings from pool"
 _QUOTAS = "select id, tenant_id, name, provider, limits from quota"
 _KEYS = """
 select k.id, k.tenant_id, k.pool_id, k.quota_id, k.name, k.provider, k.base_url, k.region, k.tier, k.weight, k.models,
-       k.model_map, k.max_in_flight, v.number, v.data_key_id, v.envelope
+       k.model_map, k.max_in_flight, v.number, v.data_key_id, v.envelope, s.id as source_id, s.config as source_config
 from provider_key k join key_version v on v.tenant_id = k.tenant_id and v.key_id = k.id and v.state = 'current'
-where k.enabled and v.envelope is not null
+left join key_source s on s.tenant_id = k.tenant_id and s.id = k.source_id and s.driver = 'federated'
+where k.enabled and (v.envelope is not null or s.id is not null)
 """
 _DRAINING = "select id, tenant_id, key_id, number, state_changed_at from key_version where state = 'draining'"
 
@@ -150,11 +164,12 @@ class SnapshotLoader:
         keys: dict[UUID, list[KeySnapshot]] = defaultdict(list)
         unopened = []
         for row in rows.keys[tenant_id]:
-            secret = await self._open(row)
-            if secret is None:
+            secret = None if row["envelope"] is None else await self._open(row)
+            source = _source(row) if row["envelope"] is None else None
+            if secret is None and source is None:
                 unopened.append(row["id"])
             else:
-                keys[row["pool_id"]].append(_key(row, secret))
+                keys[row["pool_id"]].append(_key(row, secret, source))
         pools = tuple(_pool(row, keys[row["id"]], quotas) for row in rows.pools[tenant_id])
         return TenantSnapshot(
             tenant_id=tenant_id,
@@ -250,7 +265,15 @@ def _quota(row: Row) -> QuotaSnapshot:
     return QuotaSnapshot(row["id"], row["name"], row["provider"], _json(row["limits"]))
 
 
-def _key(row: Row, secret: Secret) -> KeySnapshot:
+def _source(row: Row) -> FederatedSource | None:
+    try:
+        return FederatedSource(row["source_id"], msgspec.convert(_json(row["source_config"]), FederatedSettings))
+    except msgspec.ValidationError as error:
+        _log.error("key %s of tenant %s is left out: its source cannot be read: %s", row["id"], row["tenant_id"], error)
+        return None
+
+
+def _key(row: Row, secret: Secret | None, source: FederatedSource | None) -> KeySnapshot:
     return KeySnapshot(
         key_id=row["id"],
         name=row["name"],
@@ -265,6 +288,7 @@ def _key(row: Row, secret: Secret) -> KeySnapshot:
         model_map=_json(row["model_map"]),
         max_in_flight=row["max_in_flight"],
         quota_id=row["quota_id"],
+        source=source,
     )
 
 

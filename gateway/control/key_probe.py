@@ -7,12 +7,13 @@ from typing import Final
 from auth.errors import Invalid
 from auth.secret import Secret
 from gateway.balancing.outcome import OutcomeKind
+from gateway.proxy.headers import with_beta
 from gateway.upstream.classify import classify
 from gateway.upstream.dispatch import Sender
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines, UpstreamRequest
-from gateway.upstream.providers import DIALECT_ROOTS, PROVIDERS, resolve
+from gateway.upstream.providers import DIALECT_ROOTS, PROVIDERS, TOKEN_BETA, resolve, with_token
 from tenants.sources.protocol import ProbeResult
 
 _DEADLINES: Final = Deadlines(connect_s=5.0, write_s=5.0, first_byte_s=10.0, idle_s=10.0, total_s=20.0)
@@ -31,7 +32,13 @@ class KeyProbe:
         self._policy = policy
 
     async def probe(
-        self, provider: str, base_url: str | None, secret: Secret, *, region: str | None = None
+        self,
+        provider: str,
+        base_url: str | None,
+        secret: Secret,
+        *,
+        region: str | None = None,
+        federation: str | None = None,
     ) -> ProbeResult:
         """Tell whether the provider takes the key; "unclear" when it did not answer, or cannot be asked."""
         row = PROVIDERS.get(provider)
@@ -40,10 +47,13 @@ class KeyProbe:
         dialect = next(iter(row.faces))
         try:
             target = resolve(provider, dialect, base_url=base_url, region=region, policy=self._policy)
+            if federation is not None:
+                target = with_token(target)
+            flag = TOKEN_BETA.get(federation or "", b"")
             request = UpstreamRequest(
                 b"GET",
                 target.path(f"{DIALECT_ROOTS[dialect]}/{_PATHS.get(provider, 'models')}"),
-                [(b"accept", b"application/json"), *target.face.defaults],
+                with_beta([(b"accept", b"application/json"), *target.face.defaults], flag),
                 b"",
                 target.credential_block(secret),
             )

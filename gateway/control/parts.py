@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from auth.secret import Secret
 from auth.server import OAuthServer, ServerConfig
 from auth.signing_keys import SigningKeys
 from auth.tokens import Verifier
+from auth.vouching import AssertionSigner
 from gateway.balancing.strategies.registry import ALIASES, STRATEGY_NAMES
 from gateway.control.app import make_control
 from gateway.control.key_probe import KeyProbe
@@ -46,6 +48,7 @@ from tenants.models import KeySource
 from tenants.rotation import RotationEngine
 from tenants.routes import make_router as make_tenants_router
 from tenants.shredding import shred_noted
+from tenants.sources.federated import Identity
 from tenants.sources.protocol import Driver
 from tenants.sources.registry import make_driver
 from tenants.store import idempotency
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
     from gateway.telemetry import Metrics
     from tenants.datakeys import DataKeys
     from tenants.shares.protocol import ShareStore
+
+log = logging.getLogger(__name__)
 
 _PURGE_EVERY_S = 600.0
 _ROTATE_EVERY_S = 1.0
@@ -128,6 +133,7 @@ class ControlParts:
         signing: SigningKeys,
         verifier: Verifier,
         metrics: Metrics,
+        assertions: AssertionSigner,
     ) -> None:
         if settings.database_url is None or settings.issuer is None or settings.token_audience is None:
             raise Invalid("DATABASE_URL and LLM_PROXY_ISSUER are needed.", hint="Run `llm-proxy config check`.")
@@ -184,6 +190,7 @@ class ControlParts:
             forget=data_keys.forget,
             custody=CustodyParts(postgres, data_keys, shares),
             prober=probe,
+            issuer=settings.issuer,
         )
         authenticator = RequestAuthenticator(verifier, settings.issuer, time.time, certificate=thumbprint_of)
         self.failures = server.failures
@@ -193,10 +200,19 @@ class ControlParts:
         )
         rng = random.Random()  # noqa: S311 - spreads the runs; nothing secret is drawn from it
 
-        def driver_of(source: KeySource, credential: Secret | None) -> Driver:
-            return make_driver(source.driver, source.config, credential, http=calls, now_unix=time.time)
+        issuer = settings.issuer
 
-        self._rotation = RotationEngine(self._sessions, data_keys, driver_of, probe, now=_now, rng=rng)
+        def driver_of(source: KeySource, credential: Secret | None) -> Driver:
+            identity = Identity(issuer, source.tenant_id, source.id, assertions)
+            return make_driver(
+                source.driver, source.config, credential, http=calls, now_unix=time.time, identity=identity
+            )
+
+        def alert(event: str, subject: str) -> None:
+            metrics.alerts.labels(event).inc()
+            log.error("a person should look at this", extra={"alert": event, "subject": subject})
+
+        self._rotation = RotationEngine(self._sessions, data_keys, driver_of, probe, now=_now, rng=rng, alert=alert)
         self.jobs = Jobs(
             postgres,
             [

@@ -9,7 +9,7 @@ from typing import Self
 
 from gateway.simulation.app import SimulatedProvider
 from gateway.simulation.config import development_config
-from gateway.simulation.server import make_server
+from gateway.simulation.server import fetch_document, make_server
 
 
 class BackgroundProvider:
@@ -18,7 +18,7 @@ class BackgroundProvider:
     def __init__(self, wanted_port: int) -> None:
         self._socket = _bind(wanted_port)
         self.port: int = self._socket.getsockname()[1]
-        self._server = make_server(SimulatedProvider(development_config()))
+        self._server = make_server(SimulatedProvider(development_config(), fetch=fetch_document))
         self._thread = threading.Thread(target=self._serve, name="simulated provider", daemon=True)
 
     @property

@@ -27,6 +27,7 @@ from gateway.proxy.faults import (
     UpstreamFailed,
     UpstreamSlow,
 )
+from gateway.proxy.headers import with_beta
 from gateway.proxy.inquiry import Inquiry
 from gateway.proxy.intake import Intake, Upload
 from gateway.proxy.output_limit import with_output_limit
@@ -215,7 +216,7 @@ class Call:
             UpstreamRequest(
                 method=_VERBS[operation.method],
                 target=self._target(face, model),
-                headers=self._headers_for(face.target.face.defaults),
+                headers=with_beta(self._headers_for(face.target.face.defaults), face.beta),
                 body=body,
                 fixed=face.fixed,
             ),

@@ -108,6 +108,7 @@ class Directory:
         self._loading: dict[UUID, asyncio.Task[TenantRuntime | None]] = {}
         self._unknown: dict[UUID, float] = {}
         self._looks: dict[UUID, _Look] = {}
+        self._with_tokens: dict[UUID, TenantSnapshot] = {}
         self._away_until = -inf
         self._dirty: set[UUID] = set()
         self._all_dirty = False
@@ -179,6 +180,8 @@ class Directory:
             known = self._tenants.get(tenant_id)
             if known is None or known.revision != revision:
                 await self._load(tenant_id)
+                if tenant_id in self._with_tokens and self._workshop.tokens is not None:
+                    await self._workshop.tokens.settled(tenant_id)
         except Exception as error:  # noqa: BLE001 - a look's boundary: the refusal stands, the poll goes on trying
             self.failures += 1
             self._away_until = self._workshop.clock() + RETRY_S
@@ -239,6 +242,7 @@ class Directory:
             self.is_adopted = False
             for tenant_id in self._tenants.keys() - revisions.keys():
                 del self._tenants[tenant_id]
+                self._forget_tokens(tenant_id)
             self._dirty |= {
                 tenant_id
                 for tenant_id, revision in revisions.items()
@@ -288,6 +292,7 @@ class Directory:
         if snapshot is None:
             self._tenants.pop(tenant_id, None)
             self._looks.pop(tenant_id, None)
+            self._forget_tokens(tenant_id)
             if len(self._unknown) > 10_000:
                 self._unknown.clear()
             self._unknown[tenant_id] = self._workshop.clock() + UNKNOWN_FOR_S
@@ -299,5 +304,20 @@ class Directory:
         if before is not None and before.revision > snapshot.revision:
             return before  # two loads crossed: the later state stays
         self._unknown.pop(snapshot.tenant_id, None)
+        if self._workshop.tokens is not None and self._workshop.tokens.want(snapshot):
+            self._with_tokens[snapshot.tenant_id] = snapshot
+        else:
+            self._with_tokens.pop(snapshot.tenant_id, None)
         runtime = self._tenants[snapshot.tenant_id] = build_tenant(snapshot, before, self._workshop)
         return runtime
+
+    def token_changed(self, tenant_id: UUID) -> None:
+        """Rebuild a tenant some of whose keys got a new token, or lost theirs."""
+        snapshot = self._with_tokens.get(tenant_id)
+        before = self._tenants.get(tenant_id)
+        if snapshot is not None and before is not None:
+            self._tenants[tenant_id] = build_tenant(snapshot, before, self._workshop)
+
+    def _forget_tokens(self, tenant_id: UUID) -> None:
+        if self._with_tokens.pop(tenant_id, None) is not None and self._workshop.tokens is not None:
+            self._workshop.tokens.forget(tenant_id)

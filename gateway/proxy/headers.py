@@ -50,3 +50,14 @@ PLAIN_CONNECTION = frozenset({b"keep-alive", b"close"})
 def returned(headers: Headers) -> HeaderList:
     """Return the provider's headers that reach the caller."""
     return [header for header in headers if header[0] in RETURNED]
+
+
+def with_beta(headers: HeaderList, flag: bytes) -> HeaderList:
+    """Return `headers` with `flag` in `anthropic-beta`, beside the caller's own; as they are for an empty one."""
+    if not flag:
+        return headers
+    given = [value for name, value in headers if name == b"anthropic-beta"]
+    others = [header for header in headers if header[0] != b"anthropic-beta"]
+    if any(flag in value.replace(b" ", b"").split(b",") for value in given):
+        return headers
+    return [*others, (b"anthropic-beta", b",".join([*given, flag]))]

@@ -10,9 +10,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from uuid import UUID
 
 from gateway.balancing.outcome import OutcomeKind
 from gateway.proxy.directory import Directory
+from gateway.proxy.headers import with_beta
 from gateway.proxy.runtime import KeyTarget, PoolRuntime
 from gateway.upstream.classify import classify
 from gateway.upstream.dispatch import Sender
@@ -37,7 +39,10 @@ class _Patient:
 
 
 class Prober:
-    """Probes every `interval_s` the keys that are due: first after `first_s`, then ever less often up to `max_s`."""
+    """Probes every `interval_s` the keys that are due: first after `first_s`, then ever less often up to `max_s`.
+
+    `token_refused` is told of the source of a short-lived token that the provider refuses.
+    """
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Prober:
         first_s: float = 5.0,
         max_s: float = 300.0,
         at_once: int = 16,
+        token_refused: Callable[[UUID], None] | None = None,
     ) -> None:
         self._directory = directory
         self._upstream = upstream
@@ -58,6 +64,7 @@ class Prober:
         self._max_s = max_s
         self._at_once = asyncio.Semaphore(at_once)
         self._patients: dict[str, _Patient] = {}
+        self._token_refused = token_refused
         self.probes = 0
         self.revived = 0
 
@@ -105,6 +112,8 @@ class Prober:
             pool.balancer.revive(endpoint_id)
             logger.info("a key is back in service", extra=extra)
         else:
+            if kind is OutcomeKind.AUTH_REJECTED and target.source_id is not None and self._token_refused is not None:
+                self._token_refused(target.source_id)
             logger.info("a key stays out of service", extra=extra)
 
     async def _ask(self, target: KeyTarget) -> OutcomeKind:
@@ -112,7 +121,7 @@ class Prober:
         request = UpstreamRequest(
             b"GET",
             face.target.path(f"{DIALECT_ROOTS[dialect]}/models"),
-            [(b"accept", b"application/json"), *face.target.face.defaults],
+            with_beta([(b"accept", b"application/json"), *face.target.face.defaults], face.beta),
             b"",
             face.fixed,
         )

@@ -10,11 +10,12 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from auth.errors import Invalid
 from auth.globs import matches
+from auth.secret import Secret
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.book import QuotaBook, QuotaLeasing
 from gateway.balancing.endpoint import Endpoint
@@ -31,7 +32,7 @@ from gateway.proxy.queue import PoolQueue
 from gateway.proxy.sizing import Sizing
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines
-from gateway.upstream.providers import PROVIDERS, Target, resolve
+from gateway.upstream.providers import PROVIDERS, TOKEN_BETA, Target, resolve, with_token
 from tenants.snapshot import DrainingVersion, KeySnapshot, PoolSnapshot, QuotaSnapshot, TenantSnapshot
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Face:
 
     target: Target
     fixed: bytes
+    beta: bytes = b""
+    """An `anthropic-beta` flag that the credential needs, beside those that the caller sends."""
     paths: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -65,6 +68,8 @@ class KeyTarget:
     region: str | None
     model_map: Mapping[str, str]
     faces: Mapping[str, Face]
+    source_id: UUID | None
+    """Where its token came from, None for a stored secret."""
     answer_headers: HeaderList
     """`x-llm-proxy-pool`, `-key`, `-provider`, `-region`: the same in every answer."""
 
@@ -155,6 +160,22 @@ class TenantRuntime:
         return sum(len(pool.targets) for pool in self.pools.values())
 
 
+class Tokens(Protocol):
+    """The short-lived tokens of keys that have no secret; fulfilled by `gateway.proxy.federation.TokenKeeper`."""
+
+    def want(self, snapshot: TenantSnapshot) -> bool:
+        """Take in which tokens a tenant's keys need; tells whether they need any."""
+
+    def forget(self, tenant_id: UUID) -> None:
+        """Drop what a tenant that is gone needed."""
+
+    def secret(self, source_id: UUID) -> Secret | None:
+        """Return the token of a source, None while there is none."""
+
+    async def settled(self, tenant_id: UUID | None = None) -> None:
+        """Return when each token (of one tenant) was tried for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workshop:
     """What building needs from outside; `clock` is the balancers' monotonic clock (Unix time = clock + offset).
@@ -169,6 +190,7 @@ class Workshop:
     prices: PriceTable | None = None
     home_region: str | None = None
     leasing: Callable[[UUID], QuotaLeasing | None] = lambda _: None
+    tokens: Tokens | None = None
     resolved: dict[tuple[str, str, str | None, str | None], Target | None] = field(default_factory=dict)
     """Many keys share an address: each is worked out once. Emptied when it grows."""
 
@@ -305,13 +327,23 @@ def _hedging(before: Hedging | None, policy: HedgePolicy | None) -> Hedging | No
 
 def _build_target(tenant: TenantSnapshot, pool: PoolSnapshot, key: KeySnapshot, workshop: Workshop) -> KeyTarget | None:
     faces: dict[str, Face] = {}
+    secret = key.secret
+    if key.source is not None:
+        secret = None if workshop.tokens is None else workshop.tokens.secret(key.source.source_id)
+        if secret is None:
+            return None  # out of service until there is a token
+    if secret is None:
+        raise ValueError("a key has a secret or a source of tokens")
     provider = PROVIDERS.get(key.provider)
     for dialect in sorted(provider.dialects) if provider else ():
         target = _resolve(key, dialect, workshop)
         if target is None:
             continue
+        beta = b""
+        if key.source is not None:
+            target, beta = with_token(target), TOKEN_BETA.get(key.source.settings.provider, b"")
         try:
-            faces[dialect] = Face(target, target.credential_block(key.secret))
+            faces[dialect] = Face(target, target.credential_block(secret), beta)
         except ValueError as error:
             logger.error("key left out: %s", error, extra=_names(tenant, pool, key))
     if not faces:
@@ -324,7 +356,17 @@ def _build_target(tenant: TenantSnapshot, pool: PoolSnapshot, key: KeySnapshot, 
     ]
     if key.region:
         headers.append((b"x-llm-proxy-region", key.region.encode("latin-1", "replace")))
-    return KeyTarget(key.key_id, key.version, key.name, key.provider, key.region, dict(key.model_map), faces, headers)
+    return KeyTarget(
+        key_id=key.key_id,
+        version=key.version,
+        name=key.name,
+        provider=key.provider,
+        region=key.region,
+        model_map=dict(key.model_map),
+        faces=faces,
+        source_id=None if key.source is None else key.source.source_id,
+        answer_headers=headers,
+    )
 
 
 def _resolve(key: KeySnapshot, dialect: str, workshop: Workshop) -> Target | None:

@@ -11,6 +11,7 @@
 | PUT /_sim/quotas/{organisation} | change its limits while in use (a `Limits`) |
 | GET /_sim/administration | calls of the admin APIs by step, and the keys they made |
 | PUT /_sim/administration/faults | what fails there (a list of `AdminFault`); DELETE forgets them |
+| PUT /_sim/administration/trust | the issuers whose assertions are exchanged for tokens (a list of `Trusted`) |
 | PUT /_sim/administration/works_after | seconds for which a key made from now on is refused at first |
 
 It has no authentication: the simulated provider is for loopback and closed test networks.
@@ -27,17 +28,20 @@ from gateway.simulation.config import KeyConfig
 from gateway.simulation.faults import Fault
 from gateway.simulation.keysmith import AdminFault, Keysmith
 from gateway.simulation.ledger import Ledger
+from gateway.simulation.trust import Trusted, TrustedIssuers
 from gateway.simulation.wire import Reply, json_reply
 
 PREFIX = "/_sim/"
 _DONE = {"ok": True}
 
 
-def handle(ledger: Ledger, smith: Keysmith, method: str, path: str, body: bytes, *, now: float) -> Reply:
+def handle(  # noqa: PLR0917 - the parts of a request
+    ledger: Ledger, smith: Keysmith, trust: TrustedIssuers, method: str, path: str, body: bytes, *, now: float
+) -> Reply:
     """Carry out one admin call."""
     steps = path.removeprefix(PREFIX).strip("/").split("/")
     try:
-        done = _act(ledger, smith, method, steps, body, now=now)
+        done = _act(ledger, smith, trust, method, steps, body, now=now)
     except (msgspec.MsgspecError, ValueError) as error:
         return Reply(msgspec.json.encode({"error": str(error)}), status=422)
     if done is None:
@@ -46,7 +50,9 @@ def handle(ledger: Ledger, smith: Keysmith, method: str, path: str, body: bytes,
     return json_reply(done)
 
 
-def _act(ledger: Ledger, smith: Keysmith, method: str, steps: list[str], body: bytes, *, now: float) -> Any:
+def _act(  # noqa: PLR0917 - the parts of a request
+    ledger: Ledger, smith: Keysmith, trust: TrustedIssuers, method: str, steps: list[str], body: bytes, *, now: float
+) -> Any:
     match method, steps:
         case "GET", ["state"]:
             return ledger.view()
@@ -72,6 +78,8 @@ def _act(ledger: Ledger, smith: Keysmith, method: str, steps: list[str], body: b
             smith.replace_faults(msgspec.json.decode(body, type=tuple[AdminFault, ...]))
         case "DELETE", ["administration", "faults"]:
             smith.replace_faults(())
+        case "PUT", ["administration", "trust"]:
+            trust.rules = msgspec.json.decode(body, type=tuple[Trusted, ...])
         case "PUT", ["administration", "works_after"]:
             smith.works_after_s = msgspec.json.decode(body, type=float)
         case _:

@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.balancing.outcome import TokenUsage
 from gateway.simulation import admin, anthropic_api, delivery, key_admin, openai_media, routes
+from gateway.simulation.admin_federation import lend, oauth_error
 from gateway.simulation.channel import BodyTooLarge, CallerLeft, Channel, Receive, Scope, Send
 from gateway.simulation.config import ProviderConfig
 from gateway.simulation.faults import Fault, FaultKind, parse_fault
@@ -21,6 +22,7 @@ from gateway.simulation.keysmith import Errand, Keysmith, refused
 from gateway.simulation.ledger import Key, Ledger, Seen
 from gateway.simulation.limits.model import Cost, LimitModel, Rejected, Ticket
 from gateway.simulation.prompt_cache import PromptCache
+from gateway.simulation.trust import Fetch, TrustedIssuers, Untrusted
 from gateway.simulation.wire import BadRequest, Call, Dialect, Reply, refusal
 
 _HEALTH = ("/", "/health", "/_sim/health")
@@ -47,17 +49,25 @@ class SimulatedProvider:
     """Speaks OpenAI, Anthropic and Gemini with the limits, headers, errors and faults of the real ones.
 
     `clock` is Unix seconds and decides limits and time stamps; `rng` draws ids, jitter and faults with a rate. `ledger`
-    holds keys and counts, `smith` what the admin APIs made. One event loop at a time drives it.
+    holds keys and counts, `smith` what the admin APIs made. `fetch` gets the keys of trusted issuers. One event loop
+    at a time drives it.
     """
 
     def __init__(
-        self, config: ProviderConfig, *, clock: Callable[[], float] = time.time, rng: random.Random | None = None
+        self,
+        config: ProviderConfig,
+        *,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+        fetch: Fetch | None = None,
     ) -> None:
         self.config = config
         self.ledger = Ledger(config)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - ids of a simulation
         self.smith = Keysmith(self.ledger, self._rng, clock, works_after_s=config.works_after_s)
+        self.trust = TrustedIssuers(fetch or _no_fetch, clock)
+        self.trust.rules = config.trusted_issuers
         self._cache = PromptCache()
         self._closing = asyncio.Event()
 
@@ -104,7 +114,7 @@ class SimulatedProvider:
             await self._send(channel, visit, refusal(visit.dialect, 413, message))
             return
         if path.startswith(admin.PREFIX) and path not in _HEALTH:
-            reply = admin.handle(self.ledger, self.smith, visit.method, path, body, now=visit.arrived)
+            reply = admin.handle(self.ledger, self.smith, self.trust, visit.method, path, body, now=visit.arrived)
             await delivery.plain(channel, reply, ())
             return
         if path in _HEALTH:
@@ -116,7 +126,7 @@ class SimulatedProvider:
             await self._administer(channel, visit, errand)
             return
         key = visit.key = self.ledger.find(_credential(headers, query))
-        if key is None or key.revoked or visit.arrived < key.works_from:
+        if key is None or key.revoked or not key.works_from <= visit.arrived < key.works_until:
             await self._turn_away(channel, visit)
             return
         # Kept by reference: a reset in between gives the key new counts, and these go with the old ones.
@@ -137,10 +147,18 @@ class SimulatedProvider:
         early = self.smith.draw(errand.step, late=False)
         if early is not None and await self._fail_early(channel, visit, early):
             return
-        if not key_admin.allowed(errand, visit.headers, self.config.admin_secret):
+        if errand.assertion is not None:
+            try:
+                bearer = await self.trust.check(errand.assertion)
+            except Untrusted as error:
+                await self._send(channel, visit, oauth_error(400, "invalid_grant", f"The assertion: {error}."))
+                return
+            reply = lend(self.smith, bearer, bearer.lifetime_s)
+        elif errand.credential != "" and not key_admin.allowed(errand, visit.headers, self.config.admin_secret):
             await self._send(channel, visit, refused(401, "The admin credential is not valid."))
             return
-        reply = errand.run(self.smith)
+        else:
+            reply = errand.run(self.smith)
         late = self.smith.draw(errand.step, late=True)
         if late is None or not await self._fail_early(channel, visit, late):
             await self._send(channel, visit, reply)
@@ -297,6 +315,10 @@ class SimulatedProvider:
                 raise _UnknownModel(f"The model `{name}` does not exist or you do not have access to it.")
             raise _UnknownModel(f"model: {name}")
         return name
+
+
+async def _no_fetch(url: str) -> bytes:
+    raise Untrusted(f"{url} cannot be reached from here")
 
 
 class _UnknownModel(Exception):

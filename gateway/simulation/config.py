@@ -9,6 +9,7 @@ import msgspec
 
 from gateway.balancing.quota import Limits
 from gateway.simulation.faults import Fault
+from gateway.simulation.trust import Trusted
 
 Style = Literal["auto", "openai", "azure", "anthropic", "gemini", "mistral", "groq", "bedrock", "opaque"]
 _DEV_KEYS = (("primary", 3_000), ("secondary", 2_000), ("tertiary", 1_000))
@@ -57,6 +58,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     `answer_tokens` fixes the length of every prose answer (None: it depends on the prompt). `admin_secret` is the
     credential of the admin APIs; a key that they make is refused for its first `works_after_s` seconds.
+    `trusted_issuers` may have their assertions exchanged for tokens.
     """
 
     keys: tuple[KeyConfig, ...]
@@ -84,6 +86,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     answer_tokens: int | None = None
     admin_secret: str = "sim-admin-key"  # noqa: S105 - of a simulation
     works_after_s: float = 0.0
+    trusted_issuers: tuple[Trusted, ...] = ()
     max_body_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from gateway.simulation import admin_anthropic, admin_azure, admin_openai, admin_openrouter, admin_xai
+from gateway.simulation import admin_anthropic, admin_azure, admin_federation, admin_openai, admin_openrouter, admin_xai
 from gateway.simulation.keysmith import AdminCall, Errand
 
 _FACES: tuple[Callable[[AdminCall], Errand | None], ...] = (
@@ -17,6 +17,7 @@ _FACES: tuple[Callable[[AdminCall], Errand | None], ...] = (
     admin_openrouter.errand,
     admin_xai.errand,
     admin_azure.errand,
+    admin_federation.errand,
 )
 
 
@@ -29,6 +30,10 @@ def find(method: str, path: str, query: bytes, headers: Mapping[str, str], body:
         dict(parse_qsl(query.decode("latin-1"))),
         {} if is_form else _document(body),
         dict(parse_qsl(body.decode("latin-1"))) if is_form else {},
+        headers,
+        body,
+        path,
+        query.decode("latin-1"),
     )
     return next((errand for face in _FACES if (errand := face(call)) is not None), None)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -26,6 +26,7 @@ class Step(StrEnum):
     """What an admin call does."""
 
     TOKEN = "token"  # noqa: S105 - the name of a step
+    EXCHANGE = "exchange"
     CREATE = "create"
     FIND = "find"
     DISABLE = "disable"
@@ -61,6 +62,10 @@ class AdminCall:
     query: dict[str, str]
     document: dict[str, Any]
     form: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    raw_path: str = ""
+    raw_query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +73,14 @@ class Errand:
     """What an admin call wants: `run` carries it out once the credential was checked.
 
     `credential` is what the call itself carries; None: the bearer token or x-api-key is looked at. `entra`: it must be
-    the token that Entra gave.
+    the token that Entra gave. `assertion` is what it carries in place of a credential: a JWT of a trusted issuer.
     """
 
     step: Step
     run: Callable[[Keysmith], Reply]
     credential: str | None = None
     entra: bool = False
+    assertion: str | None = None
 
 
 class Keysmith:
@@ -87,6 +93,7 @@ class Keysmith:
         self.works_after_s = works_after_s
         self.keys: dict[str, Minted] = {}
         self.calls: Counter[str] = Counter()
+        self._lent = 0
         self._slots: dict[tuple[str, str], tuple[str, str]] = {}
         self._faults: dict[tuple[Step, bool], FaultPlan] = {}
 
@@ -98,6 +105,14 @@ class Keysmith:
         self._add(name, key.secret, scope)
         self.keys[ref] = key
         return key
+
+    def lend(self, subject: str, scope: str, lifetime_s: float) -> str:
+        """Make a short-lived token for `subject`, which draws on the quota of `scope`."""
+        self._lent += 1
+        name, token = f"{subject}#{self._lent}", f"sim-token-{self._rng.getrandbits(128):032x}"
+        self._add(name, token, scope)
+        self._ledger.keys[name].works_until = self._clock() + lifetime_s
+        return token
 
     def page(self, scope: str, after: str | None, size: int) -> tuple[list[Minted], bool]:
         """Return up to `size` keys of a scope, those after the ref `after`, and whether there are more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from gateway.balancing.outcome import TokenUsage
@@ -47,12 +48,13 @@ class KeyUse:
 
 @dataclass(slots=True)
 class Key:
-    """One key and its state; it is refused before `works_from` (Unix seconds), as new keys are for a while."""
+    """One key and its state; refused before `works_from` (Unix seconds), as new keys are, and from `works_until` on."""
 
     config: KeyConfig
     faults: FaultPlan
     revoked: bool
     works_from: float = 0.0
+    works_until: float = inf
     use: KeyUse = field(default_factory=KeyUse)
 
 

@@ -8,9 +8,15 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.guarded_calls import GuardedCalls
 from gateway.simulation.app import SimulatedProvider
 from gateway.simulation.channel import CLOSE_EXTENSION
 from gateway.simulation.config import ProviderConfig
+from gateway.simulation.trust import Untrusted
+from gateway.upstream.connect import DirectConnector
+from gateway.upstream.guard import EgressPolicy
+from gateway.upstream.pool import ConnectionPool
+from tenants.sources.protocol import SourceAway, SourceRefused
 
 _BACKLOG = 2_048
 
@@ -59,6 +65,21 @@ def make_server(
     return ProviderServer(provider, config)
 
 
+async def fetch_document(url: str) -> bytes:
+    """Get a trusted issuer's keys, from wherever it runs."""
+    policy = EgressPolicy(allow_private=True)
+    pool = ConnectionPool(DirectConnector(policy))
+    try:
+        answer = await GuardedCalls(pool, policy).call("GET", url)
+    except (SourceAway, SourceRefused) as error:
+        raise Untrusted(f"the issuer's keys are not there: {error}") from error
+    finally:
+        await pool.close()
+    if answer.status != 200:
+        raise Untrusted(f"the issuer's keys are not there: {answer.status}")
+    return answer.body
+
+
 def run_simulated_provider(host: str, port: int, config: ProviderConfig) -> None:
     """Serve until SIGINT or SIGTERM; the caller prints what it wants printed first."""
-    make_server(SimulatedProvider(config), host=host, port=port, log_level="info").run()
+    make_server(SimulatedProvider(config, fetch=fetch_document), host=host, port=port, log_level="info").run()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -166,6 +166,15 @@ def resolve(
     elif not prefix or (not face.fill_only and not prefix.endswith(face.prefix)):
         prefix += face.prefix
     return Target(base.origin, prefix, query, face, dialect, provider.hint_style)
+
+
+TOKEN_BETA: Mapping[str, bytes] = MappingProxyType({"anthropic": b"oauth-2025-04-20"})
+"""The `anthropic-beta` flag without which Anthropic's API takes no federated token."""
+
+
+def with_token(target: Target) -> Target:
+    """Return the target for a short-lived token in place of a key: that is always sent as a bearer."""
+    return replace(target, face=replace(target.face, credential=Credential.BEARER))
 
 
 def target_for(

@@ -17,28 +17,33 @@ from auth.scopes import KEYS_READ, KEYS_WRITE
 from auth.secret import Secret
 from tenants import audit
 from tenants.api.call import Caller, Cursor, IfMatch, Limit, once, reply
-from tenants.api.new_key import NewKey, check_quota_provider, seal_new_key, store_new_key
+from tenants.api.new_key import NewKey, check_quota_provider, seal_new_key, store_key_of_source, store_new_key
 from tenants.api.services import Services
 from tenants.api.views import key_out, version_out
 from tenants.checks import key_problems, refuse
+from tenants.lifecycle import VersionState
 from tenants.models import ProviderKey
 from tenants.schemas import KeyIn, KeyOut, KeyPage, KeyPatch, VersionList
 from tenants.store import keys as store
 from tenants.store import pools as pools_store
 from tenants.store import quotas as quotas_store
+from tenants.store import rotations as rotations_store
 
 
 @post("/pools/{pool_id:uuid}/keys", summary="Add a provider key to a pool", guards=[requires(KEYS_WRITE)])
 async def create_key(
     pool_id: FromPath[UUID], data: JSONBody[KeyIn], call: Caller, services: Services
 ) -> Response[KeyOut]:
-    """The secret is sealed before it is stored; afterwards a prefix and a fingerprint tell it apart."""
+    """The secret is sealed before it is stored; afterwards a prefix and a fingerprint tell it apart.
+
+    With `source_id` the source makes it: `current` is null until it was made and probed.
+    """
     refuse(key_problems(data, services.catalogue))
     now = services.now()
     new = NewKey(
         name=data.name,
         provider=data.provider,
-        secret=Secret(data.api_key),
+        secret=None if data.api_key is None else Secret(data.api_key),
         base_url=data.base_url,
         region=data.region,
         tier=data.tier,
@@ -50,14 +55,22 @@ async def create_key(
         quota_id=data.quota_id,
         limits=msgspec.to_builtins(data.limits) or {},
     )
-    sealed = await seal_new_key(services.sealer, call.tenant_id, pool_id, new)
+    sealed = None if new.secret is None else await seal_new_key(services.sealer, call.tenant_id, pool_id, new)
 
     async def work(session: AsyncSession) -> KeyOut:
         pool = await pools_store.get(session, call.tenant_id, pool_id)
-        key, version = await store_new_key(session, pool, new, sealed, at=now)
-        detail = {"name": key.name, "pool": pool.name, "fingerprint": version.fingerprint}
+        detail = {"name": new.name, "pool": pool.name}
+        if sealed is None:
+            source = await rotations_store.need_source(session, call.tenant_id, data.source_id)
+            if source is None:
+                raise LookupError("a key has a secret or a source")
+            key, version = await store_key_of_source(session, pool, new, source, at=now)
+            detail["source"] = source.name
+        else:
+            key, version = await store_new_key(session, pool, new, sealed, at=now)
+            detail["fingerprint"] = version.fingerprint
         await audit.record(session, call.tenant_id, call.actor, "key.create", f"key:{key.id}", at=now, detail=detail)
-        return key_out(key, version)
+        return key_out(key, version if version.state == VersionState.CURRENT else None)
 
     return await once(
         call,

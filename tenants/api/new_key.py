@@ -15,18 +15,23 @@ from auth.secret import Secret
 from tenants.custody import seal_key
 from tenants.fingerprint import fingerprint_of, prefix_of
 from tenants.lifecycle import VersionState
-from tenants.models import KeyVersion, Pool, ProviderKey, Quota, new_id
+from tenants.models import KeySource, KeyVersion, Pool, ProviderKey, Quota, new_id
 from tenants.names import own_quota_name
+from tenants.rotation_commands import intent
+from tenants.sources.registry import KEYLESS, mints
 from tenants.store import keys, quotas
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key to store; `quota_id` None means a quota of its own with `limits`."""
+    """A key to store; `quota_id` None means a quota of its own with `limits`.
+
+    `secret` None: it has none yet, or never.
+    """
 
     name: str
     provider: str
-    secret: Secret
+    secret: Secret | None
     base_url: str | None = None
     region: str | None = None
     tier: int = 0
@@ -42,6 +47,8 @@ class NewKey:
 
 async def seal_new_key(sealer: Sealer, tenant_id: UUID, pool_id: UUID, new: NewKey) -> Sealed:
     """Seal the first version, before the transaction opens: a KMS may be asked, and no row lock waits for one."""
+    if new.secret is None:
+        raise LookupError("a key without a secret has nothing to seal")
     return await seal_key(
         sealer, tenant_id, new.secret, pool_id=pool_id, key_id=new.id, number=1, provider=new.provider
     )
@@ -51,8 +58,42 @@ async def store_new_key(
     session: AsyncSession, pool: Pool, new: NewKey, sealed: Sealed, *, at: datetime
 ) -> tuple[ProviderKey, KeyVersion]:
     """Insert the rows; `Invalid` when the quota belongs to another provider, `Conflict` when the name is taken."""
+    if new.secret is None:
+        raise LookupError("a key without a secret is made by `store_key_of_source`")
+    key = await _row(session, pool, new)
+    version = sealed_version(
+        pool.tenant_id, new.id, 1, secret=new.secret, sealed=sealed, state=VersionState.CURRENT, at=at
+    )
+    await keys.add(session, key, version)
+    return key, version
+
+
+async def store_key_of_source(
+    session: AsyncSession, pool: Pool, new: NewKey, source: KeySource, *, at: datetime
+) -> tuple[ProviderKey, KeyVersion]:
+    """Insert the rows of a key that its source makes, or that has no secret; `Invalid` when the source can do neither.
+
+    A key that is made serves once it was made and probed: its first version is an intent that the engine carries out.
+    """
+    if source.driver not in KEYLESS and not mints(source.driver):
+        raise Invalid(
+            f"The source {source.name} makes no keys.",
+            hint="Give api_key, or a source that makes keys.",
+            errors=(("/source_id", f"is a {source.driver} source, which makes no keys"),),
+        )
+    key = await _row(session, pool, new)
+    key.source_id = source.id
+    version = intent(key, (), at=at)
+    if source.driver in KEYLESS:
+        version.state = VersionState.CURRENT.value
+        version.successes = 1
+    await keys.add(session, key, version)
+    return key, version
+
+
+async def _row(session: AsyncSession, pool: Pool, new: NewKey) -> ProviderKey:
     quota_id = await _quota_id(session, pool, new)
-    key = ProviderKey(
+    return ProviderKey(
         id=new.id,
         tenant_id=pool.tenant_id,
         pool_id=pool.id,
@@ -68,11 +109,6 @@ async def store_new_key(
         max_in_flight=new.max_in_flight,
         enabled=new.enabled,
     )
-    version = sealed_version(
-        pool.tenant_id, new.id, 1, secret=new.secret, sealed=sealed, state=VersionState.CURRENT, at=at
-    )
-    await keys.add(session, key, version)
-    return key, version
 
 
 def sealed_version(

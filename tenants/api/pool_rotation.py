@@ -10,17 +10,16 @@ import msgspec
 from litestar import Response, Router, put
 from litestar.params import FromPath, JSONBody
 from msgspec import Struct
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from auth.errors import NotFound
 from auth.guards import requires
 from auth.scopes import KEYS_ROTATE
 from tenants import audit
 from tenants.api.call import Caller, reply
 from tenants.api.services import Services
 from tenants.checks import convert_checked, refuse
-from tenants.models import KeySource, ProviderKey
+from tenants.models import ProviderKey
+from tenants.rotation_commands import refuse_keyless
 from tenants.rotation_plan import RotationSettings
 from tenants.schedule import Schedule, next_due, parse_schedule
 from tenants.schemas import KeyRotationIn
@@ -54,14 +53,6 @@ def checked_rotation(data: KeyRotationIn) -> tuple[RotationSettings, Schedule | 
     return settings, schedule
 
 
-async def source_for(session: AsyncSession, tenant_id: UUID, source_id: UUID | None) -> KeySource | None:
-    """Return the source that was named, None for none; `NotFound` when it does not exist."""
-    source = await rotations.source_of(session, tenant_id, source_id)
-    if source_id is not None and source is None:
-        raise NotFound("The source does not exist.", hint="List the sources: GET /api/v1/sources.")
-    return source
-
-
 def rotate_as(
     row: ProviderKey, data: KeyRotationIn, asked: tuple[RotationSettings, Schedule | None], at: datetime
 ) -> None:
@@ -82,7 +73,9 @@ async def set_pool_rotation(
     now = services.now()
     async with services.sessions.tenant(call.tenant_id) as session:
         pool = await pools.get(session, call.tenant_id, pool_id)
-        source = await source_for(session, call.tenant_id, data.source_id)
+        source = await rotations.need_source(session, call.tenant_id, data.source_id)
+        if asked[1] is not None:
+            refuse_keyless(source)
         query = (
             select(ProviderKey)
             .where(col(ProviderKey.tenant_id) == call.tenant_id, col(ProviderKey.pool_id) == pool_id)

@@ -16,15 +16,25 @@ from auth.secret import Secret
 from tenants import audit
 from tenants.api.call import Call, Caller, IfMatch, once, reply
 from tenants.api.keys import shown_key
-from tenants.api.pool_rotation import checked_rotation, rotate_as, source_for
+from tenants.api.pool_rotation import checked_rotation, rotate_as
 from tenants.api.services import Services, TenantServices
 from tenants.checks import refuse, rotate_problems
 from tenants.custody import seal_key
 from tenants.models import ProviderKey
-from tenants.rotation_commands import intent, next_number, promote, refuse_when_busy, revoke, roll_back, supplied
+from tenants.rotation_commands import (
+    intent,
+    next_number,
+    promote,
+    refuse_keyless,
+    refuse_when_busy,
+    revoke,
+    roll_back,
+    supplied,
+)
 from tenants.rotation_plan import load_settings
 from tenants.schemas import KeyOut, KeyRotationIn, KeyRotationOut, RevokeIn, RotateIn
 from tenants.store import keys as store
+from tenants.store import rotations
 
 
 @post("/keys/{key_id:uuid}/rotate", summary="Rotate a key", guards=[requires(KEYS_ROTATE)], status_code=200)
@@ -51,6 +61,7 @@ async def _start(key_id: UUID, call: Call, services: TenantServices) -> Response
                 "The key has no source that could make a new secret.",
                 hint="Send api_key with the new secret, or give the key a source: PUT /api/v1/keys/{id}/rotation.",
             )
+        refuse_keyless(await rotations.need_source(session, call.tenant_id, key.source_id))
         versions = await store.versions(session, call.tenant_id, key_id)
         refuse_when_busy(versions)
         started = await store.add_version(session, intent(key, versions, at=now))
@@ -170,7 +181,9 @@ async def set_rotation(
     now = services.now()
     async with services.sessions.tenant(call.tenant_id) as session:
         row = await store.get(session, call.tenant_id, key_id, if_match=if_match, for_change=True)
-        source = await source_for(session, call.tenant_id, data.source_id)
+        source = await rotations.need_source(session, call.tenant_id, data.source_id)
+        if asked[1] is not None:
+            refuse_keyless(source)
         rotate_as(row, data, asked, now)
         await store.save(session, row, at=now)
         detail = {"name": row.name, "source": None if source is None else source.name}

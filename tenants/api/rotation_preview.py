@@ -17,7 +17,7 @@ from auth.secret import Secret
 from tenants.api.call import Caller, reply
 from tenants.api.services import Services
 from tenants.checks import refuse, rotate_problems
-from tenants.rotation_commands import next_number, refuse_when_busy
+from tenants.rotation_commands import next_number, refuse_keyless, refuse_when_busy
 from tenants.rotation_plan import load_settings
 from tenants.schemas import RotateIn
 from tenants.sources.protocol import ProbeResult
@@ -64,6 +64,8 @@ async def preview_rotation(
             "The key has no source that could make a new secret.",
             hint="Send api_key with the new secret, or give the key a source: PUT /api/v1/keys/{id}/rotation.",
         )
+    if data.api_key is None:
+        refuse_keyless(source)
     refuse_when_busy(versions)
     probe: ProbeResult | None = None
     if data.api_key is not None and services.prober is not None:

@@ -36,6 +36,7 @@ class TenantServices:
     """The parts; `now` gives the time with its zone, `forget` drops a deleted tenant's plain data keys from memory.
 
     Without `custody` the API of key-encryption keys is not there; without `prober` a dry run does not try the secret.
+    `issuer` is who vouches for tenants whose keys have no secret.
     """
 
     sessions: Sessions
@@ -46,6 +47,7 @@ class TenantServices:
     forget: Callable[[UUID], None] = nothing_to_forget
     custody: CustodyParts | None = None
     prober: Prober | None = None
+    issuer: str = ""
 
     @property
     def custody_parts(self) -> CustodyParts:

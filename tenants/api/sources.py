@@ -15,19 +15,22 @@ from sqlmodel import col, select
 
 from auth.errors import NotFound
 from auth.guards import requires
+from auth.metadata import JWKS_PATH
 from auth.paging import cut_page, page_ask
 from auth.scopes import KEYS_READ, KEYS_ROTATE
+from auth.secret import Secret
 from tenants import audit
 from tenants.api.call import Caller, Cursor, Limit, once, reply
-from tenants.api.services import Services
+from tenants.api.services import Services, TenantServices
 from tenants.catalogue import Catalogue
 from tenants.checks import convert_checked, refuse
 from tenants.custody import source_context
+from tenants.federation import FederatedSettings, audience_of, subject_of
 from tenants.keyshape import key_problem
 from tenants.models import KeySource, new_id
 from tenants.names import NAME_RULE, is_name
-from tenants.schemas import SourceIn, SourceOut, SourcePage
-from tenants.sources.registry import NEEDS_CREDENTIAL, SETTINGS
+from tenants.schemas import SourceIn, SourceOut, SourcePage, TrustOut
+from tenants.sources.registry import KEYLESS, NEEDS_CREDENTIAL, SETTINGS, settings_refusal
 from tenants.store.rotations import source_of
 from tenants.store.violations import conflicts
 
@@ -39,7 +42,7 @@ def source_problems(data: SourceIn, catalogue: Catalogue) -> list[tuple[str, str
         return [*problems, ("/driver", f"is not known; use one of {', '.join(sorted(SETTINGS))}")]
     settings = convert_checked(data.config, SETTINGS[data.driver], "/config")
     for member, value in msgspec.structs.asdict(settings).items():
-        if member == "url" or member.endswith("_url"):
+        if (member == "url" or member.endswith("_url")) and value is not None:
             problem = catalogue.base_urls.check(value)
             if problem is not None:
                 problems.append((f"/config/{member}", problem))
@@ -48,6 +51,11 @@ def source_problems(data: SourceIn, catalogue: Catalogue) -> list[tuple[str, str
             problems.append(("/credential", f"is needed by {data.driver} sources"))
     elif (sentence := key_problem(data.credential)) is not None:
         problems.append(("/credential", sentence))
+    if not problems:
+        credential = None if data.credential is None else Secret(data.credential)
+        refusal = settings_refusal(data.driver, data.config, credential)
+        if refusal is not None:
+            problems.append(("/config", f"does not fit: {refusal}"))
     return problems
 
 
@@ -71,7 +79,7 @@ async def create_source(data: JSONBody[SourceIn], call: Caller, services: Servic
         detail = {"name": row.name, "driver": row.driver}
         subject = f"source:{row.id}"
         await audit.record(session, call.tenant_id, call.actor, "source.create", subject, at=now, detail=detail)
-        return _shown(row)
+        return _shown(row, services)
 
     return await once(
         call,
@@ -95,7 +103,7 @@ async def list_sources(
     async with services.sessions.tenant(call.tenant_id) as session:
         rows = (await session.execute(query.limit(ask.fetch))).scalars().all()
     page = cut_page(rows, ask, key=lambda row: row.id)
-    return reply(SourcePage(items=[_shown(row) for row in page.items], next_cursor=page.next_cursor))
+    return reply(SourcePage(items=[_shown(row, services) for row in page.items], next_cursor=page.next_cursor))
 
 
 @get("/{source_id:uuid}", summary="Read a source", guards=[requires(KEYS_READ)])
@@ -105,7 +113,7 @@ async def read_source(source_id: FromPath[UUID], call: Caller, services: Service
         row = await source_of(session, call.tenant_id, source_id)
     if row is None:
         raise NotFound("The source does not exist.", hint="List the sources: GET /api/v1/sources.")
-    return reply(_shown(row))
+    return reply(_shown(row, services))
 
 
 @delete("/{source_id:uuid}", summary="Delete a source", guards=[requires(KEYS_ROTATE)])
@@ -124,16 +132,27 @@ async def delete_source(source_id: FromPath[UUID], call: Caller, services: Servi
         await audit.record(session, call.tenant_id, call.actor, "source.delete", subject, at=now, detail=detail)
 
 
-def _shown(row: KeySource) -> SourceOut:
+def _shown(row: KeySource, services: TenantServices) -> SourceOut:
     return SourceOut(
         id=row.id,
         name=row.name,
         driver=row.driver,
         config=row.config,
         has_credential=row.sealed is not None,
+        trust=_trust(row, services.issuer) if row.driver in KEYLESS else None,
         version=row.version,
         created_at=row.created_at,
         updated_at=row.updated_at,
+    )
+
+
+def _trust(row: KeySource, issuer: str) -> TrustOut:
+    settings = msgspec.convert(row.config, FederatedSettings)
+    return TrustOut(
+        issuer=issuer,
+        jwks_uri=issuer.rstrip("/") + JWKS_PATH,
+        subject=subject_of(row.tenant_id, row.id),
+        audience=audience_of(settings),
     )
 
 

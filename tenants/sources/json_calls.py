@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tenants.sources.protocol import HttpCalls, SourceAway, SourceRefused
+from tenants.sources.protocol import HttpAnswer, HttpCalls, SourceAway, SourceRefused
 
 T = TypeVar("T")
 
@@ -36,10 +36,7 @@ class JsonApi:
         answer = await self._http.call(method, self._base_url + path, headers=headers, body=encoded)
         if answer.status in (404, 410):
             return None
-        if answer.status >= 500 or answer.status in _PASSING:
-            raise SourceAway(f"{method} {path} answered {answer.status}")
-        if not 200 <= answer.status < 300:
-            raise SourceRefused(f"{method} {path} answered {answer.status}: {_reason(answer.body)}")
+        judged(answer, f"{method} {path}")
         if not answer.body and shape is dict:
             return None
         try:
@@ -55,12 +52,26 @@ class JsonApi:
         return found
 
 
+def judged(answer: HttpAnswer, what: str) -> HttpAnswer:
+    """Return a successful answer; `SourceAway` for failures that pass, `SourceRefused` for those that stay."""
+    if answer.status >= 500 or answer.status in _PASSING:
+        raise SourceAway(f"{what} answered {answer.status}")
+    if not 200 <= answer.status < 300:
+        raise SourceRefused(f"{what} answered {answer.status}: {_reason(answer.body)}")
+    return answer
+
+
 def _reason(body: bytes) -> str:
     """Return the provider's own sentence, bounded, if the body has one in a usual place."""
     try:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return "no reason given"
-    error = document.get("error", document) if isinstance(document, dict) else document
-    text = error.get("message") if isinstance(error, dict) else error
-    return text[:200] if isinstance(text, str) else "no reason given"
+    if not isinstance(document, dict):
+        return "no reason given"
+    error = document.get("error", document)
+    # OAuth's errors (RFC 6749 section 5.2) are a word beside a sentence.
+    text = error.get("message") if isinstance(error, dict) else document.get("error_description", error)
+    if not isinstance(text, str) or "eyJ" in text:  # an answer that repeats a token is not repeated here
+        return "no reason given"
+    return text[:200]

@@ -28,6 +28,7 @@ class Capabilities:
     `mints`: makes keys by itself. `finds`: can look a key up by its tag, so that a lost answer is recovered.
     `repeatable`: making a key twice for one tag is harmless (the second replaces or equals the first).
     `slots`: how many keys exist at the provider at all, None without such a bound: the idle one is overwritten.
+    `keyless`: no secret is stored; what `create` gives is a short-lived token, which each process gets for itself.
     """
 
     mints: bool = True
@@ -36,6 +37,7 @@ class Capabilities:
     disables: bool = False
     revokes: bool = True
     slots: int | None = None
+    keyless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,18 @@ class Prober(Protocol):
     """Tries a key against its provider with a call that costs nothing."""
 
     async def probe(
-        self, provider: str, base_url: str | None, secret: Secret, *, region: str | None = None
+        self,
+        provider: str,
+        base_url: str | None,
+        secret: Secret,
+        *,
+        region: str | None = None,
+        federation: str | None = None,
     ) -> ProbeResult:
-        """Tell whether the provider takes the key; "unclear" when it did not answer. `region` fills a `{region}`."""
+        """Tell whether the provider takes the key; "unclear" when it did not answer. `region` fills a `{region}`.
+
+        `federation` names whose short-lived token it is, None: it is a key.
+        """
         ...
 
 
@@ -99,6 +110,14 @@ class HttpAnswer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+class Assertions(Protocol):
+    """The gateway's own issuer, for drivers that have no admin credential."""
+
+    async def sign(self, claims: Mapping[str, Any], *, algorithm: str | None = None) -> str:
+        """Return a signed JWT of these claims; `Unavailable` when there is no key to sign with for now."""
+        ...
 
 
 class HttpCalls(Protocol):
@@ -163,10 +182,16 @@ class InMemorySource:
         self.keys.pop(ref, None)
 
     async def probe(
-        self, provider: str, base_url: str | None, secret: Secret, *, region: str | None = None
+        self,
+        provider: str,
+        base_url: str | None,
+        secret: Secret,
+        *,
+        region: str | None = None,
+        federation: str | None = None,
     ) -> ProbeResult:
         """Take exactly the enabled keys: the twin is its own provider."""
-        del provider, base_url, region
+        del provider, base_url, region, federation
         return "works" if any(key.enabled and key.secret == secret for key in self.keys.values()) else "refused"
 
 

@@ -9,11 +9,13 @@ from typing import Any, Final
 import msgspec
 
 from auth.secret import Secret
+from tenants.federation import FederatedSettings
 from tenants.sources.azure import AzureDriver, AzureSettings
+from tenants.sources.federated import FederatedDriver, Identity
 from tenants.sources.manual import ManualDriver, ManualSettings
 from tenants.sources.openai import OpenAIDriver, OpenAISettings
 from tenants.sources.openrouter import OpenRouterDriver, OpenRouterSettings
-from tenants.sources.protocol import Driver, HttpCalls, SourceRefused
+from tenants.sources.protocol import Driver, HttpAnswer, HttpCalls, SourceRefused
 from tenants.sources.webhook import WebhookDriver, WebhookSettings
 from tenants.sources.xai import XaiDriver, XaiSettings
 
@@ -24,18 +26,55 @@ SETTINGS: Final[Mapping[str, type[msgspec.Struct]]] = MappingProxyType(
         "xai": XaiSettings,
         "azure": AzureSettings,
         "webhook": WebhookSettings,
+        "federated": FederatedSettings,
         "manual": ManualSettings,
     }
 )
 """What each driver's settings look like."""
 
-NEEDS_CREDENTIAL: Final = frozenset(SETTINGS) - {"manual"}
+NEEDS_CREDENTIAL: Final = frozenset(SETTINGS) - {"manual", "federated"}
+KEYLESS: Final = frozenset({"federated"})
+"""Drivers whose keys have no secret."""
+
+
+def mints(driver: str) -> bool:
+    """Tell whether sources of a driver make keys."""
+    return driver not in {"manual", *KEYLESS}
+
+
+class NoCalls:
+    """Stands in for HTTP where a driver is only built, to see whether its settings fit."""
+
+    async def call(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> HttpAnswer:
+        """Refuse."""
+        del headers, body
+        raise LookupError(f"{method} {url}: no calls are made from here")
+
+
+def settings_refusal(name: str, config: Mapping[str, Any], credential: Secret | None) -> str | None:
+    """Return a sentence that says why no driver can be made of these, else None."""
+    try:
+        make_driver(name, config, credential, http=NoCalls(), now_unix=lambda: 0.0)
+    except SourceRefused as refused:
+        return str(refused)
+    return None
 
 
 def make_driver(
-    name: str, config: Mapping[str, Any], credential: Secret | None, *, http: HttpCalls, now_unix: Callable[[], float]
+    name: str,
+    config: Mapping[str, Any],
+    credential: Secret | None,
+    *,
+    http: HttpCalls,
+    now_unix: Callable[[], float],
+    identity: Identity | None = None,
 ) -> Driver:
-    """Build a driver; `SourceRefused` for an unknown name, settings that do not fit, or a missing credential."""
+    """Build a driver; `SourceRefused` for an unknown name, settings that do not fit, or a missing credential.
+
+    `identity` is what keyless drivers present in place of a credential.
+    """
     if name not in SETTINGS:
         raise SourceRefused(f"there is no driver {name}; use one of {', '.join(sorted(SETTINGS))}")
     try:
@@ -44,6 +83,8 @@ def make_driver(
         raise SourceRefused(f"the settings of the {name} source do not fit: {error}") from None
     if isinstance(settings, ManualSettings):
         return ManualDriver(settings, credential, http)
+    if isinstance(settings, FederatedSettings):
+        return FederatedDriver(settings, http, now_unix, identity)
     if credential is None:
         raise SourceRefused(f"a {name} source needs an admin credential")
     match settings:

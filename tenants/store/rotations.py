@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from auth.errors import NotFound
 from tenants.lifecycle import USABLE, VersionState
 from tenants.models import KeySource, KeyVersion, ProviderKey
 from tenants.store import keys
@@ -85,6 +86,14 @@ async def source_of(session: AsyncSession, tenant_id: UUID, source_id: UUID | No
         return None
     query = select(KeySource).where(col(KeySource.tenant_id) == tenant_id, col(KeySource.id) == source_id)
     return (await session.execute(query)).scalar_one_or_none()
+
+
+async def need_source(session: AsyncSession, tenant_id: UUID, source_id: UUID | None) -> KeySource | None:
+    """Return the source that was named, None for none; `NotFound` when it does not exist."""
+    source = await source_of(session, tenant_id, source_id)
+    if source_id is not None and source is None:
+        raise NotFound("The source does not exist.", hint="List the sources: GET /api/v1/sources.")
+    return source
 
 
 def current(versions: Sequence[KeyVersion]) -> KeyVersion | None:

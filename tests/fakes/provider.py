@@ -14,7 +14,7 @@ from gateway.simulation.app import SimulatedProvider
 from gateway.simulation.config import KeyConfig, Latency, ProviderConfig
 from gateway.simulation.faults import Fault
 from gateway.simulation.ledger import KeyUse, Seen
-from gateway.simulation.server import make_server
+from gateway.simulation.server import fetch_document, make_server
 
 _START_S = 10.0
 
@@ -72,7 +72,7 @@ def running_provider(
     config: ProviderConfig, *, clock: Callable[[], float] = time.time, seed: int = 0
 ) -> Iterator[RunningProvider]:
     """Serve on a free loopback port until the block ends; OpenAI's base URL is `base_url + "/v1"`."""
-    provider = SimulatedProvider(config, clock=clock, rng=random.Random(seed))
+    provider = SimulatedProvider(config, fetch=fetch_document, clock=clock, rng=random.Random(seed))
     server = make_server(provider)
     sock = server.config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, name="simulated-provider", daemon=True)

@@ -132,9 +132,15 @@ class MortalProbe:
         self._steps = steps
 
     async def probe(
-        self, provider: str, base_url: str | None, secret: Secret, *, region: str | None = None
+        self,
+        provider: str,
+        base_url: str | None,
+        secret: Secret,
+        *,
+        region: str | None = None,
+        federation: str | None = None,
     ) -> ProbeResult:
-        result = await self._inner.probe(provider, base_url, secret, region=region)
+        result = await self._inner.probe(provider, base_url, secret, region=region, federation=federation)
         self._steps.take()
         return result
 

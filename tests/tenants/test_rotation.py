@@ -87,7 +87,13 @@ class Faulty(InMemorySource):
             await super().revoke(ref)
 
     async def probe(
-        self, provider: str, base_url: str | None, secret: Secret, *, region: str | None = None
+        self,
+        provider: str,
+        base_url: str | None,
+        secret: Secret,
+        *,
+        region: str | None = None,
+        federation: str | None = None,
     ) -> ProbeResult:
         with self._at("probe"):
             if self.works_from is not None and self.clock() < self.works_from:

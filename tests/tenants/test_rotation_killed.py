@@ -170,6 +170,7 @@ class Scene:
         loaded = await SnapshotLoader(self._database, self._data_keys).load(self.tenant_id)
         assert loaded is not None
         (served,) = loaded.pools[0].keys
+        assert served.secret is not None, when
         held = self._provider.provider.ledger.find(served.secret.reveal())
         assert held is not None, when
         assert not held.revoked, when
