@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from auth.certificates import thumbprint
 from gateway.forwarded import CERTIFICATE
-from gateway.telemetry import new_request_id
+from gateway.strict_protocol import Refusal, StrictProtocol
 from gateway.tls import ServerTls
 
+_TOO_MANY = Refusal(
+    503,
+    "too_many_connections",
+    "This process holds as many connections as it may.",
+    "Try again, over fewer connections.",
+)
+_HEAD_LATE = Refusal(408, "head_timeout", "The request head did not arrive in time.", "Send it at once.")
+_BODY_LATE = Refusal(408, "body_timeout", "The request body did not arrive in time.", "Send it without pauses.")
 
-class DeadlineProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol that notes since when it waits for the caller; `GatewayServer` sweeps the late ones.
+
+class DeadlineProtocol(StrictProtocol):
+    """The strict protocol that notes since when it waits for the caller; `GatewayServer` sweeps the late ones.
 
     A note and a sweep a second cost less than a timer a request.
     """
@@ -23,9 +28,6 @@ class DeadlineProtocol(HttpToolsProtocol):
     max_connections = 1_000_000
     tls: ServerTls | None = None
     """What the connection is encrypted with, where the server ends TLS itself."""
-
-    cycle: Any
-    """The request being received or served: uvicorn's own, or what stands in for it; None before the first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or answer 503 and close it when there are too many."""
@@ -42,12 +44,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         self.heard_at = self.waiting_since
         self.heard = False
         if len(self.connections) > self.max_connections:
-            self._refuse(
-                503,
-                "too_many_connections",
-                "This process holds as many connections as it may.",
-                "Try again, over fewer connections.",
-            )
+            self.refuse(_TOO_MANY, lingering=False)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; the clock of a slow body starts again."""
@@ -60,33 +57,31 @@ class DeadlineProtocol(HttpToolsProtocol):
         self.waiting_since = self.heard_at
         super().on_message_begin()
 
-    def on_headers_complete(self) -> None:
+    def end_head(self) -> bool:
         """Stop the clock of a request head."""
+        complete = super().end_head()
         self.waiting_since = None
-        super().on_headers_complete()
+        return complete
 
     def on_response_complete(self) -> None:
         """Begin the next request that waits, or the idle time: as uvicorn does, without a timer for each answer."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self.lingers:
             return
         self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
+        elif self.refusal is not None:
+            self.write_refusal()
         else:
             self.idle_since = self.loop.time()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no HTTP/1.1 request."""
-        del msg
-        self._refuse(400, "malformed_http", "These bytes are not a valid HTTP/1.1 request.", "Use an HTTP library.")
 
     def check_deadlines(self, now: float, head_s: float, body_s: float) -> None:
         """Close the connection if its caller is too slow with a head (`head_s`), the next body bytes (`body_s`), or
         the next request (the keep-alive time).
         """
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self.refusal is not None or self.lingers:
             return
         if self.waiting_since is not None:
             # A connection that never sent a byte is closed in silence, as an idle one is.
@@ -94,39 +89,20 @@ class DeadlineProtocol(HttpToolsProtocol):
                 if not self.heard:
                     self.transport.close()
                 else:
-                    self._refuse(408, "head_timeout", "The request head did not arrive in time.", "Send it at once.")
+                    self.refuse(_HEAD_LATE, lingering=False)
             return
         cycle = self.cycle
         if cycle is None:
             return
         if cycle.response_complete:
-            if now - max(self.idle_since, self.heard_at) > self.timeout_keep_alive:
+            if cycle.more_body:
+                # Answered before its body was read: the rest is thrown away, but not for ever.
+                late = now - self.idle_since > body_s
+            else:
+                late = now - max(self.idle_since, self.heard_at) > self.timeout_keep_alive
+            if late:
                 self.transport.close()
             return
         slow = cycle.more_body and not self.flow.read_paused
         if slow and now - self.heard_at > body_s:
-            if cycle.response_started:
-                self.transport.close()
-            else:
-                self._refuse(408, "body_timeout", "The request body did not arrive in time.", "Send it without pauses.")
-
-    def _refuse(self, status: int, code: str, detail: str, hint: str) -> None:
-        titles = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
-        request_id = new_request_id()
-        body = json.dumps(
-            {
-                "type": f"urn:llm-proxy:problem:{code}",
-                "title": titles[status],
-                "status": status,
-                "detail": detail,
-                "code": code,
-                "hint": hint,
-                "request_id": request_id,
-            }
-        ).encode()
-        head = (
-            f"HTTP/1.1 {status} {titles[status]}\r\ncontent-type: application/problem+json\r\n"
-            f"content-length: {len(body)}\r\nx-llm-proxy-request-id: {request_id}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+            self.refuse(_BODY_LATE, lingering=False)

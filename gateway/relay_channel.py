@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 
 Serve = Callable[[Channel], Awaitable[None]]
 
+_TO_THE_END: Final = 1 << 62
+"""What is left of an answer that the end of the connection ends."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class RelayChannel:
-    """One POST over HTTP/1.1 as a `Channel`; see there for what its methods promise."""
+    """One POST over HTTP/1.1 or 1.0 as a `Channel`; see there for what its methods promise."""
 
     __slots__ = (
-        "_arrived", "_chunked", "_connection", "_expects_continue", "_held", "_left", "_on_gone", "_pending", "_waiter",
-        "certificate", "disconnected", "headers", "held_bytes", "keep_alive", "method", "more_body", "query",
-        "raw_path", "response_complete", "response_started",
+        "_arrived", "_chunked", "_connection", "_expects_continue", "_held", "_left", "_may_chunk", "_on_gone",
+        "_pending", "certificate", "disconnected", "headers", "held_bytes", "keep_alive", "method", "more_body",
+        "query", "raw_path", "response_complete", "response_started",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +44,7 @@ class RelayChannel:
         certificate: str,
         keep_alive: bool,
         expects_continue: bool,
+        may_chunk: bool,
     ) -> None:
         self.method = "POST"
         self.raw_path = raw_path
@@ -54,6 +57,7 @@ class RelayChannel:
         self.response_started = self.response_complete = self.disconnected = False
         self._connection = connection
         self._expects_continue = expects_continue
+        self._may_chunk = may_chunk
         self._held: list[bytes] = []
         self._arrived: asyncio.Future[None] | None = None
         self._on_gone: Callable[[], None] | None = None
@@ -122,18 +126,22 @@ class RelayChannel:
             return
         self.response_started = True
         self._expects_continue = False
-        length = -1
+        length, closes = -1, False
         for name, value in headers:
             if name == b"content-length":
                 length = int(value)
+            elif name == b"connection":
+                closes = True
         defaults = self._connection.defaults()
         framing = b""
-        if length < 0:
+        if length >= 0:
+            self._left = length
+        elif self._may_chunk:
             self._chunked = True
             framing = b"transfer-encoding: chunked\r\n"
         else:
-            self._left = length
-        if defaults.closes:
+            self._left = _TO_THE_END
+        if closes or defaults.closes:
             self.keep_alive = False
         elif not self.keep_alive:
             framing += b"connection: close\r\n"
@@ -162,7 +170,7 @@ class RelayChannel:
             data = b"%b%b0\r\n\r\n" % (self._pending, piece)
         else:
             self._count(last)
-            if self._left:
+            if 0 < self._left < _TO_THE_END:
                 raise RuntimeError("the answer is shorter than its content-length")
             data = self._pending + last if self._pending else last
         self._on_gone = None
@@ -171,10 +179,12 @@ class RelayChannel:
             await self._write(data)
         self.response_complete = True
         if not self.keep_alive:
-            self._connection.transport.close()
+            self._connection.hang_up(lingering=self.more_body)
         self._connection.on_response_complete()
 
     def _count(self, chunk: bytes) -> None:
+        if self._left == _TO_THE_END:
+            return
         self._left -= len(chunk)
         if self._left < 0:
             raise RuntimeError("the answer is longer than its content-length")

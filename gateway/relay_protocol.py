@@ -1,8 +1,8 @@
 """uvicorn's HTTP/1.1 protocol with a short way for the hot requests: inference POSTs go straight to the data path.
 
 For those no ASGI scope, message or event is made: the request is a `RelayChannel`, served by one task. Everything else
-(other paths and methods, HTTP/1.0, upgrades, absolute-form targets) takes uvicorn's way unchanged. Both ways share one
-connection: requests that are pipelined are answered in order, whichever way each takes.
+(other paths and methods, absolute-form targets) takes uvicorn's way unchanged. Both ways share one connection: requests
+that are pipelined are answered in order, whichever way each takes.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
 from gateway.deadline_protocol import DeadlineProtocol
 from gateway.proxy.routes import is_inference
 from gateway.relay_channel import RelayChannel, Serve, header_lines
+from gateway.strict_protocol import Refusal
 
 if TYPE_CHECKING:
     from gateway.proxy.channel import HeaderList
 
 log = logging.getLogger(__name__)
 
+_SHUTTING_DOWN: Final = Refusal(503, "shutting_down", "This process is shutting down.", "Send the request again.")
 _MAX_PIPELINED: Final = 8
 """While fewer wait the connection is read on: only who reads learns that the caller has left."""
 
@@ -44,6 +48,7 @@ class RelayProtocol(DeadlineProtocol):
 
     def on_message_begin(self) -> None:
         """Start a request head; the ASGI scope is made when it turns out to be needed."""
+        self.begin_head()
         self.waiting_since = self.heard_at
         self.url = b""
         self.expect_100_continue = False
@@ -51,18 +56,15 @@ class RelayProtocol(DeadlineProtocol):
 
     def on_headers_complete(self) -> None:
         """Decide which way the request takes, and begin to serve it or line it up."""
-        url, parser, relay = self.url, self.parser, self._relay
-        if (
-            relay is None
-            or not is_inference(url)
-            or b"#" in url
-            or parser.get_method() != b"POST"
-            or parser.get_http_version() != "1.1"
-            or parser.should_upgrade()
-        ):
-            self._take_the_other_way()
+        if not self.end_head():
             return
-        self.waiting_since = None
+        url, parser, relay = self.url, self.parser, self._relay
+        if relay is None or not is_inference(url) or b"#" in url or parser.get_method() != b"POST":
+            self._take_the_other_way()
+            self.in_head = False
+            return
+        self.in_head = False
+        version = parser.get_http_version()
         raw_path, _, query = url.partition(b"?")
         certificate = self.shown
         if self.certificate_of is not None:
@@ -73,8 +75,9 @@ class RelayProtocol(DeadlineProtocol):
             query,
             self.headers,
             certificate=certificate,
-            keep_alive=parser.should_keep_alive(),
+            keep_alive=version == "1.1" and parser.should_keep_alive(),
             expects_continue=self.expect_100_continue,
+            may_chunk=version == "1.1",
         )
         before, self.cycle = self.cycle, channel
         if before is None or before.response_complete:
@@ -86,25 +89,28 @@ class RelayProtocol(DeadlineProtocol):
 
     def _take_the_other_way(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
+        HttpToolsProtocol.on_message_begin(self)
         self.url, self.headers, self.expect_100_continue = url, headers, expects
         self.scope["headers"] = headers
-        super().on_headers_complete()
+        HttpToolsProtocol.on_headers_complete(self)
 
     def on_body(self, body: bytes) -> None:
         """Hand on bytes of a request's body; reading stops while too many are held."""
         cycle = self.cycle
         if type(cycle) is not RelayChannel:
             super().on_body(body)
-        elif not cycle.response_complete and not cycle.feed(body):
+            return
+        self.overhead = 0
+        if not cycle.response_complete and not cycle.feed(body):
             self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """Take in the end of a request."""
         cycle = self.cycle
-        if type(cycle) is not RelayChannel:
+        if type(cycle) is not RelayChannel or self.declines:
             super().on_message_complete()
         else:
+            self.in_head = True
             cycle.end_body()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -123,7 +129,8 @@ class RelayProtocol(DeadlineProtocol):
             await relay(channel)
         except asyncio.CancelledError:
             if not channel.response_started and not channel.disconnected:
-                self._refuse(503, "shutting_down", "This process is shutting down.", "Send the request again.")
+                self.refusal = _SHUTTING_DOWN
+                self.write_refusal(lingering=False)
             raise
         except Exception as error:  # the data path answers its own faults: this one is its defect
             log.error("a request could not be answered", exc_info=error)

@@ -197,7 +197,6 @@ async def test_pipelined_requests_are_answered_in_order_whichever_way_they_take(
         (b"POST /api/v1/pools HTTP/1.1", b"asgi POST /api/v1/pools"),
         (b"POST http://x/v1/echo HTTP/1.1", b"asgi POST /v1/echo"),
         (b"POST /v1/echo#part HTTP/1.1", b"asgi POST /v1/echo"),
-        (b"POST /v1/echo HTTP/1.0", b"asgi POST /v1/echo"),
     ],
 )
 async def test_what_is_not_hot_takes_the_other_way(running: Running, request_line: bytes, said: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hostile.wire import Case, Step, chat, chunked, ident, post
+from tests.hostile.wire import AUTH, Case, Step, chat, chunked, ident, post
 
 CHUNKED = b"transfer-encoding: chunked\r\n"
 HIDDEN = b"POST /v1/chat/completions HTTP/1.1\r\nhost: smuggled\r\ncontent-length: 0\r\n\r\n"
@@ -87,6 +87,7 @@ CODINGS = [
     with_coding("identity", b"transfer-encoding: identity\r\n"),
     with_coding("an unknown coding", b"transfer-encoding: xchunked\r\n"),
     with_coding("a compressed coding", b"transfer-encoding: gzip\r\n"),
+    with_coding("compressed, then chunked", b"transfer-encoding: gzip, chunked\r\n"),
     with_coding("a coding with a vertical tab", b"transfer-encoding: \x0bchunked\r\n"),
     with_coding("a coding with a NUL", b"transfer-encoding: chunked\x00\r\n"),
     with_coding("a quoted coding", b'transfer-encoding: "chunked"\r\n'),
@@ -95,6 +96,10 @@ CODINGS = [
     with_coding("a folded coding", b"transfer-encoding:\r\n chunked\r\n"),
     with_coding("a hidden coding after a bare LF", b"x: y\ntransfer-encoding: chunked\r\n"),
     with_coding("a hidden coding after a bare CR", b"x: y\rtransfer-encoding: chunked\r\n"),
+    refused(
+        "chunked in HTTP/1.0",
+        post(ident("chunked in HTTP/1.0 0"), framing=CHUNKED, body=_chunks("chunked in HTTP/1.0"), version=b"HTTP/1.0"),
+    ),
     _good("chunked", framed("chunked", CHUNKED, _chunks("chunked"))),
     _good("CHUNKED in capitals", framed("CHUNKED", b"Transfer-Encoding: CHUNKED\r\n", _chunks("CHUNKED in capitals"))),
 ]
@@ -133,6 +138,24 @@ CHUNKS = [
             b"0000%x\r\n%b\r\n000\r\n\r\n"
             % (len(chat(ident("zeros before a chunk size 0"))), chat(ident("zeros before a chunk size 0"))),
         ),
+    ),
+    _good(
+        "trailers are dropped",
+        framed("x", CHUNKED, _chunks("trailers are dropped")[:-2] + b"x-llm-proxy-pool: none\r\nx: y\r\n\r\n"),
+    ),
+    Case(
+        "a credential in the trailers is none",
+        (
+            post(
+                ident("trailer credential"),
+                auth=b"",
+                framing=CHUNKED,
+                body=_chunks("a credential in the trailers is none")[:-2] + AUTH + b"\r\n",
+            ),
+        ),
+        (401,),
+        "open",
+        0,
     ),
     refused(
         "a length in the trailers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.hostile.framing import refused, sent
-from tests.hostile.wire import AUTH, PATH, Case, Until, chat, ident, post
+from tests.hostile.wire import AUTH, PATH, Case, Flood, Until, chat, ident, post
 
 TOO_LARGE = 431
 TARGETS_REFUSED: tuple[tuple[str, bytes, int], ...] = (
@@ -40,6 +40,7 @@ TARGETS = [
     refused("target: relative", sent("x", target=b"v1/chat/completions")),
     refused("target: a host alone", sent("x", target=b"evil.example:443")),
     refused("target: nothing", b"POST  HTTP/1.1\r\nhost: g\r\n\r\n"),
+    refused("target: 100 KB", sent("x", target=b"/v1/" + b"a" * 100_000), status=414, code="target_too_long"),
     Case(
         "target: absolute",
         (sent("target: absolute", target=b"http://evil.example/v1/chat/completions"),),
@@ -65,6 +66,7 @@ METHODS = [
     refused("method: small letters", b"post /v1/chat/completions HTTP/1.1\r\nhost: g\r\n\r\n"),
     refused("method: CONNECT", b"CONNECT evil.example:443 HTTP/1.1\r\nhost: evil.example\r\n\r\n"),
     refused("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    refused("HTTP/2.0 in a request line", sent("x", version=b"HTTP/2.0"), status=505, code="version_not_supported"),
     refused("HTTP/1.10", sent("x", version=b"HTTP/1.10")),
     refused("no version", b"GET /v1/models HTTP/\r\nhost: g\r\n\r\n"),
     refused("a bare LF after the request line", b"GET /v1/models HTTP/1.1\nhost: g\r\n\r\n"),
@@ -101,6 +103,46 @@ VALUES = [
 ]
 
 SIZES = [
+    refused(
+        "a header of 100 KB",
+        sent("x", b"x-title: " + b"a" * 100_000 + b"\r\n"),
+        status=TOO_LARGE,
+        code="head_too_large",
+    ),
+    refused(
+        "100 headers of 1 KB",
+        sent("x", b"".join(b"x-%d: %b\r\n" % (n, b"a" * 1000) for n in range(100))),
+        status=TOO_LARGE,
+        code="head_too_large",
+    ),
+    refused(
+        "10,000 small headers",
+        sent("x", b"".join(b"a%d:\r\n" % n for n in range(10_000))),
+        status=TOO_LARGE,
+        code="head_too_large",
+    ),
+    refused(
+        "a header without end",
+        b"GET /v1/models HTTP/1.1\r\nhost: g\r\nx: ",
+        Flood(b"a" * 65536, 2000),
+        status=TOO_LARGE,
+        code="head_too_large",
+    ),
+    refused(
+        "headers without end",
+        b"GET /v1/models HTTP/1.1\r\nhost: g\r\n",
+        Flood(b"x: y\r\n" * 10_000, 2000),
+        status=TOO_LARGE,
+        code="head_too_large",
+    ),
+    refused("a target without end", b"GET /v1/", Flood(b"a" * 65536, 2000), status=414, code="target_too_long"),
+    refused(
+        "trailers without end",
+        post(ident("x"), framing=b"transfer-encoding: chunked\r\n", body=b"1\r\n{\r\n0\r\n"),
+        Flood(b"x: y\r\n" * 10_000, 2000),
+        status=TOO_LARGE,
+        code="head_too_large",
+    ),
     Case(
         "headers of 30 KB in all",
         (sent("headers of 30 KB in all", b"".join(b"x-%d: %b\r\n" % (n, b"a" * 1000) for n in range(30))),),
@@ -108,6 +150,11 @@ SIZES = [
 ]
 
 HOSTS = [
+    refused("no Host", b"GET /v1/models HTTP/1.1\r\n" + AUTH + b"\r\n"),
+    refused("two Hosts", sent("x", b"host: evil.example\r\n")),
+    refused("the same Host twice", sent("x", b"host: gateway\r\n")),
+    refused("a Host with a path", b"GET /v1/models HTTP/1.1\r\nhost: gateway/evil\r\n" + AUTH + b"\r\n"),
+    refused("a Host with a user", b"GET /v1/models HTTP/1.1\r\nhost: a@evil.example\r\n" + AUTH + b"\r\n"),
     Case(
         "another Host",
         (
@@ -142,6 +189,15 @@ HOPS = [
         ),
     ),
     Case(
+        "an upgrade to h2c",
+        (
+            sent(
+                "an upgrade to h2c",
+                b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n",
+            ),
+        ),
+    ),
+    Case(
         "an upgrade to a WebSocket",
         (
             b"GET /v1/models HTTP/1.1\r\nhost: g\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
@@ -155,6 +211,11 @@ HOPS = [
     Case("Connection: close", (sent("Connection: close", b"connection: close\r\n"),), then="closed"),
     Case("HTTP/1.0", (sent("HTTP/1.0", version=b"HTTP/1.0"),), then="closed"),
     Case("HTTP/1.0 without Host", (b"GET /v1/models HTTP/1.0\r\n" + AUTH + b"\r\n",), (200,), "closed", 0),
+    Case(
+        "a stream in HTTP/1.0",
+        (sent("a stream in HTTP/1.0", version=b"HTTP/1.0", extra=b',"stream":true'),),
+        then="closed",
+    ),
     Case(
         "100-continue",
         (
@@ -181,6 +242,7 @@ HOPS = [
         "closed",
         0,
     ),
+    Case("another expectation", (sent("x", b"expect: 200-maybe\r\n"),), (417,), "closed", 0, "expectation_failed"),
 ]
 
 CREDENTIALS = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.hostile.framing import CHUNKED
-from tests.hostile.wire import Case, Drip, Leave, Until, Wait, ident, post
+from tests.hostile.wire import AUTH, Case, Drip, Leave, Until, Wait, ident, post
 
 HEAD = post(ident("x")).partition(b"\r\n\r\n")[0]
 HANG = b',"hang":1'
@@ -78,7 +78,47 @@ PACE = [
         0,
         "did not arrive",
     ),
+    Case(
+        "half a head behind a slow stream",
+        (post(ident("half a head behind a slow stream 0"), extra=b',"stream":true,"lasting":1') + HEAD,),
+        (200, 408),
+        "closed",
+        1,
+        "head_timeout",
+    ),
+    Case(
+        "half a body behind a slow answer",
+        (
+            post(ident("half a body behind a slow answer 0"), extra=b',"lasting":1')
+            + post(ident("x"), framing=b"content-length: 500\r\n"),
+        ),
+        (200, 408),
+        "closed",
+        1,
+        "did not arrive",
+    ),
     Case("idle after an answer", (post(ident("idle after an answer 0")),), (200,), "closed"),
+    Case(
+        "idle after a refusal that came before the body",
+        (
+            post(ident("x"), auth=b"").partition(b"{")[0],
+            Wait(0.3),
+            b"{" + post(ident("x"), auth=b"").partition(b"{")[2],
+        ),
+        (401,),
+        "closed",
+        0,
+    ),
+    Case(
+        "a body that goes on after the refusal",
+        (
+            post(ident("x"), auth=b"", framing=b"content-length: 5000\r\n", body=b"{"),
+            Drip(LONG, 0.2),
+        ),
+        (401,),
+        "closed",
+        0,
+    ),
     Case(
         "a body that goes on after the bound",
         (
@@ -121,5 +161,34 @@ LEAVERS = [
             "gone",
         )
         for how in ("fin", "reset")
+    ),
+    *(
+        Case(
+            f"{how}: a pipeline behind it",
+            (
+                post(ident(f"{how}: a pipeline behind it 0"), extra=HANG)
+                + post(ident(f"{how}: a pipeline behind it 1")),
+                Wait(0.1),
+                Leave(how),
+            ),
+            (),
+            "gone",
+        )
+        for how in ("fin", "reset")
+    ),
+    Case(
+        "leaves in an upload",
+        (
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nhost: g\r\n"
+            + AUTH
+            + b"content-type: multipart/form-data; boundary=x\r\ncontent-length: 900000\r\n\r\n"
+            b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n'
+            b'--x\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n' + b"a" * 600_000,
+            Wait(0.2),
+            Leave("reset"),
+        ),
+        (),
+        "gone",
+        0,
     ),
 ]

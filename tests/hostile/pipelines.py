@@ -58,6 +58,14 @@ PIPELINES = [
         "closed",
     ),
     Case(
+        "the third is malformed",
+        (burst("the third is malformed", SLOW, b"") + BAD,),
+        (200, 200, 400),
+        "closed",
+        2,
+        "malformed_http",
+    ),
+    Case(
         "refused ones between served ones",
         (
             post(ident("refused ones between served ones 0"))

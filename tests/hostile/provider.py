@@ -14,7 +14,7 @@ import h11
 
 from tests.hostile.wire import identities
 
-SLOW_S = 0.25
+SLOW_S, LASTING_S = 0.25, 3.0
 EVENTS = 5
 
 
@@ -223,6 +223,8 @@ async def good_answer(wire: Wire, seen: Seen) -> None:
     """Answer as asked: plain or as a stream, at once or, for `"slow"` in the body, after a moment."""
     if b'"slow"' in seen.body:
         await asyncio.sleep(SLOW_S)
+    if b'"lasting"' in seen.body:
+        await asyncio.sleep(LASTING_S)
     if b'"hang"' in seen.body:
         await wire.gone.wait()
         return

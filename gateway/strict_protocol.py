@@ -1,0 +1,249 @@
+"""uvicorn's HTTP/1.1 protocol, strict: what two readers could read in two ways is refused, and nothing grows unbounded.
+
+llhttp refuses most of what is ambiguous. Refused here besides: any transfer coding but `chunked`, chunks in HTTP/1.0,
+versions other than 1.0 and 1.1, no Host or two of them, expectations other than `100-continue`, CONNECT, and heads,
+trailers and chunk extensions beyond their bounds (RFC 9112 sections 3.2, 6.1, 7.1; RFC 9110 sections 7.2, 10.1.1).
+Trailers are dropped: merged into the headers they could carry what a proxy in front has checked (RFC 9110 section
+6.5.1). An upgrade is declined by serving the request as if it had not been asked for (section 7.8).
+
+A refusal never overtakes: it is written behind the answers to the requests that came before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.telemetry import new_request_id
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEADERS: Final = 200
+MAX_TARGET_BYTES: Final = 8 * 1024
+LINGER_S: Final = 2.0
+_JUDGED: Final = frozenset({b"host", b"expect", b"transfer-encoding"})
+_HOST: Final = re.compile(rb"[A-Za-z0-9.\-_~:\[\]%!$&'()*+,;=]*")
+
+
+class Refusal(NamedTuple):
+    """The problem document that ends a connection."""
+
+    status: int
+    code: str
+    detail: str
+    hint: str
+
+    def answer(self) -> bytes:
+        """Write it as a whole HTTP answer."""
+        request_id, title = new_request_id(), HTTPStatus(self.status).phrase
+        document = {
+            "type": f"urn:llm-proxy:problem:{self.code}",
+            "title": title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "hint": self.hint,
+            "request_id": request_id,
+        }
+        body = json.dumps(document).encode()
+        head = (
+            f"HTTP/1.1 {self.status} {title}\r\ncontent-type: application/problem+json\r\n"
+            f"content-length: {len(body)}\r\nx-llm-proxy-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+        )
+        return head.encode() + body
+
+
+MALFORMED: Final = Refusal(
+    400, "malformed_http", "These bytes are not a valid HTTP/1.1 request.", "Use an HTTP library."
+)
+_HOST_WRONG: Final = Refusal(400, "malformed_http", "The request needs exactly one valid Host header.", MALFORMED.hint)
+_CODING: Final = Refusal(
+    400, "malformed_http", "The only transfer coding is chunked, in HTTP/1.1.", "Send a Content-Length."
+)
+_VERSION: Final = Refusal(505, "version_not_supported", "This port speaks HTTP/1.0 and HTTP/1.1.", "Use HTTP/1.1.")
+_EXPECTATION: Final = Refusal(
+    417, "expectation_failed", "The only expectation that is met is 100-continue.", "Leave out the Expect header."
+)
+_TARGET: Final = Refusal(
+    414, "target_too_long", f"The request target is longer than {MAX_TARGET_BYTES} bytes.", "Shorten it."
+)
+_HEAD: Final = Refusal(
+    431,
+    "head_too_large",
+    f"The headers are longer than {MAX_HEAD_BYTES // 1024} KiB or more than {MAX_HEADERS}.",
+    "Send fewer and shorter ones.",
+)
+
+
+class _HeadRefused(Exception):
+    """Leaves the parser's callback."""
+
+
+class StrictProtocol(HttpToolsProtocol):
+    """One caller's connection; see the module for what it refuses."""
+
+    cycle: Any
+    """The request read last: uvicorn's own, or what stands in for it; None before the first."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection."""
+        super().connection_made(transport)
+        self.in_head = True
+        self.overhead = self.last_read = self.hosts = 0
+        self.coded = self.declines = self.lingers = False
+        self.refusal: Refusal | None = None
+        self._why = MALFORMED
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, unless the connection is about to end."""
+        if self.refusal is not None or self.lingers:
+            return
+        self.last_read = len(data)
+        self.overhead += self.last_read
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
+        else:
+            # Bytes that lead to no body and to no end of a head: a head, trailers or a chunk extension that grows.
+            if self.overhead > MAX_HEAD_BYTES and not self.lingers:
+                self.refuse(_TARGET if self.in_head and not self.headers else _HEAD)
+
+    def begin_head(self) -> None:
+        """Start judging a request head."""
+        self.in_head = True
+        self.overhead = self.hosts = 0
+        self.coded = self.declines = False
+
+    def on_message_begin(self) -> None:
+        """Start a request head."""
+        self.begin_head()
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; a trailer is dropped."""
+        if not self.in_head:
+            return
+        name = name.lower()
+        if name in _JUDGED:
+            self._judge(name, value)
+        self.headers.append((name, value))
+
+    def _judge(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self.hosts += 1
+            if self.hosts > 1 or not _HOST.fullmatch(value):
+                self._stop(_HOST_WRONG)
+        elif name == b"transfer-encoding":
+            self.coded = True
+            if value.strip(b" \t").lower() != b"chunked":
+                self._stop(_CODING)
+        elif value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        else:
+            self._stop(_EXPECTATION)
+
+    def _stop(self, refusal: Refusal) -> None:
+        self._why = refusal
+        raise _HeadRefused
+
+    def end_head(self) -> bool:
+        """Judge the whole head; False when it is read again without its wish for an upgrade: nothing begins yet."""
+        parser = self.parser
+        version = parser.get_http_version()
+        if version != "1.1":
+            if version != "1.0":
+                self._stop(_VERSION)
+            if self.coded:
+                self._stop(_CODING)
+        elif not self.hosts:
+            self._stop(_HOST_WRONG)
+        if len(self.url) > MAX_TARGET_BYTES:
+            self._stop(_TARGET)
+        large = self.last_read > MAX_HEAD_BYTES or self.overhead > MAX_HEAD_BYTES
+        if len(self.headers) > MAX_HEADERS or (
+            large and sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES
+        ):
+            self._stop(_HEAD)
+        if parser.should_upgrade():
+            if parser.get_method() == b"CONNECT":
+                self._stop(MALFORMED)
+            self.declines = True
+            return False
+        self.overhead = 0
+        return True
+
+    def _decline(self, rest: bytes) -> None:
+        """Read the request again without its `Upgrade`: the parser takes what follows its head for another protocol."""
+        lines = b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade")
+        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, lines)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.overhead = 0
+        self.data_received(head + rest)
+
+    def on_headers_complete(self) -> None:
+        """Begin the request when its head is in order."""
+        if self.end_head():
+            super().on_headers_complete()
+            self.in_head = False
+
+    def on_body(self, body: bytes) -> None:
+        """Hand on bytes of a request's body."""
+        self.overhead = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take in the end of a request; what comes next belongs to another."""
+        if self.declines:
+            return
+        self.in_head = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are no request, or one that was refused while it was parsed."""
+        del msg
+        self.refuse(self._why)
+
+    def refuse(self, refusal: Refusal, *, lingering: bool = True) -> None:
+        """End the connection with `refusal`, behind the answers that are due before it; no more is read."""
+        cycle, queued = self.cycle, self.pipeline
+        if self.in_head:
+            is_due = cycle is None or cycle.response_complete
+        else:
+            is_due = not queued or queued[0][0] is not cycle
+            if not is_due:
+                queued.popleft()  # its body is bad: it is never begun
+            elif cycle.response_started:
+                self.transport.close()
+                return
+        self.refusal = refusal
+        if is_due:
+            self.write_refusal(lingering=lingering)
+
+    def write_refusal(self, *, lingering: bool = True) -> None:
+        """Write the refusal that is due now, and end the connection."""
+        if self.refusal is not None:
+            self.transport.write(self.refusal.answer())
+        self.hang_up(lingering=lingering)
+
+    def hang_up(self, *, lingering: bool) -> None:
+        """End our direction after what was written, and the caller's a moment later.
+
+        Closing with bytes unread resets the connection, and the caller may lose the answer with it (RFC 9112 section
+        9.6).
+        """
+        if not lingering or self.lingers or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.lingers = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
