@@ -1,14 +1,14 @@
 """Keys without a secret: a data path is told when a key's source changes. And each version's alert is raised once.
 
-Revision 0007: a trigger's columns, one column.
+Revision 0008: a trigger's columns, one column.
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
