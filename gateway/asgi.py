@@ -143,7 +143,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self.metrics.watch_gauge("llm_proxy_tasks", "asyncio tasks alive.", lambda: len(asyncio.all_tasks(loop)))
         # The operator's KMS may be on a private network, which tenants' addresses must not reach: a pool of its own.
-        private = EgressPolicy(allow_private=True)
+        private = EgressPolicy(allow_private=True, allow_metadata=True)
         kms = ConnectionPool(DirectConnector(private))
         self._stack.push_async_callback(kms.close)
         kms_calls = GuardedCalls(kms, private)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auth.secret import Secret
+from gateway.cloud_identity import aws_credentials, azure_tokens, gcp_token
 from tenants.datakeys import DataKeys
 from tenants.errors import KeyringUnsafe
 from tenants.keyring import KeyWrapper
@@ -18,8 +19,7 @@ from tenants.shares.layer import ShareLayer
 from tenants.shares.protocol import ShareStore
 from tenants.shares.vault import VaultShares
 from tenants.spare import NO_SPARE, SpareKek
-from tenants.wrappers.aws import AwsCredentials
-from tenants.wrappers.choose import WrapperParts, make_wrapper
+from tenants.wrappers.choose import WrapperParts, make_wrapper, vault_scheme
 
 if TYPE_CHECKING:
     from auth.storage import Connections
@@ -58,7 +58,8 @@ def make_shares(settings: Settings, http: HttpCalls) -> ShareStore | None:
     token = _vault_token(settings)
     if token is None:
         raise KeyringUnsafe("A Vault token is needed.", hint="Set VAULT_TOKEN, or LLM_PROXY_VAULT_TOKEN_PATH.")
-    return VaultShares(settings.kek_shares, http, token)
+    place, scheme = vault_scheme(settings.kek_shares)
+    return VaultShares(place, http, token, scheme=scheme)
 
 
 def make_data_keys(settings: Settings, connections: Connections, http: HttpCalls) -> DataKeys:
@@ -72,7 +73,10 @@ def _parts(settings: Settings, http: HttpCalls) -> WrapperParts:
         keys=settings.kek_keys,
         http=http,
         vault_token=_vault_token(settings),
-        aws_credentials=_aws_credentials(settings),
+        aws_credentials=lambda region: aws_credentials(settings, http, region),
+        aws_endpoint=None if settings.aws_kms_url is None else f"{settings.aws_kms_url}/",
+        gcp_token=lambda: gcp_token(settings, http),
+        azure_tokens=lambda: azure_tokens(settings, http),
     )
 
 
@@ -81,13 +85,6 @@ def _vault_token(settings: Settings) -> Callable[[], Secret] | None:
     if path is not None:
         return lambda: Secret(path.read_text().strip())  # read anew each time: an agent renews it
     return None if fixed is None else lambda: fixed
-
-
-def _aws_credentials(settings: Settings) -> Callable[[], AwsCredentials] | None:
-    key_id, secret, session = settings.aws_access_key_id, settings.aws_secret_access_key, settings.aws_session_token
-    if key_id is None or secret is None:
-        return None
-    return lambda: AwsCredentials(key_id, secret, session)
 
 
 def parse_peppers(given: Secret | None) -> Mapping[int, bytes]:

@@ -146,8 +146,11 @@ def signing_algorithms(value: str) -> tuple[str, ...]:
 def kek(value: str) -> str:
     """Accept the places of the key-encryption keys, the one that wraps first."""
     for place in value.split(","):
-        if not re.fullmatch(r"env|file:.+|(vault|awskms)://.+", place.strip()):
-            raise ValueError("must be file:PATH, env, vault://host:8200/transit/key or awskms://region/key")
+        if not re.fullmatch(r"env|file:.+|(vault|vault\+http|awskms|gcpkms|azurekv)://.+", place.strip()):
+            raise ValueError(
+                "must be file:PATH, env, vault://host:8200/transit/key, awskms://region/key, "
+                "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k or azurekv://vault/key"
+            )
     return value
 
 

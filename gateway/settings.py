@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from auth.errors import Invalid
 from auth.identity import Rule
 from auth.secret import Secret
-from gateway.variables import VARIABLES, Variable
+from gateway.variable import Variable
+from gateway.variables import VARIABLES
 
 
 class ConfigurationInvalid(Invalid):
@@ -60,6 +61,20 @@ class Settings:
     aws_access_key_id: str | None
     aws_secret_access_key: Secret | None
     aws_session_token: Secret | None
+    aws_web_identity_token_path: Path | None
+    aws_role_arn: str | None
+    aws_role_session_name: str
+    aws_container_url: str | None
+    aws_container_path: str | None
+    aws_container_token_path: Path | None
+    aws_kms_url: str | None
+    aws_sts_url: str | None
+    google_credentials_path: Path | None
+    azure_directory_id: str | None
+    azure_client_id: str | None
+    azure_federated_token_path: Path | None
+    azure_client_secret: Secret | None
+    azure_authority: str
     peppers: Secret | None
     max_body_bytes: int
     max_upload_bytes: int

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from gateway.custody_variables import CUSTODY_VARIABLES
 from gateway.setting_values import (
     flag,
     http_url,
     issuer_url,
-    kek,
-    kek_shares,
-    kek_spare,
     oidc_scope,
     one_of,
     operator_rules,
@@ -27,22 +23,9 @@ from gateway.setting_values import (
     text,
     whole,
 )
+from gateway.variable import Variable
 
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """One environment variable: `field` is its name in `Settings`; a `secret` one may be given as `NAME_FILE` too."""
-
-    name: str
-    field: str
-    group: str
-    default: str | None
-    meaning: str
-    parse: Callable[[str], Any]
-    secret: bool = False
-
-
-LISTEN, PEOPLE, DATABASE, CUSTODY = "Listening and identity", "People", "Database", "Custody"
+LISTEN, PEOPLE, DATABASE = "Listening and identity", "People", "Database"
 TRAFFIC, OPERATIONS, DEVELOPMENT, CLIENT = "Traffic", "Operations", "Development", "Command line client"
 
 VARIABLES: Final = (
@@ -209,65 +192,7 @@ VARIABLES: Final = (
         "Prepared statements a connection; 0 behind a PgBouncer in transaction mode.",
         whole(0, 10_000),
     ),
-    Variable(
-        "LLM_PROXY_KEK",
-        "kek",
-        CUSTODY,
-        None,
-        "Where the key-encryption keys are: `file:PATH` (mode 0600), `env`, `vault://host:8200/transit/key` or "
-        "`awskms://region/key`; several with commas while moving, the first one wraps. Needed by all but `dev`.",
-        kek,
-    ),
-    Variable(
-        "LLM_PROXY_KEK_KEYS",
-        "kek_keys",
-        CUSTODY,
-        None,
-        "With `LLM_PROXY_KEK=env`: 32 bytes in base64 a key, comma-separated, the current one first.",
-        secret,
-        secret=True,
-    ),
-    Variable(
-        "LLM_PROXY_KEK_SPARE",
-        "kek_spare",
-        CUSTODY,
-        None,
-        "A break-glass KEK that every data key is wrapped under a second time: `rsa:PATH` of a public key in PEM, or "
-        "another provider as in `LLM_PROXY_KEK`; `none` takes the spare wraps away at the next rewrap.",
-        kek_spare,
-    ),
-    Variable(
-        "LLM_PROXY_KEK_SHARES",
-        "kek_shares",
-        CUSTODY,
-        None,
-        "Where each tenant's share is kept, outside the database and its backups, so that deleting a tenant shreds its "
-        "secrets in backups too: `file:DIR` on a volume that all processes mount, or `vault://host:8200/mount/path` of "
-        "a version 2 KV engine.",
-        kek_shares,
-    ),
-    Variable("VAULT_TOKEN", "vault_token", CUSTODY, None, "With `vault://`: the token.", secret, secret=True),
-    Variable(
-        "LLM_PROXY_VAULT_TOKEN_PATH",
-        "vault_token_path",
-        CUSTODY,
-        None,
-        "With `vault://`: a file that holds the token and that an agent renews; read at each use.",
-        Path,
-    ),
-    Variable("AWS_ACCESS_KEY_ID", "aws_access_key_id", CUSTODY, None, "With `awskms://`.", text),
-    Variable("AWS_SECRET_ACCESS_KEY", "aws_secret_access_key", CUSTODY, None, "With `awskms://`.", secret, secret=True),
-    Variable("AWS_SESSION_TOKEN", "aws_session_token", CUSTODY, None, "With `awskms://`.", secret, secret=True),
-    Variable(
-        "LLM_PROXY_PEPPERS",
-        "peppers",
-        CUSTODY,
-        None,
-        "Keys of the client secrets' MACs, `version:base64` comma-separated, 32 bytes or more each; the highest "
-        "version is used for new secrets. Needed by `serve` and `control`.",
-        secret,
-        secret=True,
-    ),
+    *CUSTODY_VARIABLES,
     Variable("LLM_PROXY_MAX_BODY", "max_body_bytes", TRAFFIC, "32MiB", "Largest JSON request body.", size),
     Variable(
         "LLM_PROXY_MAX_CONNECTIONS",

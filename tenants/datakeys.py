@@ -75,6 +75,8 @@ class DataKeys:
         random_bytes: RandomBytes = os.urandom,
         fresh_s: float = FRESH_S,
         stale_s: float = STALE_S,
+        timeout_s: float = UNWRAP_TIMEOUT_S,
+        patience_s: float = PATIENCE_S,
         capacity: int = CAPACITY,
     ) -> None:
         self._connections = connections
@@ -84,6 +86,8 @@ class DataKeys:
         self._random_bytes = random_bytes
         self._fresh_s = fresh_s
         self._stale_s = stale_s
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
         self._capacity = capacity
         self._cache: OrderedDict[UUID, _Cached] = OrderedDict()
         self._drops = 0
@@ -140,7 +144,7 @@ class DataKeys:
         hit: set[UUID] = set()
         for uri in {entry.wrapped.kek_uri for entry in self._cache.values()}:
             try:
-                async with asyncio.timeout(UNWRAP_TIMEOUT_S):
+                async with asyncio.timeout(self._timeout_s):
                     disabled = await self._wrapper.status(uri) == "disabled"
             except KekDisabled:
                 disabled = True
@@ -177,7 +181,7 @@ class DataKeys:
         if entry is None or now - entry.unwrapped_at >= self._stale_s:
             return await asyncio.shield(flight)
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self._patience_s):
                 return await asyncio.shield(flight)
         except TimeoutError:
             if self._cache.get(data_key_id) is not entry:
@@ -221,7 +225,7 @@ class DataKeys:
         return key
 
     async def _unwrap(self, tenant_id: UUID, data_key_id: UUID, wrapped: Wrapped) -> bytes:
-        async with _answering():
+        async with _answering(self._timeout_s):
             key = await self._wrapper.unwrap(wrap_context(tenant_id, data_key_id), wrapped)
         if len(key) != KEY_BYTES:
             raise SealBroken("the unwrapped data key has the wrong length")
@@ -250,7 +254,7 @@ class DataKeys:
     async def _create(self, tenant_id: UUID) -> _Row:
         key_id = uuid7()
         key = self._random_bytes(KEY_BYTES)
-        async with _answering():
+        async with _answering(self._timeout_s):
             wrapped = await self._wrapper.wrap(wrap_context(tenant_id, key_id), key)
         spare = await wrap_spare(self._spare, tenant_id, key_id, key)
         async with self._connections.tenant(tenant_id) as connection:
@@ -272,14 +276,14 @@ class DataKeys:
 
 
 @asynccontextmanager
-async def _answering() -> AsyncIterator[None]:
-    """Bound the wait for a KEK's provider: `KekUnavailable` when it takes longer than `UNWRAP_TIMEOUT_S`."""
+async def _answering(timeout_s: float) -> AsyncIterator[None]:
+    """Bound the wait for a KEK's provider: `KekUnavailable` when it takes longer."""
     try:
-        async with asyncio.timeout(UNWRAP_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             yield
     except TimeoutError:
         raise KekUnavailable(
-            "The key-encryption key's provider does not answer.", debug=f"no answer in {UNWRAP_TIMEOUT_S} s"
+            "The key-encryption key's provider does not answer.", debug=f"no answer in {timeout_s} s"
         ) from None
 
 

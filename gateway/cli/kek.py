@@ -224,7 +224,7 @@ def _with_custody(work: Callable[[Custody], Awaitable[T]]) -> T:
         settings = settings_from_environment()
         if settings.database_url is None:
             raise NotConfigured("DATABASE_URL is not set.", hint="Run `llm-proxy config check`.")
-        private = EgressPolicy(allow_private=True)
+        private = EgressPolicy(allow_private=True, allow_metadata=True)
         async with AsyncExitStack() as stack:
             upstream = ConnectionPool(DirectConnector(private))
             stack.push_async_callback(upstream.close)

@@ -36,6 +36,10 @@ _FORBIDDEN = tuple(
 )  # fmt: skip
 """Source: IANA special-purpose address registries; metadata services of AWS, GCP, Azure, Alibaba. 6to4 and Teredo carry
 an address of the sender's choice inside and are obsolete (RFC 7526)."""
+_CREDENTIAL_SERVICES = frozenset(
+    {"169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23"}
+)
+"""Instance metadata of AWS, Azure and GCP; container credentials of ECS; Pod Identity of EKS."""
 _PRIVATE = tuple(
     ip_network(block)
     for block in (
@@ -57,9 +61,13 @@ class UnsafeUrl(Invalid):
 class EgressPolicy:
     """`allow_private` admits loopback and private networks, and plain http to them: development, or an operator whose
     tenants are its own staff and whose models run inside. Metadata services stay closed either way.
+
+    `allow_metadata` admits the services that hand a workload its own cloud credentials: never for what tenants name,
+    only for the operator's own key management.
     """
 
     allow_private: bool = False
+    allow_metadata: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,8 @@ def is_allowed(address: IPv4Address | IPv6Address, policy: EgressPolicy) -> bool
             embedded = IPv4Address(int(address) & 0xFFFFFFFF)
         if embedded is not None:
             return is_allowed(embedded, policy)
+    if policy.allow_metadata and str(address) in _CREDENTIAL_SERVICES:
+        return True
     if _inside(address, _FORBIDDEN):
         return False
     return policy.allow_private or not _inside(address, _PRIVATE)

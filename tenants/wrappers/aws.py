@@ -14,30 +14,21 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-from auth.secret import Secret
 from tenants.errors import KekDisabled, KekUnavailable, KeyringUnsafe, SealBroken
 from tenants.keyring import KekStatus, Wrapped
-from tenants.sources.protocol import HttpCalls, SourceAway
+from tenants.sources.protocol import HttpCalls, SourceAway, SourceRefused
+from tenants.wrappers.aws_identity import AwsCredentials, AwsCredentialSource
 
 _URI: Final = re.compile(r"awskms://(?P<region>[a-z0-9-]+)/(?P<key>[\w:/-]+)")
-_DISABLED: Final = frozenset({"DisabledException", "KMSInvalidStateException", "NotFoundException"})
+_DISABLED: Final = frozenset({"DisabledException", "NotFoundException"})
+_OFF: Final = frozenset({"Disabled", "PendingDeletion", "PendingReplicaDeletion", "PendingImport"})
 _BROKEN: Final = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
-
-
-@dataclass(frozen=True, slots=True)
-class AwsCredentials:
-    """Temporary or fixed credentials, as a credential provider hands them out."""
-
-    access_key_id: str
-    secret_access_key: Secret
-    session_token: Secret | None = None
 
 
 class AwsKms:
@@ -47,7 +38,7 @@ class AwsKms:
         self,
         uri: str,
         http: HttpCalls,
-        credentials: Callable[[], AwsCredentials],
+        credentials: AwsCredentialSource,
         *,
         now: Callable[[], datetime],
         endpoint: str | None = None,
@@ -88,28 +79,38 @@ class AwsKms:
             described = await self._call("DescribeKey", {})
         except KekDisabled:
             return "disabled"
-        return "enabled" if described.get("KeyMetadata", {}).get("KeyState") == "Enabled" else "disabled"
+        metadata = described.get("KeyMetadata")
+        state = metadata.get("KeyState") if isinstance(metadata, dict) else None
+        if state in _OFF:
+            return "disabled"
+        if state == "Enabled":
+            return "enabled"
+        raise KekUnavailable("The key-encryption key is not ready.", debug=f"its state is {str(state)[:40]!r}")
 
     async def _call(self, action: str, members: Mapping[str, Any]) -> dict[str, Any]:
         body = msgspec.json.encode({"KeyId": self._key, **members})
         target = f"TrentService.{action}"
+        credentials = await self._credentials()
         headers = signed_headers(
-            self._endpoint, body, target, region=self._region, credentials=self._credentials(), now=self._now()
+            self._endpoint, body, target, region=self._region, credentials=credentials, now=self._now()
         )
         try:
             answer = await self._http.call("POST", self._endpoint, headers=headers, body=body)
-        except SourceAway as error:
+        except (SourceAway, SourceRefused) as error:
             raise KekUnavailable("The key-encryption key's provider does not answer.", debug=str(error)) from error
         try:
             document: dict[str, Any] = msgspec.json.decode(answer.body, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError):
             document = {}
         if answer.status == 200:
+            if not document:
+                raise KekUnavailable("The key-encryption key's provider gave an answer that cannot be read.")
             return document
         kind = str(document.get("__type", "")).rpartition("#")[2]
         if kind in _BROKEN:
             raise SealBroken("the wrapped data key was changed or moved to another row")
-        if kind in _DISABLED:
+        # An invalid state may also be a custom key store that is out of reach: only the state tells.
+        if kind in _DISABLED or (kind == "KMSInvalidStateException" and await self.status(self._uri) == "disabled"):
             raise KekDisabled(
                 "The key-encryption key is disabled.", hint="Enable the key in KMS.", debug=f"{action}: {kind}"
             )
@@ -159,6 +160,9 @@ def _b64(value: bytes) -> str:
 
 def _unb64(value: Any) -> bytes:
     try:
-        return base64.b64decode(str(value), validate=True)
+        found = base64.b64decode(value if isinstance(value, str) else "", validate=True)
     except binascii.Error:
-        raise KekUnavailable("The key-encryption key's provider gave an answer that cannot be read.") from None
+        found = b""
+    if not found:
+        raise KekUnavailable("The key-encryption key's provider gave an answer that cannot be read.")
+    return found

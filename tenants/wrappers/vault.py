@@ -110,7 +110,7 @@ class VaultTransit:
         try:
             return base64.b64decode(answer.data.plaintext, validate=True)
         except binascii.Error:
-            raise SealBroken("the unwrapped data key cannot be read") from None
+            raise KekUnavailable("The key-encryption key's provider gave an answer that cannot be read.") from None
 
     async def status(self, kek_uri: str) -> KekStatus:
         """Ask for the key: gone, soft-deleted, or below the least version that may decrypt means disabled."""

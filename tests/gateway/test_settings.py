@@ -132,7 +132,7 @@ class TestPreflight:
             ("LLM_PROXY_OIDC_ISSUER", "https://login.example.com", "LLM_PROXY_OIDC_CLIENT_ID is not set"),
             ("LLM_PROXY_KEK", "file:/nonexistent/keyring", "does not exist"),
             ("LLM_PROXY_KEK", "vault://vault:8200/transit/key", "Vault token"),
-            ("LLM_PROXY_KEK", "awskms://eu-central-1/alias/x", "AWS credentials"),
+            ("LLM_PROXY_KEK", "awskms://eu-central-1", "malformed"),
             ("LLM_PROXY_KEK_KEYS", "c2hvcnQ=", "32 bytes"),
             ("LLM_PROXY_KEK_KEYS", base64.b64encode(bytes(32)).decode(), "repeated"),
             ("LLM_PROXY_PEPPERS", "1:c2hvcnQ=", "32 random bytes"),

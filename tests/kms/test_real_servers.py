@@ -21,7 +21,8 @@ from gateway.upstream.pool import ConnectionPool
 from tenants.errors import KekDisabled, KekUnavailable, SealBroken
 from tenants.keyring import KeyWrapper, Wrapped
 from tenants.sources.protocol import HttpCalls
-from tenants.wrappers.aws import AwsCredentials, AwsKms, signed_headers
+from tenants.wrappers.aws import AwsKms, signed_headers
+from tenants.wrappers.aws_identity import AwsCredentials, fixed
 from tenants.wrappers.vault import VaultTransit
 from tests.e2e.conftest import free_port
 
@@ -112,7 +113,7 @@ class Kms:
         made = httpx2.Response(200, content=await self.ask("CreateKey", b"{}")).json()
         key_id = made["KeyMetadata"]["KeyId"]
         uri = f"awskms://eu-central-1/{key_id}"
-        return key_id, AwsKms(uri, self.calls, lambda: CREDENTIALS, now=lambda: datetime.now(UTC), endpoint=self.url)
+        return key_id, AwsKms(uri, self.calls, fixed(CREDENTIALS), now=lambda: datetime.now(UTC), endpoint=self.url)
 
 
 async def assert_wraps(wrapper: KeyWrapper) -> Wrapped:
