@@ -10,8 +10,9 @@ import time
 from random import Random
 
 from gateway.balancing.strategies.registry import STRATEGY_NAMES
+from gateway.simulation.contenders import BLIND, ORACLE
 from gateway.simulation.demand import make_demands
-from gateway.simulation.replay import BLIND, ORACLE, replay
+from gateway.simulation.replay import replay
 from gateway.simulation.scenario import evaluation_pool, scale_to_load
 from gateway.simulation.synthetic import synthesize
 

@@ -1,126 +1,157 @@
-"""Which strategy is better, and how sure that is: paired replays over pools, loads and seeds, with intervals.
+"""Which strategy is better, and how sure that is: paired replays over traces, pools, loads and seeds, with intervals.
 
-Run: python bench/strategies.py [--trace FILE.csv[.gz] ...] [--limit N] [--seeds N] [--jobs N]
+Run:    python bench/strategies.py run [--traces DIR] [--results FILE] [--requests N] [--seeds N] [--part 1/2]
+        python bench/strategies.py report [--results FILE] [--to DIR]
 
-Every run of one cell (trace, pool, clean or messy, load, seed) has the same pool, demand and queue for all strategies.
-Ratios are geometric means of paired runs against `rate_limit_aware`, with 95 % intervals; below 1 is better. Counts get
-a half added, so that runs without a 429 can be compared.
+`run` appends a line a replay to the results and skips what is there already, so it may be stopped at any time, and
+parts may run side by side. Every replay of one cell (study, trace, pool, clean or messy, load, seed) has the same
+demand, pool, slice of the trace and queue. `report` writes the comparison as Markdown with plots, see
+`strategy_report.py`. Without `--traces` the sample in `bench/traces` is all there is.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
-from gateway.balancing.strategies.registry import STRATEGY_NAMES
+import msgspec
+from ablations import ABLATIONS, MAIN, OTHERS, participant
+from strategy_report import write_report
+
 from gateway.simulation import study
-from gateway.simulation.replay import BLIND
 from gateway.simulation.scenario import POOL_KINDS, PoolKind
 from gateway.simulation.tally import Result
 from gateway.simulation.trace import Arrival, read_trace
 
-BASE = "rate_limit_aware"
-LOADS = (0.6, 0.8, 1.0, 1.2)
-SAMPLE = Path(__file__).parent / "traces" / "sample.csv"
+HERE = Path(__file__).parent
+LOADS = (0.8, 1.0, 1.2)
+KNOWN = tuple(kind for kind in POOL_KINDS if kind != "unknown")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One paired run."""
+class Cell(msgspec.Struct, frozen=True):
+    """What one paired run is made of."""
 
-    trace: Path
-    limit: int
+    study: str
+    trace: str
     kind: PoolKind
     messy: bool
     load: float
     seed: int
 
 
-@cache
-def arrivals_of(trace: Path, limit: int) -> list[Arrival]:
-    """Read a trace once a process."""
-    return read_trace(trace, limit=limit)
+class Row(msgspec.Struct, frozen=True):
+    """What became of one participant in one cell; waits in seconds."""
+
+    cell: Cell
+    name: str
+    requests: int
+    rejected: int
+    lost: int
+    on_time: int
+    tokens: int
+    goodput: float
+    fairness: float
+    cost: float
+    wait_mean: float
+    wait_p50: float
+    wait_p95: float
+    wait_p99: float
 
 
-def run(cell: Cell, strategies: tuple[str, ...]) -> list[Result]:
+def plan(traces: list[str], seeds: int) -> Iterator[tuple[Cell, tuple[str, ...]]]:
+    """Give the cells and who takes part; seed after seed, so that what is there after a while is even."""
+    for seed in range(seeds):
+        for trace in traces:
+            for kind in KNOWN:
+                for messy in (True, False):
+                    for load in LOADS:
+                        yield Cell("main", trace, kind, messy, load, seed), MAIN
+            for load in LOADS:
+                yield Cell("unknown", trace, "unknown", True, load, seed), MAIN
+            for kind in ("headers", "mixed", "headerless"):
+                yield Cell("ablation", trace, kind, True, 1.0, seed), ("rate_limit_aware", "predictive", *ABLATIONS)
+            yield Cell("others", trace, "mixed", True, 1.0, seed), (*MAIN, *OTHERS)
+
+
+@lru_cache(maxsize=1)
+def whole(path: Path) -> list[Arrival]:
+    """Read a trace; one at a time is kept."""
+    return read_trace(path)
+
+
+def slice_of(path: Path, requests: int, seed: int, seeds: int) -> list[Arrival]:
+    """Give a part of the trace: each seed has its own, spread evenly over the whole."""
+    arrivals = whole(path)
+    start = max(0, len(arrivals) - requests) * seed // max(1, seeds - 1)
+    part = arrivals[start : start + requests]
+    return [replace(each, t=each.t - part[0].t) for each in part]
+
+
+def run_cell(cell: Cell, names: tuple[str, ...], arrivals: list[Arrival]) -> list[Row]:
     """Replay one cell."""
-    arrivals = arrivals_of(cell.trace, cell.limit)
-    plan = study.Plan(arrivals, strategies, kind=cell.kind, messy=cell.messy, load=cell.load, seeds=(cell.seed,))
-    return study.run(plan)
+    chosen = tuple(participant(name) for name in names)
+    plan = study.Plan(arrivals, chosen, kind=cell.kind, messy=cell.messy, load=cell.load, seeds=(cell.seed,))
+    return [_row(cell, result) for result in study.run(plan)]
 
 
-def interval(logs: Sequence[float]) -> str:
-    """Write a geometric mean with its 95 % interval (normal approximation)."""
-    mean = sum(logs) / len(logs)
-    spread = math.sqrt(sum((each - mean) ** 2 for each in logs) / max(1, len(logs) - 1) / len(logs))
-    low, high = math.exp(mean - 1.96 * spread), math.exp(mean + 1.96 * spread)
-    return f"{math.exp(mean):.2f} [{low:.2f}, {high:.2f}]"
+def _row(cell: Cell, result: Result) -> Row:
+    waits = result.waits
+    return Row(
+        cell, result.strategy, result.requests, result.rejected, result.lost, result.on_time, result.tokens,
+        result.goodput or 0.0, result.fairness, result.cost, waits.mean, waits.p50, waits.p95, waits.p99,
+    )  # fmt: skip
 
 
-def table(done: dict[Cell, list[Result]], strategies: Sequence[str]) -> str:
-    """Write the comparison of some cells as Markdown."""
-    lines = [
-        "| strategy | 429s /10k | 429s, ratio | mean wait, ratio | lost /10k | on time | goodput | fairness |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    by_name = {
-        name: [result for results in done.values() for result in results if result.strategy == name]
-        for name in strategies
-    }
-    for name, results in by_name.items():
-        refused = [
-            math.log((a.rejected + 0.5) / (b.rejected + 0.5)) for a, b in zip(results, by_name[BASE], strict=True)
-        ]
-        waits = [
-            math.log((a.waits.mean + 0.01) / (b.waits.mean + 0.01)) for a, b in zip(results, by_name[BASE], strict=True)
-        ]
-        total = sum(each.requests for each in results)
-        goodput = sum(each.goodput or 0.0 for each in results) / len(results)
-        lines.append(
-            f"| {name} | {1e4 * sum(each.rejected for each in results) / total:.0f} | {interval(refused)} "
-            f"| {interval(waits)} | {1e4 * sum(each.lost for each in results) / total:.0f} "
-            f"| {100 * sum(each.on_time for each in results) / total:.1f} % | {100 * goodput:.1f} % "
-            f"| {sum(each.fairness for each in results) / len(results):.3f} |"
-        )
-    return "\n".join(lines)
+def read_rows(path: Path) -> list[Row]:
+    """Read results; a line that a killed run left unfinished is left out."""
+    rows: list[Row] = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            rows.append(msgspec.json.decode(line, type=Row))
+        except msgspec.DecodeError:
+            continue
+    return rows
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Run what is not among the results."""
+    found = {path.name.split(".")[0]: path for path in sorted(chosen.traces.glob("*.csv*"))}
+    if not found:
+        sys.exit(f"no *.csv or *.csv.gz in {chosen.traces}")
+    part, parts = (int(number) for number in chosen.part.split("/"))
+    todo = [each for place, each in enumerate(plan(list(found), chosen.seeds)) if place % parts == part - 1]
+    done = {(row.cell, row.name) for row in read_rows(chosen.results)}
+    chosen.results.parent.mkdir(parents=True, exist_ok=True)
+    for count, (cell, names) in enumerate(todo, start=1):
+        if any((cell, name) not in done for name in names):
+            arrivals = slice_of(found[cell.trace], chosen.requests, cell.seed, chosen.seeds)
+            rows = run_cell(cell, names, arrivals)
+            with chosen.results.open("ab") as file:
+                # One write a cell: parts that run side by side do not tear each other's lines.
+                file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+        print(f"\r{count} of {len(todo)} cells", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
 
 
 def main() -> None:
-    """Run all cells and print one table a pool, clean and messy."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trace", type=Path, action="append", help="a CSV trace; may be given several times")
-    parser.add_argument("--limit", type=int, default=3_000, help="requests of each trace (default 3000)")
+    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("--traces", type=Path, default=HERE / "traces", help="a directory of CSV traces")
+    parser.add_argument("--results", type=Path, default=Path("strategies.jsonl"))
+    parser.add_argument("--requests", type=int, default=2_000, help="of each trace and seed (default 2000)")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--part", default="1/1", help="n/m: only every m-th cell, beginning with the n-th")
+    parser.add_argument("--to", type=Path, default=HERE / "reports", help="where the report goes")
     chosen = parser.parse_args()
-    strategies = (BLIND, *STRATEGY_NAMES)
-    cells = [
-        Cell(trace, chosen.limit, kind, messy, load, seed)
-        for trace in chosen.trace or [SAMPLE]
-        for kind in POOL_KINDS
-        for messy in (False, True)
-        for load in LOADS
-        for seed in range(chosen.seeds)
-    ]
-    done: dict[Cell, list[Result]] = {}
-    with ProcessPoolExecutor(chosen.jobs) as workers:
-        running = {workers.submit(run, cell, strategies): cell for cell in cells}
-        for count, finished in enumerate(as_completed(running), start=1):
-            done[running[finished]] = finished.result()
-            print(f"\r{count} of {len(cells)} cells", end="", file=sys.stderr)
-    print(file=sys.stderr)
-    names = ", ".join(trace.name for trace in chosen.trace or [SAMPLE])
-    print(f"{names}, first {chosen.limit:,} requests of each; loads {LOADS}; {chosen.seeds} seeds; base {BASE}\n")
-    for kind in POOL_KINDS:
-        for messy in (False, True):
-            some = {cell: done[cell] for cell in cells if cell.kind == kind and cell.messy is messy}
-            print(f"### {kind}, {'messy' if messy else 'clean'}\n\n{table(some, ('oracle', *strategies))}\n")
+    if chosen.command == "run":
+        run(chosen)
+    else:
+        write_report(read_rows(chosen.results), chosen.to)
 
 
 if __name__ == "__main__":

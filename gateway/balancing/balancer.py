@@ -24,7 +24,7 @@ from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import Learning
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready
-from gateway.balancing.semantics import model_family, semantics_of
+from gateway.balancing.semantics import SemanticsOf, model_family, semantics_of
 from gateway.balancing.slate import Priced, Slate, SlateKey, build_slate, is_as_large, slate_key
 from gateway.balancing.strategy import Learns, Strategy
 from gateway.balancing.view import BalancerView, view_endpoint, view_quota
@@ -57,7 +57,7 @@ class Balancer:
     `on_freed` is called when capacity may have become free (an outcome, a hint, a revival, a reconfiguration), so that
     a queue wakes before `Wait.until`. `unix_offset_s` turns `now` into Unix time (unix = now + offset), for windows
     that end at midnight. Balancers with the same `book` draw on common quotas; whoever drops one calls `close`.
-    `priced` gives a key with its prices for a model.
+    `priced` gives a key with its prices for a model; `semantics` how a provider counts.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Balancer:
         on_freed: Callable[[], None] | None = None,
         book: QuotaBook | None = None,
         priced: Priced | None = None,
+        semantics: SemanticsOf = semantics_of,
     ) -> None:
         self._rng = rng
         self._now = now
@@ -89,6 +90,7 @@ class Balancer:
         self._beliefs: Mapping[str, Mapping[str, Mapping[str, object]]] = {}
         self._book = book if book is not None else QuotaBook()
         self._priced = priced
+        self._semantics_of = semantics
         self.reconfigure(endpoints, quotas, strategy)
 
     def reconfigure(self, endpoints: Sequence[Endpoint], quotas: Sequence[Quota], strategy: Strategy) -> None:
@@ -178,7 +180,7 @@ class Balancer:
 
     def _ledger(self, state: EndpointState, model: str) -> Ledger:
         quota = state.quota
-        semantics = semantics_of(quota.quota.provider or state.endpoint.provider)
+        semantics = self._semantics_of(quota.quota.provider or state.endpoint.provider)
         family = model_family(model, semantics)
         ledger = quota.ledgers.get(family)
         if ledger is None:

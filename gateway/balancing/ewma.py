@@ -89,6 +89,11 @@ class DecayingCounts:
         """Failures over attempts, 0 when there are none."""
         return self._failures / self._total if self._total > 0.0 else 0.0
 
+    def share_at(self, now: float, prior: float) -> float:
+        """Give the failure share as of now, as if `prior` further attempts had succeeded: it fades with silence."""
+        keep = exp((self._at - now) / self._tau_s) if now > self._at else 1.0
+        return self._failures * keep / (self._total * keep + prior) if self._failures else 0.0
+
     def clear(self) -> None:
         """Forget everything."""
         self._failures = self._total = 0.0

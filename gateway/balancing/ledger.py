@@ -14,13 +14,14 @@ from gateway.balancing.cooldown import Cooldown
 from gateway.balancing.decision import Ask
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.leased import QuotaLease
-from gateway.balancing.limiter import Bucket, FixedWindow, Meter
+from gateway.balancing.limiter import FixedWindow, Meter
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import Identification, Learning
 from gateway.balancing.quota import Limits
 from gateway.balancing.semantics import Semantics
 from gateway.balancing.windows import MINUTE_S, fit_meter, window_of
 
+_NO_OUTPUT = frozenset({*REQUESTS, Dimension.ITPM})
 NEAR = 0.5
 """A refusal that explains nothing is put down to a limit of which less than this share is left."""
 
@@ -33,8 +34,8 @@ class Ledger:
     """
 
     __slots__ = (
-        "_expiring", "_limits", "_meters", "_semantics", "_share", "_share_at", "_unix_offset_s", "cooldown", "learner",
-        "lease", "told", "told_as_of", "used_at",
+        "_expiring", "_limits", "_meters", "_semantics", "_share", "_share_at", "_unix_offset_s", "_unposted",
+        "cooldown", "learner", "lease", "told", "told_as_of", "used_at",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, semantics: Semantics, now: float, *, unix_offset_s: float = 0.0) -> None:
@@ -46,6 +47,7 @@ class Ledger:
         self._semantics = semantics
         self._unix_offset_s = unix_offset_s
         self.told_as_of = -inf  # when the latest request was sent whose answer told what is left
+        self._unposted = 0.0
         self.used_at = now
         self.cooldown = Cooldown()
         self.told: dict[Dimension, int] = {}
@@ -71,7 +73,7 @@ class Ledger:
         """Begin or cease to use beliefs; what was learned is kept while they are not in use."""
         if learning is not None:
             if self.learner is None:
-                self.learner = Identification(learning, now)
+                self.learner = learning.identify(now)
             self.learner.learning, self.learner.active = learning, True
         elif self.learner is not None:
             self.learner.active = False
@@ -154,14 +156,14 @@ class Ledger:
         Not `leased`: whatever of them is this process's to take.
         """
         at, least, learner = self.cooldown.until, 1.0, self.learner
-        stretch = learner.stretch(now) if learner is not None and learner.margin else 1.0
+        margin = learner.margin_at(now) if learner is not None and learner.margin else 0.0
         counted = sizes(self._semantics, input_tokens, output_tokens)
         for _, unit, meter in self._meters:
             amount, limit, available = counted[unit], meter.limit, meter.available(now)
             if amount > limit:
                 amount = self._capped(amount, limit, input_tokens)
-            elif stretch > 1.0:
-                amount = min(amount * stretch, limit)
+            elif margin:
+                amount = min(amount * (1.0 + margin * meter.spare), limit)
             if available < amount and (free_at := meter.earliest(amount, now)) > at:
                 at = free_at
             if available < least * limit:
@@ -195,10 +197,19 @@ class Ledger:
         """Give the dimensions in which a request does not fit, with what would be in use if it went all the same."""
         counted = sizes(self._semantics, input_tokens, output_tokens)
         return tuple(
-            (dimension, (meter.limit - available + counted[unit]) * self._minutes_share(dimension))
+            (dimension, self._counted(dimension, meter.limit - available + counted[unit], output_tokens))
             for dimension, unit, meter in self._meters
             if (available := meter.available(now)) < counted[unit] <= meter.limit
         )
+
+    def _counted(self, dimension: Dimension, used: float, more: float = 0.0) -> float:
+        """Give what the provider counts, in the configured limit's terms, where our account says `used`.
+
+        What we hold for answers that have not ended (`more`: one that is not yet reserved) it has not counted yet.
+        """
+        if self._semantics.posts_output and dimension not in _NO_OUTPUT:
+            used -= self._unposted + more
+        return max(0.0, used) * self._minutes_share(dimension)
 
     def _minutes_share(self, dimension: Dimension) -> float:
         """Give what turns a meter's amounts into those of the configured limit, which are a minute's or a day's."""
@@ -215,7 +226,7 @@ class Ledger:
             if probe:
                 reservation.proof = self._short(input_tokens, output_tokens, now)
             margin = learner.margin
-            reservation.trial = not probe and margin > 0.0 and learner.in_use(now) and learner.stretch(now) == 1.0
+            reservation.trial = not probe and margin > 0.0 and learner.in_use(now) and not learner.margin_at(now)
         counted = sizes(self._semantics, input_tokens, output_tokens)
         if self.lease is not None:
             self.lease.take(counted)
@@ -225,10 +236,11 @@ class Ledger:
             if amount > meter.limit:
                 amount = self._capped(amount, meter.limit, input_tokens)
             elif trial:
-                held_back |= meter.available(now) < min(amount * (1.0 + margin), meter.limit)
+                held_back |= meter.available(now) < min(amount * (1.0 + margin * meter.spare), meter.limit)
             meter.take(amount, now)
             entries.append((dimension, meter, amount, meter.taken))
         self._share_at = nan
+        self._unposted += output_tokens
         if learner is not None and learner.active:
             reservation.trial = held_back
             learner.sent(probe=bool(reservation.proof), trial=reservation.trial, now=now)
@@ -248,8 +260,13 @@ class Ledger:
         if learner is not None:
             self._identify(learner, reservation, outcome, suspects, now)
         self._share_at = nan
+        self._unposted -= reservation.output_tokens
         for dimension, meter, reserved, _ in reservation.entries:
             delta = correction(self._semantics, dimension, reserved, reservation, outcome)
+            if self._semantics.posts_output and outcome.usage is not None and dimension not in _NO_OUTPUT:
+                # Held from admission, since it is owed, until a whole window after it was posted.
+                delta -= outcome.usage.output
+                meter.adjust(outcome.usage.output, now, now)
             if delta:
                 meter.adjust(delta, reservation.started_at, now)
                 if self.lease is not None:
@@ -299,14 +316,16 @@ class Ledger:
                     return {}
         known = {*self.told, *DAILY} if self.learner is None else {*self.told, *DAILY, *self.learner.heard_of}
         untold = [
-            (meter.available(now) / meter.limit, dimension, meter)
-            for dimension, meter, _, _ in reservation.entries
+            (meter.available(now) / meter.limit, dimension, meter, amount, mark)
+            for dimension, meter, amount, mark in reservation.entries
             if dimension not in known
         ]
         if not untold:
             return {}
-        _, dimension, meter = min(untold, key=lambda row: row[:2])
-        return {dimension: (meter.limit - meter.available(now)) * self._minutes_share(dimension)}
+        _, dimension, meter, amount, mark = min(untold, key=lambda row: row[:2])
+        # What went out after it, often in one burst, had no part in its refusal; nor was it itself taken.
+        used = meter.limit - meter.available(now) - (meter.taken - mark) - amount
+        return {dimension: self._counted(dimension, used, -reservation.output_tokens)}
 
     def learn(self, reservation: Reservation, hint: Hint, now: float) -> None:
         """Correct the meters by what the response head of this reservation told."""
@@ -364,10 +383,9 @@ class Ledger:
         else:
             mark = next((mark for _, known, _, mark in reservation.entries if known is meter), meter.taken)
             meter.resync(remaining, as_of=reservation.started_at, mark=mark, reset_s=window.reset_s, now=now)
-            if learner is not None and isinstance(meter, Bucket):
-                gross_per_s = meter.limit / meter.window_s
-                outside = learner.heard(dimension, before - meter.available(now), meter.limit, gross_per_s, now)
-                meter.lean(outside, now)
+            if learner is not None and (since := meter.begun(now)) <= reservation.started_at:
+                drop, gross_per_s = before - meter.available(now), meter.limit / meter.window_s
+                meter.lean(learner.heard(dimension, drop, meter.limit, gross_per_s, since=since, now=now), now)
         reservation.told = (*reservation.told, dimension)
 
     @property

@@ -13,7 +13,7 @@ still to come off, and what has refilled since is added. That is the in-flight c
 from __future__ import annotations
 
 from math import floor, inf
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 class Meter(Protocol):
@@ -48,12 +48,21 @@ class Meter(Protocol):
     def lean(self, outside_per_s: float, now: float) -> None:
         """Assume that others take so much a second from now on, between one word of the provider and the next."""
 
+    def begun(self, now: float) -> float:
+        """Give when the count last began anew, all at once; -inf: never, inf: what others take is not followed."""
+
+    spare: ClassVar[float]
+    """How much of a margin to ask for, in margins: as much as keeping it free costs little here."""
+
 
 class Bucket:
     """Continuous refill: full at `limit`, refilled at `limit / window_s` a second (OpenAI, Anthropic, Groq).
 
     Stated burst: any window of `window_s` seconds admits at most 2 * limit (a full bucket plus its refill).
     """
+
+    # A level that is left untouched costs some delay once, no throughput: it refills as fast below it as above.
+    spare: ClassVar[float] = 10.0
 
     __slots__ = ("_at", "_level", "_outside_per_s", "_per_s", "limit", "taken", "window_s")
 
@@ -119,6 +128,10 @@ class Bucket:
         self._outside_per_s = outside_per_s
         self._refill()
 
+    def begun(self, now: float) -> float:
+        del now
+        return -inf
+
     def _refill(self) -> None:
         gross = self.limit / self.window_s
         # However much others take, an account that never fills up again would never be corrected either.
@@ -130,6 +143,9 @@ class FixedWindow:
 
     Stated burst: 2 * limit across one boundary, none above `limit` inside a window.
     """
+
+    # What is left untouched at the end of a window is lost.
+    spare: ClassVar[float] = 1.0
 
     __slots__ = ("_index", "_outside_per_s", "_phase", "_told_at", "_used", "limit", "taken", "window_s")
 
@@ -166,6 +182,9 @@ class FixedWindow:
     def phase(self) -> float:
         """When some window begins."""
         return self._phase
+
+    def begun(self, now: float) -> float:
+        return self._phase + floor((now - self._phase) / self.window_s) * self.window_s
 
     def rephase(self, phase: float, now: float) -> None:
         """Take over when windows really begin; what is in use stays in use until the next one does."""
@@ -217,6 +236,7 @@ class SlidingWindow:
     Right for unknown providers, Azure's sub-windows, and every fixed window of unknown phase. No burst.
     """
 
+    spare: ClassVar[float] = 1.0
     SLOTS = 20
     __slots__ = ("_counts", "_slot", "_slot_s", "_used", "limit", "taken", "window_s")
 
@@ -307,3 +327,7 @@ class SlidingWindow:
     def lean(self, outside_per_s: float, now: float) -> None:
         # What others used is held for a whole window as it is.
         del outside_per_s, now
+
+    def begun(self, now: float) -> float:
+        del now
+        return inf

@@ -47,8 +47,9 @@ FACTOR_MIN, FACTOR_MAX = 0.1, 4.0
 TRIAL_S = 20.0
 GUARD_TAU_S = 300.0
 GUARD_SAMPLES = 8.0
+SHARE_PRIOR = 4.0
 GUARD_RATIO = 1.2
-GUARD_NEEDLESS = 0.2
+GUARD_NEEDLESS = 0.1
 """A margin is needless where fewer of the trials than this are refused: a 429 costs little, waiting costs more."""
 FALLBACK_S = 600.0
 MAX_AGE_S = 86_400.0
@@ -59,6 +60,10 @@ class Learning:
     """How a pool wants its limiters learned. `limits_are_caps`: configured limits are deliberate, never exceeded."""
 
     limits_are_caps: bool = False
+
+    def identify(self, now: float) -> Identification:
+        """Begin to learn a limiter."""
+        return Identification(self, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +145,7 @@ class Identification:
     """The beliefs about one limiter; owned and driven by its ledger. `active` False: kept, but not in use."""
 
     __slots__ = (
-        "_bold", "_factors", "_fallback_until", "_heard_at", "_others", "_outside", "_probe_gap_s", "_probing",
+        "_all", "_bold", "_factors", "_fallback_until", "_heard_at", "_others", "_outside", "_probe_gap_s", "_probing",
         "_remainders", "_suspected_at", "_trial_due", "_trials", "active", "learning", "margin", "phases", "probe_due",
         "probes", "probes_refused",
     )  # fmt: skip
@@ -165,7 +170,12 @@ class Identification:
         self._trials = DecayingCounts(GUARD_TAU_S)
         self._bold = DecayingCounts(GUARD_TAU_S)
         self._others = DecayingCounts(GUARD_TAU_S)
+        self._all = DecayingCounts(GUARD_TAU_S)
         self._fallback_until = -inf
+
+    def refused_share(self, now: float) -> float:
+        """Give the share of recent requests that were refused; a few are needed before it counts, silence fades it."""
+        return self._all.share_at(now, SHARE_PRIOR)
 
     def in_use(self, now: float) -> bool:
         """Tell whether beliefs count, rather than plain accounting."""
@@ -204,19 +214,22 @@ class Identification:
         """The dimensions whose remainders the provider tells, so that nothing need be guessed."""
         return {*self._heard_at, *self._remainders}
 
-    def stretch(self, now: float) -> float:
-        """Give how many times over a request must fit now; 1 when a trial is due or beliefs are set aside."""
-        if self.margin <= 0.0 or now < self._fallback_until or now >= self._trial_due:
-            return 1.0
-        return 1.0 + self.margin
+    def margin_at(self, now: float) -> float:
+        """Give the margin in force now; 0 when a trial is due or beliefs are set aside."""
+        return 0.0 if now < self._fallback_until or now >= self._trial_due else self.margin
 
-    def heard(self, dimension: Dimension, drop: float, limit: float, per_s: float, now: float) -> float:
-        """Take in that a remainder was `drop` below (above: negative) the account; give the outside use a second."""
+    def heard(
+        self, dimension: Dimension, drop: float, limit: float, per_s: float, *, since: float, now: float
+    ) -> float:
+        """Take in that a remainder was `drop` below (above: negative) the account; give the outside use a second.
+
+        `since`: when the provider last began to count anew.
+        """
         last = self._heard_at.get(dimension)
         self._heard_at[dimension] = now
         known = self._outside.setdefault(dimension, _Outside())
-        if last is not None and now > last:
-            elapsed_s = now - last
+        if last is not None and now > last and now > since:
+            elapsed_s = now - max(last, since)
             # What the account had assumed of others already is part of what they took.
             used = max(-limit, min(limit, drop)) + min(known.rate(), OUTSIDE_CAP * per_s) * elapsed_s
             known.add(used, elapsed_s, abs(drop) / limit)
@@ -303,6 +316,7 @@ class Identification:
             self._trials.add(now, failed=refused)
         bold = bool(reservation.proof) or any(factor > 1.0 for factor in self._factors.values())
         (self._bold if bold else self._others).add(now, failed=refused)
+        self._all.add(now, failed=refused)
         if now < self._fallback_until:
             return
         rash = (

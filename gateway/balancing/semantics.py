@@ -9,17 +9,20 @@ window semantics can catch out: sliding, settled to the actual usage.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 WindowKind = Literal["continuous", "fixed", "sliding"]
+SemanticsOf = Callable[[str], "Semantics"]
+"""Gives a provider's way to count by the provider's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Semantics:
     """A provider's way to count.
 
+    `posts_output`: the answer's tokens count from its end on, not from admission.
     `settles`: tokens are corrected to the actual usage at the end (else the estimate at admission stands).
     `strict_estimate`: a request whose estimate is above the whole limit is refused by the provider, so it is not sent.
     `total`: what tokens a minute count: input and output, the larger of the two, or input alone. `counts_cached`:
@@ -36,6 +39,7 @@ class Semantics:
     fixed_unknown: bool = False
     rounds_tokens: int = 0
     settles: bool = True
+    posts_output: bool = False
     strict_estimate: bool = False
     total: Literal["sum", "max", "input"] = "sum"
     unset_output: int | None = None
@@ -44,7 +48,7 @@ class Semantics:
     per_model: bool = False
 
 
-GENERIC = Semantics()
+GENERIC = Semantics(posts_output=True)
 _OPENAI = Semantics(
     minute="continuous", settles=False, strict_estimate=True, total="max", unset_output=0, per_model=True
 )
@@ -73,7 +77,7 @@ SEMANTICS: Mapping[str, Semantics] = {
         counts_failed=False,
         per_model=True,
     ),
-    "mistral": Semantics(),
+    "mistral": Semantics(posts_output=True),
     "groq": Semantics(minute="continuous", counts_cached=False, per_model=True),
     # Unset reserves the model's maximum, 64,000 or more, until the answer has ended.
     "bedrock": Semantics(minute="fixed", day="fixed", strict_estimate=True, unset_output=64_000, per_model=True),

@@ -21,17 +21,13 @@ from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.retry import RetryBudget, RetryPolicy
 from gateway.balancing.steps import Answered, Done, Event, Fail, Finished, NotParked, Pause, Relay, Send, Step, Woke
-from gateway.balancing.strategies.registry import make_strategy
+from gateway.simulation.contenders import ORACLE, Contender, contender
 from gateway.simulation.demand import Demand
 from gateway.simulation.oracle import Oracle
 from gateway.simulation.scenario import Scenario
 from gateway.simulation.tally import Result, Tally
 from gateway.simulation.world import START_UNIX, Refused, Taken, World
 
-ORACLE = "oracle"
-"""The bound: see `oracle.py`."""
-BLIND = "blind"
-"""The baseline: round robin that knows no limit and reads no header, as most clients with a list of keys do."""
 MAX_WAITING = 1_000
 _ANSWERED, _ENDED, _WAKE = range(3)
 _PROGRESS_EVERY = 2_000
@@ -59,26 +55,28 @@ class _Line:
 def replay(
     demands: Sequence[Demand],
     scenario: Scenario,
-    strategy: str,
+    strategy: str | Contender,
     *,
     seed: int = 0,
     max_waiting: int = MAX_WAITING,
     progress: Callable[[int], None] | None = None,
 ) -> Result:
-    """Run one strategy (or `ORACLE`, `BLIND`) over the whole demand and return what became of it.
+    """Run one strategy, baseline or `ORACLE` over the whole demand and return what became of it.
 
     The same arguments give the same result: the world's phases and every draw come from `seed`, the world's alike for
     every strategy. `progress` gets the number of arrivals so far. Raises ValueError for an unknown strategy.
     """
-    return _Replay(demands, scenario, strategy, seed, max_waiting).run(progress)
+    chosen = strategy if isinstance(strategy, Contender) else None if strategy == ORACLE else contender(strategy)
+    return _Replay(demands, scenario, chosen, seed, max_waiting).run(progress)
 
 
 class _Replay:
     def __init__(
-        self, demands: Sequence[Demand], scenario: Scenario, strategy: str, seed: int, max_waiting: int
+        self, demands: Sequence[Demand], scenario: Scenario, chosen: Contender | None, seed: int, max_waiting: int
     ) -> None:
         self._demands = demands
-        self._world = World(scenario, Random(seed), tells=strategy != BLIND)  # noqa: S311 - a simulation
+        tells = chosen is None or chosen.hears
+        self._world = World(scenario, Random(seed), tells=tells)  # noqa: S311 - a simulation
         self._rng = Random(seed + 1)  # noqa: S311 - a simulation
         self._rejected_s = scenario.rejected_s
         self._policy = RetryPolicy(max_attempts=scenario.max_attempts, max_pause_s=math.inf)
@@ -89,7 +87,7 @@ class _Replay:
         self._waiting = 0
         self._max_waiting = max_waiting
         self._freed = False
-        self._tally = Tally(strategy, demands)
+        self._tally = Tally(ORACLE if chosen is None else chosen.name, demands)
         endpoints = [
             Endpoint(
                 id=key.name,
@@ -104,16 +102,17 @@ class _Replay:
         ]
         self._oracle: Oracle | None = None
         self._leasing: Leasing
-        if strategy == ORACLE:
+        if chosen is None:
             self._leasing = self._oracle = Oracle(self._world, endpoints)
         else:
             self._leasing = Balancer(
                 endpoints,
-                [] if strategy == BLIND else _quotas(scenario),
-                make_strategy("round_robin" if strategy == BLIND else strategy),
+                _quotas(scenario) if chosen.knows_limits else [],
+                chosen.make(),
                 rng=self._rng,
                 unix_offset_s=START_UNIX,
                 on_freed=self._note_freed,
+                semantics=chosen.semantics,
             )
 
     def _note_freed(self) -> None:

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from gateway.simulation import plots
-from gateway.simulation.replay import ORACLE
+from gateway.simulation.contenders import ORACLE
 from gateway.simulation.tally import Result
 
 COLUMNS = ("strategy", "429s", "lost", "on time", "goodput", "p50", "p95", "p99", "fair", "cost")

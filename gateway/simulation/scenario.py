@@ -14,13 +14,14 @@ from gateway.simulation.demand import Demand
 from gateway.simulation.limits.model import Cost
 from gateway.simulation.limits.registry import LIMIT_MODELS, make_limit_model
 
-PoolKind = Literal["mixed", "headers", "anthropic", "headerless"]
-POOL_KINDS: tuple[PoolKind, ...] = ("mixed", "headers", "anthropic", "headerless")
+PoolKind = Literal["mixed", "headers", "anthropic", "headerless", "unknown"]
+POOL_KINDS: tuple[PoolKind, ...] = ("mixed", "headers", "anthropic", "headerless", "unknown")
 _STYLES: dict[PoolKind, tuple[str, ...]] = {
     "mixed": ("openai", "openai", "azure", "azure", "anthropic", "gemini", "bedrock", "opaque"),
     "headers": ("openai", "openai", "openai", "openai", "azure", "azure", "groq", "groq"),
     "anthropic": ("anthropic",) * 8,
     "headerless": ("gemini", "gemini", "bedrock", "bedrock", "opaque", "opaque", "opaque", "opaque"),
+    "unknown": ("openai", "azure", "anthropic", "gemini", "paced", "paced", "paced", "paced"),
 }
 _MEAN_RPM, _SPREAD = 600, 0.7
 _TOKENS_PER_REQUEST = 2_500
@@ -207,6 +208,7 @@ def _final_charge(style: str, charges: dict[str, float], demand: Demand) -> dict
         "mistral": {"tokens": demand.input_tokens + demand.output_tokens},
         "groq": {"tokens": demand.input_tokens - demand.cached_tokens + demand.output_tokens},
         "bedrock": {"tokens": demand.input_tokens + demand.output_tokens},
+        "paced": {"tokens": demand.input_tokens + demand.output_tokens},
         "opaque": {"tokens": demand.input_tokens + demand.output_tokens},
     }.get(style, {})
     return {**charges, **used}

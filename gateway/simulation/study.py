@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from gateway.balancing.strategies.registry import STRATEGY_NAMES, canonical_name
+from gateway.simulation.contenders import ALL_NAMES, ORACLE, Contender, contender
 from gateway.simulation.demand import Assumptions, make_demands
-from gateway.simulation.replay import BLIND, ORACLE
 from gateway.simulation.replay import replay as replay_one
 from gateway.simulation.scenario import PoolKind, Scenario, evaluation_pool, scale_to_load
 from gateway.simulation.tally import ClassResult, Result, Waits
@@ -23,7 +22,7 @@ class Plan:
     """
 
     arrivals: Sequence[Arrival]
-    strategies: tuple[str, ...]
+    strategies: tuple[str | Contender, ...]
     scenario: Scenario | None = None
     kind: PoolKind = "mixed"
     messy: bool = False
@@ -37,11 +36,11 @@ def strategies_named(text: str) -> tuple[str, ...]:
     chosen: list[str] = []
     for name in filter(None, (part.strip() for part in text.split(","))):
         if name == "all":
-            chosen += [BLIND, *STRATEGY_NAMES]
+            chosen += ALL_NAMES
         elif name != ORACLE:
-            chosen.append(name if name == BLIND else canonical_name(name))
+            chosen.append(contender(name).name)
     if not chosen:
-        raise ValueError(f"name at least one strategy: all, {BLIND}, {', '.join(STRATEGY_NAMES)}")
+        raise ValueError(f"name at least one strategy: all, {', '.join(ALL_NAMES)}")
     return tuple(dict.fromkeys(chosen))
 
 
@@ -50,8 +49,8 @@ def run(plan: Plan, progress: Callable[[str, int], None] | None = None) -> list[
 
     `progress` gets the strategy's name and how many requests were replayed since the last call.
     """
-    names = (ORACLE, *plan.strategies)
-    runs: dict[str, list[Result]] = {name: [] for name in names}
+    chosen = [each if isinstance(each, Contender) else contender(each) for each in plan.strategies]
+    runs: dict[str, list[Result]] = {ORACLE: [], **{each.name: [] for each in chosen}}
     for seed in plan.seeds:
         # One generator a seed: the same demand and the same pool for every strategy.
         rng = Random(seed)  # noqa: S311 - a simulation
@@ -60,8 +59,8 @@ def run(plan: Plan, progress: Callable[[str, int], None] | None = None) -> list[
         scenario = plan.scenario or evaluation_pool(plan.kind, rng, messy=plan.messy, duration_s=duration_s)
         if plan.load is not None:
             scenario = scale_to_load(scenario, demands, plan.load)
-        for name in names:
-            done = 0
+        for each in (None, *chosen):
+            name, done = ORACLE if each is None else each.name, 0
 
             def step(count: int, name: str = name) -> None:
                 nonlocal done
@@ -69,7 +68,7 @@ def run(plan: Plan, progress: Callable[[str, int], None] | None = None) -> list[
                     progress(name, count - done)
                 done = count
 
-            result = replay_one(demands, scenario, name, seed=seed, progress=step)
+            result = replay_one(demands, scenario, each or ORACLE, seed=seed, progress=step)
             bound = runs[ORACLE][-1] if name != ORACLE else result
             runs[name].append(replace(result, goodput=result.tokens / bound.tokens if bound.tokens else None))
     return [mean_of(results) for results in runs.values()]

@@ -18,7 +18,11 @@ from gateway.simulation.scenario import Scenario, SimulatedKey, cost_of, scaled
 START_UNIX = 1_767_225_600.0
 """2026-01-01 00:00 UTC: the moment that second 0 of a replay stands for."""
 _OUTSIDE_STEP_S = 0.5
-_HINT_STYLES: Mapping[str, str] = {style: style for style in ("openai", "azure", "anthropic", "mistral", "groq")}
+_OUTSIDE_KEPT_S = 120.0
+_HINT_STYLES: Mapping[str, str] = {
+    **{style: style for style in ("openai", "azure", "anthropic", "mistral", "groq")},
+    "paced": "generic",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +63,18 @@ class _Quota:
         while self._drifts and self._drifts[-1][0] <= now:
             self.model.resize(scaled(self._key.limits, self._drifts.pop()[1]), START_UNIX + now)
         key = self._key
-        if not key.outside_share or now - self._outside_at < _OUTSIDE_STEP_S:
+        if not key.outside_share:
             return
-        elapsed, self._outside_at = now - self._outside_at, now
-        if ((now + self._phase_s) // key.outside_period_s) % 2:
-            return
-        share = key.outside_share * min(elapsed, key.outside_period_s) / 60.0
+        # Nothing of longer ago than two periods is left in any window of theirs.
+        self._outside_at = max(self._outside_at, now - max(_OUTSIDE_KEPT_S, 2 * key.outside_period_s))
+        share = key.outside_share * _OUTSIDE_STEP_S / 60.0
         limits = self.model.limits
         tokens = limits.tpm or limits.itpm or limits.otpm or 0
-        self.model.drain(name, share * (limits.rpm or 0), share * tokens, START_UNIX + now)
+        # Step by step at its own time: what others took before a window ended is no charge on the next.
+        while (at := self._outside_at + _OUTSIDE_STEP_S) <= now:
+            self._outside_at = at
+            if not ((at + self._phase_s) // key.outside_period_s) % 2:
+                self.model.drain(name, share * (limits.rpm or 0), share * tokens, START_UNIX + at)
 
 
 class World:
@@ -101,7 +108,9 @@ class World:
     def end(self, key_name: str, demand: Demand, ticket: Ticket, now: float) -> TokenUsage:
         """Settle an answered request."""
         usage = TokenUsage(demand.input_tokens, demand.output_tokens, demand.cached_tokens)
-        self._of_key[key_name].model.settle(ticket, usage, START_UNIX + now)
+        quota = self._of_key[key_name]
+        quota.advance(demand.model, now)
+        quota.model.settle(ticket, usage, START_UNIX + now)
         return usage
 
     def fits_in(self, key_name: str, demand: Demand, now: float) -> float:

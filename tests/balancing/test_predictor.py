@@ -115,7 +115,7 @@ def test_a_needless_margin_is_set_aside() -> None:
         belief.admitted(one(trial=True), CONFIGURED, step * TRIAL_S)
     at = 12 * TRIAL_S
     assert not belief.in_use(at)
-    assert belief.stretch(at) == 1.0
+    assert belief.margin_at(at) == 0.0
     assert belief.view(at).fallback_s > 0.0
     assert belief.in_use(at + FALLBACK_S)
 

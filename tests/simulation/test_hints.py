@@ -58,4 +58,14 @@ def test_the_silent_ones_tell_nothing(style: str) -> None:
 
 
 def test_every_style_is_covered() -> None:
-    assert set(LIMIT_MODELS) == {"openai", "azure", "anthropic", "groq", "mistral", "gemini", "bedrock", "opaque"}
+    assert set(LIMIT_MODELS) == {
+        "openai",
+        "azure",
+        "anthropic",
+        "groq",
+        "mistral",
+        "gemini",
+        "bedrock",
+        "opaque",
+        "paced",
+    }

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from gateway.balancing.quota import Limits
 from gateway.balancing.strategies.registry import STRATEGY_NAMES
 from gateway.simulation import plots, report, study
+from gateway.simulation.contenders import BLIND, ORACLE, PLAIN
 from gateway.simulation.demand import Demand, make_demands
-from gateway.simulation.replay import BLIND, ORACLE, replay
+from gateway.simulation.replay import replay
 from gateway.simulation.scenario import (
     POOL_KINDS,
     PoolKind,
@@ -172,7 +173,7 @@ def test_pool_files_round_trip() -> None:
 
 class TestStudy:
     def test_names(self) -> None:
-        assert study.strategies_named("all") == (BLIND, *STRATEGY_NAMES)
+        assert study.strategies_named("all") == (BLIND, PLAIN, *STRATEGY_NAMES)
         assert study.strategies_named("weighted_round_robin, weighted,oracle,blind") == ("weighted", BLIND)
         for text in ("", ",", "oracle"):
             with pytest.raises(ValueError, match="at least one"):

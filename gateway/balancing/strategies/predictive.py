@@ -34,6 +34,8 @@ class Predictive:
         score, ledger = self._aware.score_at(candidate, now), candidate.ledger
         if expiring := ledger.expiring(now):
             score -= EXPIRING_BONUS * expiring * ledger.headroom(now)
+        if ledger.learner is not None:
+            score += ledger.learner.refused_share(now)
         return score
 
     def score(self, candidate: Candidate, ready: Ready, /) -> float | None:

@@ -15,6 +15,7 @@ from gateway.simulation.limits.mistral import MistralLimits
 from gateway.simulation.limits.model import LimitModel
 from gateway.simulation.limits.opaque import OpaqueLimits
 from gateway.simulation.limits.openai import OpenAILimits
+from gateway.simulation.limits.paced import PacedLimits
 
 LIMIT_MODELS: Mapping[str, type[LimitModel]] = MappingProxyType(
     {
@@ -28,6 +29,7 @@ LIMIT_MODELS: Mapping[str, type[LimitModel]] = MappingProxyType(
             GroqLimits,
             BedrockLimits,
             OpaqueLimits,
+            PacedLimits,
         )
     }
 )
