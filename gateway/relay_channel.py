@@ -14,6 +14,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.proxy.channel import CallerGone, Channel, HeaderList
+from gateway.upstream.message import header_lines
 
 if TYPE_CHECKING:
     from gateway.relay_protocol import RelayProtocol
@@ -223,12 +224,3 @@ class RelayChannel:
             call, self._on_gone = self._on_gone, None
             if call is not None:
                 call()
-
-
-def header_lines(headers: HeaderList) -> bytes:
-    """Write headers as lines; ValueError for a value that would end its line."""
-    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-    count = len(headers)
-    if lines.count(b"\r\n") != count or lines.count(b"\n") != count or lines.count(b"\r") != count or b"\0" in lines:
-        raise ValueError("a header value holds CR, LF or NUL")
-    return lines

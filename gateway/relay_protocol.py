@@ -16,8 +16,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.deadline_protocol import DeadlineProtocol
 from gateway.proxy.routes import is_inference
-from gateway.relay_channel import RelayChannel, Serve, header_lines
+from gateway.relay_channel import RelayChannel, Serve
 from gateway.strict_protocol import Refusal
+from gateway.upstream.message import header_lines
 
 if TYPE_CHECKING:
     from gateway.proxy.channel import HeaderList

@@ -20,11 +20,9 @@ from gateway.balancing.hints import Hint, header_names, parse_hint
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.steps import (
     Answered,
-    Await,
     Broke,
     CallerGone,
     Committed,
-    Done,
     ErrorInStream,
     Event,
     Fail,
@@ -34,6 +32,7 @@ from gateway.balancing.steps import (
     Pause,
     Relay,
     Send,
+    Step,
     Woke,
 )
 from gateway.balancing.value_type import value_type
@@ -199,7 +198,23 @@ async def dispatch(
     """
     driver = _Driver(exchange, prepare, pool, clock=clock, park=park, unix_clock=unix_clock)
     try:
-        return await driver.run()
+        step = exchange.start(driver.started_at)
+        while True:
+            # The two steps of a request that goes well are told by their type: matching costs more than what they do.
+            if isinstance(step, Send) and exchange.overdue_at is None:
+                if driver.response is not None:
+                    driver.drop()
+                step = exchange.step(await driver.send(step.lease), clock())
+            elif isinstance(step, Relay):
+                event = await driver.preview() if driver.kind is OutcomeKind.OK and not driver.previewed else None
+                if event is None:
+                    return driver.answer(step.lease)
+                step = exchange.step(event, clock())
+            elif isinstance(step, Fail):
+                driver.drop()
+                return step.failure
+            else:
+                step = await driver.seldom(step)
     except BaseException:
         driver.drop()
         if not exchange.is_over:
@@ -244,38 +259,26 @@ class _Driver:
         if response is not None:
             response.close()
 
-    async def run(self) -> Answer | Failure:
-        step = self.exchange.start(self.clock())
-        while True:
-            match step:
-                case Send(lease):
-                    self.drop()
-                    if self.exchange.overdue_at is None:
-                        step = self.exchange.step(await self._send(lease), self.clock())
-                    else:
-                        step, twin = await race(self.exchange, lease, self.twin, clock=self.clock)
-                        self.adopt(twin)
-                case Relay(lease):
-                    event = await self._preview() if self.kind is OutcomeKind.OK and not self.previewed else None
-                    if event is None:
-                        return self._answer(lease)
-                    step = self.exchange.step(event, self.clock())
-                case Pause():
-                    self.drop()
-                    parked = await self.park(step)
-                    step = self.exchange.step(Woke() if parked else NotParked(), self.clock())
-                case Fail(failure):
-                    self.drop()
-                    return failure
-                case Done() | Await():
-                    raise AssertionError("the exchange ended without an answer or a failure")
+    async def seldom(self, step: Step) -> Step:
+        """Do what is seldom needed: wait, or send to two keys at once."""
+        self.drop()
+        match step:
+            case Send(lease):
+                following, twin = await race(self.exchange, lease, self.twin, clock=self.clock)
+                self.adopt(twin)
+                return following
+            case Pause():
+                parked = await self.park(step)
+                return self.exchange.step(Woke() if parked else NotParked(), self.clock())
+            case _:
+                raise AssertionError("the exchange ended without an answer or a failure")
 
     async def attempt(self, lease: Lease) -> Answered | Broke:
         """Send and read on until the answer is known to be one: what a race is decided by."""
-        event = await self._send(lease)
+        event = await self.send(lease)
         if isinstance(event, Broke) or event.kind is not OutcomeKind.OK:
             return replace(event, lease=lease)
-        found = await self._preview()
+        found = await self.preview()
         self.previewed = True
         if isinstance(found, Broke):
             return replace(found, lease=lease)
@@ -295,7 +298,8 @@ class _Driver:
         self.buffer, self.kind, self.previewed = twin.buffer, twin.kind, twin.previewed
         self.first_byte_s, self.attempted_at = twin.first_byte_s, twin.attempted_at
 
-    async def _send(self, lease: Lease) -> Answered | Broke:
+    async def send(self, lease: Lease) -> Answered | Broke:
+        """Make one attempt, up to the answer's head."""
         self.previewed = False
         prepared = self.prepare(lease)
         started_at = self.attempted_at = self.clock()
@@ -326,7 +330,7 @@ class _Driver:
         except (UpstreamError, TimeoutError):
             return  # the status alone decides; relaying it would raise the same error again
 
-    async def _preview(self) -> Broke | ErrorInStream | None:
+    async def preview(self) -> Broke | ErrorInStream | None:
         """Read what comes first; None when it may go to the caller."""
         response = self.response
         assert response is not None
@@ -350,7 +354,8 @@ class _Driver:
             self.drop()
             return Broke(classify_error(exc))
 
-    def _answer(self, lease: Lease) -> Answer:
+    def answer(self, lease: Lease) -> Answer:
+        """Hand the response over."""
         response, self.response = self.response, None
         assert response is not None
         return Answer(

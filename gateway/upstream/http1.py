@@ -87,7 +87,7 @@ class Http1Connection(asyncio.Protocol):
         self._timer_at = self._expires_at = self._total_at = 0.0
         self._phase = ""
         self._deadlines = Deadlines()
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: list[tuple[bytes, bytes]] | None = []
         self._head_bytes = self._interim = self._unsent = 0
         self._chunked = self._has_length = self._until_close = False
         self._complete = self._reusable = self._headless = False
@@ -137,7 +137,10 @@ class Http1Connection(asyncio.Protocol):
             self._enter("upload")
             self._pump = self._loop.create_task(self._send_body(transport, body))
         try:
-            await response.head()
+            while not response.status:
+                if response.error is not None:
+                    raise response.error
+                await response.changed()
         except BaseException:
             self.abort()
             raise
@@ -346,22 +349,14 @@ class Http1Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header; trailers (after the head) are dropped."""
-        response = self._response
-        if response is None or response.status:
-            return
-        name = name.lower()
-        if name == b"transfer-encoding":
-            if value.strip().lower() != b"chunked":
-                raise UpstreamBroken("the upstream uses a transfer coding other than chunked")
-            self._chunked = True
-        elif name == b"content-length":
-            self._has_length = True
-        self._headers.append((name, value))
+        if self._headers is not None:
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Publish the head, or skip it when it is an interim one (RFC 9110 section 15.2)."""
-        response = self._response
+        response, headers = self._response, self._headers
         assert response is not None
+        assert headers is not None
         status = self._parser.get_status_code()
         if status < 200:
             if status == 101:
@@ -370,10 +365,17 @@ class Http1Connection(asyncio.Protocol):
             if self._interim > MAX_INTERIM:
                 raise UpstreamBroken("the upstream sends interim answers without end")
             return
-        if self._head_bytes > MAX_HEAD_BYTES and sum(len(n) + len(v) for n, v in self._headers) > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES and sum(len(n) + len(v) for n, v in headers) > MAX_HEAD_BYTES:
             raise UpstreamBroken(f"the answer's head is longer than {MAX_HEAD_BYTES} bytes")
+        for name, value in headers:
+            if name == b"content-length":
+                self._has_length = True
+            elif name == b"transfer-encoding":
+                if value.strip().lower() != b"chunked":
+                    raise UpstreamBroken("the upstream uses a transfer coding other than chunked")
+                self._chunked = True
         response.status = status
-        response.headers = self._headers
+        response.headers, self._headers = headers, None
         self._interim = 0
         bodiless = self._headless or status in {204, 304}
         self._reusable = self._parser.should_keep_alive()

@@ -22,6 +22,7 @@ _OURS = frozenset({
 """Framing belongs to the connection; a caller's copy of these would let two readers see two messages."""
 _KNOWN_NAMES_LIMIT = 4096
 _known_names: set[bytes] = set()
+_known_targets: set[bytes] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +100,27 @@ def _check_name(name: bytes) -> None:
         _known_names.add(name)
 
 
+def _check_target(target: bytes) -> None:
+    if not _TARGET.fullmatch(target):
+        raise ValueError("the request target is not in origin form")
+    if len(_known_targets) < _KNOWN_NAMES_LIMIT:
+        _known_targets.add(target)
+
+
 def header_block(headers: Headers) -> bytes:
     """Write headers as `name: value CRLF` lines; ValueError for a framing field or bytes that would end a line."""
     known = _known_names
     for name, _ in headers:
         if name not in known:
             _check_name(name)
-    block = b"".join([b"%b: %b\r\n" % header for header in headers])
+    return header_lines(headers)
+
+
+def header_lines(headers: Headers) -> bytes:
+    """Write headers whose names are known to be good as lines; ValueError for a value that would end its line."""
+    if not headers:
+        return b""
+    block = b"\r\n".join(map(b": ".join, headers)) + b"\r\n"
     lines = len(headers)
     # Values are not looked at one by one: a CR, LF or NUL hidden in any of them shows in these counts.
     if block.count(b"\r\n") != lines or block.count(b"\n") != lines or block.count(b"\r") != lines or b"\0" in block:
@@ -117,8 +132,8 @@ def request_head(request: UpstreamRequest, host_line: bytes) -> bytes:
     """Write the head of `request`; `host_line` is `Host: …CRLF`. ValueError when it could not be sent unambiguously."""
     if request.method not in _METHODS:
         raise ValueError(f"method {request.method[:20]!r} is not relayed")
-    if not _TARGET.fullmatch(request.target):
-        raise ValueError("the request target is not in origin form")
+    if request.target not in _known_targets:
+        _check_target(request.target)
     body = request.body
     if isinstance(body, bytes):
         framing = b"content-length: %d\r\n\r\n" % len(body) if body or request.method in _WITH_BODY else b"\r\n"

@@ -71,17 +71,20 @@ class ConnectionPool:
         A reused connection that turns out to be closed is replaced once by a new one, when the body can be sent again.
         Raises ConnectFailed, UpstreamTimeout, UpstreamBroken; ValueError for a request that must not be written.
         """
-        head = request_head(request, self._site(origin).host_line)
+        site = self._site(origin)
+        head = request_head(request, site.host_line)
         headless = request.method == b"HEAD"
         fresh = False
+        connection = self._take_idle(site)
         while True:
-            connection = await self._obtain(origin, deadlines, fresh=fresh)
+            if connection is None:
+                connection = await self._obtain(origin, deadlines, fresh=fresh)
             try:
                 return await connection.exchange(head, request.body, deadlines, headless=headless)
             except UpstreamBroken as exc:
                 if not exc.stale or fresh or not request.replayable:
                     raise
-                fresh = True
+                fresh, connection = True, None
 
     def view(self) -> PoolView:
         """Count what is there."""
@@ -140,10 +143,6 @@ class ConnectionPool:
         return None
 
     async def _obtain(self, origin: Origin, deadlines: Deadlines, *, fresh: bool) -> Http1Connection:
-        if not fresh:
-            connection = self._take_idle(self._site(origin))
-            if connection is not None:
-                return connection
         waiting = False
         try:
             async with asyncio.timeout(deadlines.connect_s):

@@ -36,11 +36,11 @@ class UpstreamResponse:
         "_discarded",
         "_discarding",
         "_done",
-        "_error",
         "_feeder",
         "_loop",
         "_parts",
         "_waiter",
+        "error",
         "headers",
         "held_bytes",
         "status",
@@ -54,7 +54,7 @@ class UpstreamResponse:
         self._loop = loop
         self._parts: list[bytes] = []
         self._done = False
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._discarding = False
         self._discarded = 0
@@ -62,7 +62,7 @@ class UpstreamResponse:
     @property
     def ended(self) -> bool:
         """Tell whether the whole answer has arrived: its connection is free again or gone."""
-        return self._done or self._error is not None
+        return self._done or self.error is not None
 
     async def read(self) -> bytes:
         """Return all body bytes that have arrived, waiting for at least one; b"" at the end.
@@ -70,12 +70,12 @@ class UpstreamResponse:
         Raises UpstreamTimeout or UpstreamBroken when the answer broke off.
         """
         while not self._parts:
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             if self._done:
                 return b""
             try:
-                await self._wait()
+                await self.changed()
             except asyncio.CancelledError:
                 self._feeder.abort()
                 raise
@@ -93,7 +93,7 @@ class UpstreamResponse:
 
     def close(self) -> None:
         """Do what `aclose` does, from a callback or a `finally` without await."""
-        if self._done or self._error is not None or self._discarding:
+        if self._done or self.error is not None or self._discarding:
             return
         self._parts.clear()
         self.held_bytes = 0
@@ -105,21 +105,13 @@ class UpstreamResponse:
 
     # --- the connection's side
 
-    async def head(self) -> None:
-        """Wait until the head is there."""
-        while not self.status:
-            if self._error is not None:
-                raise self._error
-            await self._wait()
-
-    async def _wait(self) -> None:
-        if self._waiter is not None:
+    def changed(self) -> asyncio.Future[None]:
+        """Return a future that is done with the next change: bytes, the head, the end, an error."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
             raise RuntimeError("an answer has one reader")
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     def feed(self, data: bytes) -> None:
         """Take a piece of the body."""
@@ -133,7 +125,7 @@ class UpstreamResponse:
 
     def wake(self) -> None:
         """Tell the reader that something has changed."""
-        waiter = self._waiter
+        waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -145,5 +137,5 @@ class UpstreamResponse:
     def fail(self, error: BaseException) -> None:
         """Mark that the answer broke off."""
         if not self._done:
-            self._error = error
+            self.error = error
         self.wake()
