@@ -32,7 +32,7 @@ class RelayChannel:
     __slots__ = (
         "_arrived", "_chunked", "_connection", "_expects_continue", "_held", "_left", "_may_chunk", "_on_gone",
         "_pending", "certificate", "disconnected", "headers", "held_bytes", "keep_alive", "method", "more_body",
-        "query", "raw_path", "response_complete", "response_started",
+        "query", "raw_path", "response_complete", "response_started", "task",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +56,7 @@ class RelayChannel:
         self.more_body = True
         self.held_bytes = 0
         self.response_started = self.response_complete = self.disconnected = False
+        self.task: asyncio.Task[None] | None = None
         self._connection = connection
         self._expects_continue = expects_continue
         self._may_chunk = may_chunk

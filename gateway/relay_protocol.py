@@ -122,7 +122,7 @@ class RelayProtocol(DeadlineProtocol):
 
     def _start_relay(self, channel: RelayChannel, relay: Serve) -> None:
         self._serving = channel
-        task = self.loop.create_task(self._run(channel, relay))
+        task = channel.task = self.loop.create_task(self._run(channel, relay))
         self.tasks.add(task)
 
     async def _run(self, channel: RelayChannel, relay: Serve) -> None:
@@ -138,7 +138,7 @@ class RelayProtocol(DeadlineProtocol):
         finally:
             if not channel.response_complete and not channel.disconnected:
                 self.transport.close()
-            self.tasks.discard(asyncio.current_task(self.loop))
+            self.tasks.discard(channel.task)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that is being served, and drop those that wait behind it."""

@@ -43,7 +43,7 @@ class AnswerTap:
         """Note one chunk of the answer's body, as relayed."""
         size = len(chunk)
         if self.size < HEAD_BYTES:
-            self._head += chunk[: HEAD_BYTES - self.size]
+            self._head = self._head + chunk[: HEAD_BYTES - self.size] if self.size else chunk[:HEAD_BYTES]
         self.size += size
         if self.is_stream:
             self.events += chunk.count(b"data:")
@@ -65,7 +65,8 @@ class AnswerTap:
 
     def reading(self) -> Reading:
         """Return what the answer said of itself."""
-        tail = b"".join(self._chunks)
+        chunks = self._chunks
+        tail = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if self.is_stream:
             return read_stream(self._head, tail)
         if len(tail) == self.size:

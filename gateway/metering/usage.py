@@ -94,8 +94,29 @@ class Reading(msgspec.Struct, frozen=True):
 EMPTY = Reading()
 
 
+class _Plain(msgspec.Struct):
+    """The commonest answer, decoded in one go: no envelope around it, and its fields of the documented types."""
+
+    model: str
+    usage: _Usage
+    response: None = None
+    message: None = None
+    usage_metadata: None = msgspec.field(default=None, name="usageMetadata")
+
+
+_PLAIN = msgspec.json.Decoder(_Plain)
+
+
 def read_body(body: bytes) -> Reading:
     """Read a whole JSON answer, or the data of one event; anything that is not understood reads as silent."""
+    try:
+        plain = _PLAIN.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return _read_any(body)
+    return _counts(plain.usage, plain.model or None)
+
+
+def _read_any(body: bytes) -> Reading:
     try:
         parsed = _BODY.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -122,8 +143,10 @@ def read_usage(raw: bytes) -> Reading:
         usage = _USAGE.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return EMPTY
-    if usage is None:
-        return EMPTY
+    return EMPTY if usage is None else _counts(usage, None)
+
+
+def _counts(usage: _Usage, model: str | None) -> Reading:
     if usage.prompt_tokens is not None or usage.completion_tokens is not None:
         details, into, out = usage.prompt_tokens_details, _count(usage.prompt_tokens), _count(usage.completion_tokens)
     else:
@@ -132,7 +155,7 @@ def read_usage(raw: bytes) -> Reading:
     read, written = _count(usage.cache_read_input_tokens), _count(usage.cache_creation_input_tokens)
     if into is not None and (read is not None or written is not None):
         into, cached = into + (read or 0) + (written or 0), read or 0
-    return Reading(input=into, output=out, cached_input=cached)
+    return Reading(model, into, out, cached)
 
 
 def read_gemini_usage(raw: bytes) -> Reading:

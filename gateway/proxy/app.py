@@ -15,7 +15,6 @@ from random import Random
 from typing import Protocol
 
 import msgspec
-from uuid_utils.compat import uuid7
 
 from auth.bearer import ProofChecker, refuse_unbound
 from auth.details import Detail, read_details
@@ -103,7 +102,7 @@ class DataPath:
 
     async def serve(self, channel: Channel) -> None:
         """Answer one request. Returns normally whatever happens, except when this task is cancelled from outside."""
-        record = RequestRecord(uuid7(), clock=self._clock, unix=self._unix_clock())
+        record = RequestRecord(self._rng, clock=self._clock, unix=self._unix_clock())
         leaver = Leaver()
         self.in_flight += 1
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from random import Random
 from typing import Protocol
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from gateway.proxy.sizing import Sized
 
 _NOTHING = TokenUsage(reported=False)
 _MAX_TEXT = 256
+_62_BITS = (1 << 62) - 1
 
 
 class Recorder(Protocol):
@@ -31,7 +33,8 @@ class RequestRecord:
     """What is known so far; `write` makes the row of it. Without `principal` there is nobody to charge, and no row.
 
     `priced_as` is the model that stands in for the caller's, if one does; `told` are further headers of the answer.
-    `status` stays UNANSWERED, `outcome` ABANDONED, when the caller left first. `clock` is monotonic seconds.
+    `status` stays UNANSWERED, `outcome` ABANDONED, when the caller left first. `clock` is monotonic seconds,
+    `id` the number of a UUID.
     """
 
     UNANSWERED = 499
@@ -66,9 +69,9 @@ class RequestRecord:
         "waited_s",
     )
 
-    def __init__(self, identifier: UUID, *, clock: Callable[[], float], unix: float) -> None:
-        self.id = identifier
-        self.request_id = f"req_{identifier.hex}"
+    def __init__(self, rng: Random, *, clock: Callable[[], float], unix: float) -> None:
+        self.id = new_id(rng, unix)
+        self.request_id = f"req_{self.id:032x}"
         self.unix = unix
         self._clock = clock
         self._arrived = clock()
@@ -110,7 +113,7 @@ class RequestRecord:
             self.cost_nanos = cost
         first = self.first_byte_at
         row = UsageEvent(
-            id=self.id,
+            id=UUID(int=self.id),
             tenant_id=principal.tenant_id,
             at=datetime.fromtimestamp(self.unix, UTC),
             request_id=self.request_id,
@@ -138,6 +141,12 @@ class RequestRecord:
         )
         for recorder in recorders:
             recorder.record(row)
+
+
+def new_id(rng: Random, unix: float) -> int:
+    """Return a UUID of version 7 as a number (RFC 9562 section 5.7): Unix milliseconds, then 74 random bits."""
+    drawn = rng.getrandbits(74)
+    return int(unix * 1000.0) << 80 | 7 << 76 | (drawn >> 62) << 64 | 2 << 62 | drawn & _62_BITS
 
 
 def _storable(text: str) -> str:

@@ -16,17 +16,21 @@ from gateway.upstream.errors import UpstreamError, UpstreamTimeout
 _ATTEMPTS = tuple((b"x-llm-proxy-attempts", b"%d" % count) for count in range(32))
 
 
-_UPSTREAM_IDS = (b"x-request-id", b"request-id")
+_UPSTREAM_IDS = frozenset((b"x-request-id", b"request-id"))
 
 
-def answer_headers(answer: Answer, record: RequestRecord) -> HeaderList:
-    """Return the headers that the caller gets with `answer`."""
+def answer_headers(answer: Answer, record: RequestRecord) -> tuple[HeaderList, int]:
+    """Return the headers that the caller gets with `answer`, and the length that they tell, -1 if none."""
     headers = returned(answer.headers)
     identifier = record.request_id.encode()
-    for name, _ in headers:
-        if name in _UPSTREAM_IDS:
-            break
-    else:
+    length = -1
+    named = False
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value) if value.isdigit() else -1
+        elif name in _UPSTREAM_IDS:
+            named = True
+    if not named:
         headers.append((b"x-request-id", identifier))
     headers.append((b"x-llm-proxy-request-id", identifier))
     if record.target is not None:
@@ -38,7 +42,7 @@ def answer_headers(answer: Answer, record: RequestRecord) -> HeaderList:
         headers += record.told
     if record.waited_s:
         headers += queue_headers(record)
-    return headers
+    return headers, length
 
 
 def queue_headers(record: RequestRecord) -> HeaderList:
@@ -64,10 +68,10 @@ async def relay(
     failed: OutcomeKind | None = None
     ended = False
     try:
-        headers = answer_headers(answer, record)
+        headers, length = answer_headers(answer, record)
         await channel.send_head(answer.status, headers, hold=answer.has_bytes)
         try:
-            left = _length(headers) if not answer.streaming else -1
+            left = length if not answer.streaming else -1
             while chunk := await answer.read():
                 tap.feed(chunk)
                 left -= len(chunk)
@@ -102,10 +106,3 @@ def _fault(error: UpstreamError) -> RequestFault:
     if isinstance(error, UpstreamTimeout):
         return UpstreamSlow("The provider stopped sending.", hint="Send the request again.")
     return UpstreamFailed("The provider broke off its answer.", hint="Send the request again.")
-
-
-def _length(headers: HeaderList) -> int:
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return -1

@@ -93,6 +93,7 @@ class Answer:
         *,
         buffer: bytes,
         kind: OutcomeKind,
+        streaming: bool,
         first_byte_s: float,
         attempted_at: float,
         clock: Clock,
@@ -102,7 +103,7 @@ class Answer:
         self.headers = response.headers
         self.kind = kind
         self.first_byte_s = first_byte_s
-        self.streaming = _is_event_stream(response)
+        self.streaming = streaming
         self._exchange = exchange
         self._response = response
         self._buffer = buffer
@@ -226,8 +227,8 @@ class _Driver:
     """The loop over steps; holds the response that a `Relay` would hand over."""
 
     __slots__ = (
-        "attempted_at", "buffer", "clock", "exchange", "first_byte_s", "kind", "park", "pool", "prepare", "previewed",
-        "response", "started_at", "unix_clock",
+        "attempted_at", "buffer", "clock", "exchange", "first_byte_s", "is_stream", "kind", "park", "pool", "prepare",
+        "previewed", "response", "started_at", "unix_clock",
     )  # fmt: skip
 
     def __init__(
@@ -249,7 +250,7 @@ class _Driver:
         self.response: UpstreamResponse | None = None
         self.buffer = b""
         self.kind = OutcomeKind.OK
-        self.previewed = False
+        self.previewed = self.is_stream = False
         self.first_byte_s = self.attempted_at = 0.0
         self.started_at = clock()
 
@@ -296,6 +297,7 @@ class _Driver:
         """Take over the attempt of `twin`, which holds nothing any more."""
         self.response, twin.response = twin.response, None
         self.buffer, self.kind, self.previewed = twin.buffer, twin.kind, twin.previewed
+        self.is_stream = twin.is_stream
         self.first_byte_s, self.attempted_at = twin.first_byte_s, twin.attempted_at
 
     async def send(self, lease: Lease) -> Answered | Broke:
@@ -312,6 +314,7 @@ class _Driver:
         except UpstreamError as exc:
             return Broke(classify_error(exc))
         self.buffer = b""
+        self.is_stream = _is_event_stream(response)
         if response.status in BODY_DECIDES:
             await self._peek_error(response)
         kind = self.kind = classify(response.status, self.buffer)
@@ -335,7 +338,7 @@ class _Driver:
         response = self.response
         assert response is not None
         try:
-            is_stream = _is_event_stream(response)
+            is_stream = self.is_stream
             patience_until = self.clock() + PREVIEW_S
             while True:
                 data = await response.read()
@@ -364,6 +367,7 @@ class _Driver:
             response,
             buffer=self.buffer,
             kind=self.kind,
+            streaming=self.is_stream,
             first_byte_s=self.first_byte_s,
             attempted_at=self.attempted_at,
             clock=self.clock,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -64,7 +65,7 @@ def data_path() -> DataPath:
         upstream=nothing,
         recorders=(),
         prices=load_prices(),
-        rng=nothing,
+        rng=Random(0),
         unix_clock=clock,
     )
 
