@@ -114,7 +114,10 @@ class Balancer:
             quota_state = self._book.counted(endpoint.quota_id)
             if known is None:
                 known = EndpointState(endpoint, quota_state, common)
+                known.slots = self._book.unshared(endpoint.max_in_flight)
             else:
+                if known.endpoint.max_in_flight != endpoint.max_in_flight:
+                    known.slots = self._book.unshared(endpoint.max_in_flight)
                 known.endpoint = endpoint
                 known.quota = quota_state
                 known.common = common
@@ -259,6 +262,10 @@ class Balancer:
         endpoint = opened.candidate.endpoint
         if hint.quota_name is not None:
             self._book.note(endpoint.quota_id, endpoint.provider, hint.quota_name)
+
+    def endpoint_states(self) -> Iterable[EndpointState]:
+        """Give what is known of each key; the book asks."""
+        return self._states.values()
 
     def forget_slates(self) -> None:
         """Look candidates up anew; the book calls it when ledgers were dropped."""

@@ -7,13 +7,16 @@ hold the same quota, and quotas that headers show to be one are one for all of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.quota import Quota
-from gateway.balancing.ready import QuotaState
+from gateway.balancing.ready import EndpointState, QuotaState
 from gateway.balancing.sharing import SharedQuotas
+
+UNSHARED = 16
+"""A process that shares quotas uses one part in so many of a cap on requests in flight until it was granted one."""
 
 
 class Holder(Protocol):
@@ -25,6 +28,9 @@ class Holder(Protocol):
     def forget_slates(self) -> None:
         """Drop whatever holds on to ledgers: one of a common quota was dropped."""
 
+    def endpoint_states(self) -> Iterable[EndpointState]:
+        """Give what is known of each key."""
+
     def redraw(self, quota_id: str) -> None:
         """Have the keys of `quota_id` draw on what stands for it now."""
 
@@ -32,7 +38,7 @@ class Holder(Protocol):
 class QuotaLeasing(Protocol):
     """Divides quotas between processes, as the book sees it."""
 
-    def open(self, quota_id: str, family: str, ledger: Ledger) -> None:
+    def open(self, book: QuotaBook, quota_id: str, family: str, ledger: Ledger) -> None:
         """Let `ledger` take from now on only what this process is granted of it."""
 
 
@@ -64,7 +70,10 @@ class QuotaBook:
             state = self._states.get(quota.id)
             if state is None or state.quota.provider != quota.provider:
                 state = QuotaState(quota)
+                state.slots = self.unshared(quota.limits.concurrency)
             elif state.quota != quota:
+                if state.quota.limits.concurrency != quota.limits.concurrency:
+                    state.slots = self.unshared(quota.limits.concurrency)
                 state.quota = quota
                 for ledger in state.ledgers.values():
                     ledger.configure(quota.limits, max(now, ledger.used_at))
@@ -116,7 +125,23 @@ class QuotaBook:
     def opened(self, quota_id: str, family: str, ledger: Ledger) -> None:
         """Take in that a quota has got a ledger for a model family."""
         if self._leasing is not None:
-            self._leasing.open(quota_id, family, ledger)
+            self._leasing.open(self, quota_id, family, ledger)
+
+    def unshared(self, cap: int | None) -> int | None:
+        """Give how much of a cap on requests in flight this process may use before it knows of the others."""
+        return cap if cap is None or self._leasing is None else -(-cap // UNSHARED)
+
+    def survey(self) -> Mapping[str, list[EndpointState]]:
+        """Give the keys by the quota that they are counted on."""
+        found: dict[str, list[EndpointState]] = {}
+        for holder in self._held:
+            for state in holder.endpoint_states():
+                found.setdefault(state.quota.quota.id, []).append(state)
+        return found
+
+    def state(self, quota_id: str) -> QuotaState | None:
+        """Give the state of a quota, if it is still held."""
+        return self._states.get(quota_id)
 
     def wake(self) -> None:
         """Let all holders know that there may be capacity: this process was granted some."""

@@ -126,6 +126,12 @@ class Breaker:
         self.until = self._trial_since = -inf
         self.streak = self.consecutive = 0
 
+    def hear(self, until: float, streak: int, now: float, *, ejected: bool) -> None:
+        """Take in that it opened in another process; for no longer than it would have here."""
+        self.until = max(self.until, min(until, now + (EJECTED_CAP_S if ejected else OPEN_CAP_S)))
+        self.streak = max(self.streak, streak)
+        self.tripped, self.ejected = True, self.ejected or ejected
+
     def _trip(self, now: float, base_s: float, cap_s: float, rng: Random, *, renew: bool) -> None:
         if not renew:
             return

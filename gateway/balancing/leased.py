@@ -41,18 +41,19 @@ class LeasedMeter:
 class QuotaLease:
     """One ledger's part; amounts come as `charging.sizes`, each capped at the limit as the ledger caps estimates.
 
-    `on_need` is told when it is first used or found short after `noted` was cleared; True: it is short.
+    `on_need` is called when it is first used since `noted` was cleared, or found short since `asked` was: time to ask.
     """
 
-    __slots__ = ("_on_need", "asked", "meters", "noted", "retry_at", "until")
+    __slots__ = ("_on_need", "asked", "meters", "noted", "retry_at", "until", "uses")
 
-    def __init__(self, on_need: Callable[[bool], None]) -> None:
+    def __init__(self, on_need: Callable[[], None]) -> None:
         self._on_need = on_need
         self.meters: dict[Dimension, tuple[int, LeasedMeter]] = {}
         self.until = inf
         self.retry_at = -inf
         self.noted = False
         self.asked = False
+        self.uses = 0
 
     def fit(self, dimension: Dimension, limit: float | None) -> None:
         """Take over a changed limit; None: there is none any more."""
@@ -75,11 +76,12 @@ class QuotaLease:
             return now
         if not self.asked:
             self.noted = self.asked = True
-            self._on_need(True)
+            self._on_need()
         return max(now + SOON_S, self.retry_at)
 
     def take(self, counted: Sequence[float]) -> None:
         """Spend; also what was not granted, which is then owed."""
+        self.uses += 1
         for unit, meter in self.meters.values():
             amount = counted[unit]
             amount = min(amount, meter.limit)
@@ -89,7 +91,7 @@ class QuotaLease:
             meter.need = max(meter.need, amount)
         if not self.noted:
             self.noted = True
-            self._on_need(False)
+            self._on_need()
 
     def adjust(self, dimension: Dimension, delta: float, age_s: float, window_s: float) -> None:
         """Correct what was taken `age_s` ago; a refund older than the window has been refilled by time already."""

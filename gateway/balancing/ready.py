@@ -29,18 +29,22 @@ FULL_SCAN = 8
 class QuotaState:
     """What several keys share: requests in flight and one ledger per model family."""
 
-    __slots__ = ("in_flight", "ledgers", "quota")
+    __slots__ = ("in_flight", "ledgers", "quota", "slots")
 
     def __init__(self, quota: Quota) -> None:
         self.quota = quota
         self.in_flight = 0
         self.ledgers: dict[str, Ledger] = {}
+        self.slots = quota.limits.concurrency
+        """How many may be in flight here: the limit, or what this process holds of it."""
 
 
 class EndpointState:
     """What the balancer knows about one key, for all models."""
 
-    __slots__ = ("breaker", "common", "endpoint", "in_flight", "latency", "outcomes", "picks", "quota")
+    __slots__ = (
+        "breaker", "common", "elsewhere", "endpoint", "in_flight", "latency", "outcomes", "picks", "quota", "slots",
+    )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, quota: QuotaState, common: CommonBreaker) -> None:
         self.endpoint = endpoint
@@ -49,6 +53,10 @@ class EndpointState:
         self.breaker = Breaker()
         self.latency = PeakEwma()
         self.in_flight = 0
+        self.elsewhere = 0
+        """Requests in flight in other processes, as last heard."""
+        self.slots = endpoint.max_in_flight
+        """How many may be in flight here: the cap, or what this process holds of it."""
         self.picks = 0
         self.outcomes: dict[OutcomeKind, int] = {}
 
@@ -66,9 +74,9 @@ class Candidate:
 
     @property
     def load(self) -> float:
-        """Requests in flight, with this one, over capacity (the concurrency cap, else the weight)."""
+        """Requests in flight anywhere, with this one, over capacity (the concurrency cap, else the weight)."""
         capacity = self.endpoint.max_in_flight or self.weight
-        return (self.state.in_flight + 1) / capacity
+        return (self.state.in_flight + self.state.elsewhere + 1) / capacity
 
 
 class Level:
@@ -120,11 +128,11 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
         answering = state.in_flight > 0 and breaker.consecutive == 0 and common.tried != state.endpoint.id
         if not answering:
             return Exclusion.OUTAGE, at
-    cap = state.endpoint.max_in_flight
+    cap = state.slots
     if cap is not None and state.in_flight >= cap:
         return Exclusion.BUSY, inf
     quota = state.quota
-    cap = quota.quota.limits.concurrency
+    cap = quota.slots
     if cap is not None and quota.in_flight >= cap:
         return Exclusion.BUSY, inf
     ledger = candidate.ledger

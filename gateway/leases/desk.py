@@ -23,18 +23,21 @@ and it goes on with at most 1 / (n + 1) in the end: so much too much is asked, u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import exp, inf
 from uuid import UUID
 
+from gateway.balancing.book import QuotaBook
 from gateway.balancing.charging import DAILY, Dimension, unit_of
 from gateway.balancing.leased import CREDIT, LeasedMeter, QuotaLease
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.limiter import Bucket, FixedWindow, Meter
+from gateway.balancing.ready import EndpointState, QuotaState
 from gateway.balancing.windows import DAY_S
 from gateway.leases.account import Kind
+from gateway.leases.keys import KeyShares, release
 from gateway.leases.row import LEASE_S, Answer, Draw, Grant, Report
 
 Key = tuple[UUID, str]
@@ -89,9 +92,10 @@ class Held:
     key: Key
     name: str
     ledger: Ledger
+    book: QuotaBook | None
     lease: QuotaLease = field(init=False)
     parts: dict[Dimension, Part] = field(default_factory=dict)
-    spent: float = -1.0
+    uses: int = -1
     used_at: float = -inf
     renewed_at: float = -inf
     leaving: bool = False
@@ -102,25 +106,27 @@ class Held:
 class Desk:
     """All leases of one process; `lessee` names it, `unix_offset_s` turns its clock into Unix time.
 
-    `on_need`: called when there is something to exchange that was not before; True: somebody waits for it.
+    `on_need`: called when there is something to exchange that cannot wait.
     """
 
-    def __init__(self, lessee: str, *, unix_offset_s: float, on_need: Callable[[bool], None]) -> None:
+    def __init__(self, lessee: str, *, unix_offset_s: float, on_need: Callable[[], None]) -> None:
         self.lessee = lessee
         self._unix_offset_s = unix_offset_s
         self._on_need = on_need
         self._active: dict[Key, dict[str, Held]] = {}
         self._waited_for: set[Key] = set()
+        self._shares: dict[Key, KeyShares] = {}
+        self._surveys: dict[UUID, Mapping[str, list[EndpointState]]] = {}
 
     def __len__(self) -> int:
         return len(self._active)
 
-    def open(self, tenant_id: UUID, quota_id: str, family: str, ledger: Ledger) -> None:
+    def open(self, tenant_id: UUID, quota_id: str, family: str, ledger: Ledger, book: QuotaBook | None = None) -> None:
         """Put a ledger under a lease: that of its predecessor, while that is in use."""
         key = (tenant_id, quota_id)
         held = self._active.get(key, {}).get(family)
         if held is None:
-            held = Held(key, family, ledger)
+            held = Held(key, family, ledger, book)
             held.lease = QuotaLease(partial(self._noted, held))
         held.ledger = ledger
         ledger.share(held.lease)
@@ -129,28 +135,45 @@ class Desk:
         """Give the desk as one tenant's quotas see it."""
         return TenantLeases(self, tenant_id)
 
-    def _noted(self, held: Held, urgent: bool) -> None:
+    def _noted(self, held: Held) -> None:
         # A ledger that was replaced may still be told of outcomes: its successor counts.
         self._active.setdefault(held.key, {}).setdefault(held.name, held)
-        if urgent:
-            self._waited_for.add(held.key)
-        self._on_need(urgent)
+        self._waited_for.add(held.key)
+        self._on_need()
 
     def collect(self, now: float, *, everything: bool = False) -> dict[Key, Report]:
         """Make the reports that are due: of quotas that somebody waits for, or of `everything` that is in use."""
         reports: dict[Key, Report] = {}
+        self._surveys = {}
         for key in list(self._active) if everything else [key for key in self._waited_for if key in self._active]:
             report = reports[key] = Report(self.lessee, {})
-            for held in self._active[key].values():
+            families = self._active[key]
+            for held in families.values():
                 self._report(held, report, now)
+            report.leaving = all(held.leaving for held in families.values())
+            self._report_keys(key, report)
         self._waited_for.clear()
         return reports
 
+    def _report_keys(self, key: Key, report: Report) -> None:
+        found = self._keys_of(key)
+        if found is not None:
+            shares = self._shares.setdefault(key, KeyShares(self._unix_offset_s))
+            shares.report(*found, report, leaving=report.leaving)
+
+    def _keys_of(self, key: Key) -> tuple[QuotaState, list[EndpointState]] | None:
+        book = next(iter(self._active[key].values())).book
+        quota = None if book is None else book.state(key[1])
+        if book is None or quota is None:
+            return None
+        if key[0] not in self._surveys:
+            self._surveys[key[0]] = book.survey()
+        return quota, self._surveys[key[0]].get(key[1], [])
+
     def _report(self, held: Held, report: Report, now: float) -> None:
         lease, ledger = held.lease, held.ledger
-        spent = sum(meter.gross for _, meter in lease.meters.values())
-        if spent != held.spent or any(meter.blocked for _, meter in lease.meters.values()):
-            held.spent, held.used_at = spent, now
+        if lease.uses != held.uses or any(meter.blocked for _, meter in lease.meters.values()):
+            held.uses, held.used_at = lease.uses, now
         held.leaving = now - held.used_at >= IDLE_S
         lease.noted = True
         lease.asked = False
@@ -217,6 +240,8 @@ class Desk:
     def granted(self, key: Key, answer: Answer, *, sent_at: float, now: float, retry_at: float) -> bool:
         """Take over what an exchange granted; `retry_at`: when the next one is due. True: there is more than before."""
         more = False
+        if key in self._shares and (found := self._keys_of(key)) is not None:
+            more = self._shares[key].hear(*found, answer, now)
         for held in list(self._active.get(key, {}).values()):
             lease = held.lease
             if held.leaving:
@@ -252,9 +277,13 @@ class Desk:
         """The lease is returned: back to the state before the first exchange."""
         lease = held.lease
         families = self._active[held.key]
+        found = self._keys_of(held.key)
         del families[held.name]
         if not families:
+            if found is not None and held.book is not None:
+                release(*found, held.book)
             del self._active[held.key]
+            self._shares.pop(held.key, None)
         lease.noted, lease.asked = False, False
         lease.until, lease.retry_at = inf, -inf
         for dimension, (_, meter) in lease.meters.items():
@@ -299,7 +328,7 @@ class Desk:
         """Let the next reports return everything: the process ends."""
         for families in self._active.values():
             for held in families.values():
-                held.spent = sum(meter.gross for _, meter in held.lease.meters.values())
+                held.uses = held.lease.uses
                 held.used_at = -inf
                 for _, meter in held.lease.meters.values():
                     meter.blocked = False
@@ -349,9 +378,9 @@ class TenantLeases:
     desk: Desk
     tenant_id: UUID
 
-    def open(self, quota_id: str, family: str, ledger: Ledger) -> None:
+    def open(self, book: QuotaBook, quota_id: str, family: str, ledger: Ledger) -> None:
         """See `QuotaLeasing.open`."""
-        self.desk.open(self.tenant_id, quota_id, family, ledger)
+        self.desk.open(self.tenant_id, quota_id, family, ledger, book)
 
 
 def safe_share(share: float, lessees: int, alone_s: float) -> float:

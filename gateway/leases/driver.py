@@ -53,16 +53,12 @@ class LeaseDriver:
         self._on_granted = on_granted
         self._wake = asyncio.Event()
         self._rows: dict[Key, bytes] = {}
-        self.desk = Desk(lessee, unix_offset_s=unix_offset_s, on_need=self._needed)
+        self.desk = Desk(lessee, unix_offset_s=unix_offset_s, on_need=self._wake.set)
         self.exchanges = 0
         self.conflicts = 0
         self.failures = 0
         self.is_away = False
         self._tried_at = self._alone_at = -inf
-
-    def _needed(self, urgent: bool) -> None:
-        if urgent:
-            self._wake.set()
 
     @property
     def is_waited_for(self) -> bool:

@@ -105,12 +105,13 @@ class Draw(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """One lessee's half of an exchange; `facts` are what it has learned since the last one."""
+    """One lessee's half of an exchange; `facts` are what it has learned since the last one; `leaving`: all of it."""
 
     lessee: str
     draws: dict[str, Draw]
     in_flight: dict[str, int] = {}
     facts: dict[str, Any] = {}
+    leaving: bool = False
 
 
 class Grant(msgspec.Struct):
@@ -159,7 +160,7 @@ def exchange(row: Row, report: Report, now: float, *, lease_s: float = LEASE_S) 
             me.holdings.pop(name, None)
         else:
             grants[name] = _grant(account, me.holdings[name], draw, holdings, now)
-    if not me.holdings:
+    if report.leaving:
         del row.lessees[report.lessee]
     told = _facts(row, report, now)
     busy: dict[str, int] = {}

@@ -16,7 +16,7 @@ def report(lessee: str, *, limit: float = 60.0, **draw: float) -> Report:
     """One lessee's word on requests a minute."""
     known: dict[str, float] = {"need": 1.0, "want": 1.0} | draw
     leaving = bool(known.pop("leaving", 0.0))
-    return Report(lessee, {"|rpm": Draw("bucket", limit, 60.0, leaving=leaving, **known)})
+    return Report(lessee, {"|rpm": Draw("bucket", limit, 60.0, leaving=leaving, **known)}, leaving=leaving)
 
 
 def granted(row: Row, said: Report, now: float) -> Grant:

@@ -1,0 +1,103 @@
+"""What processes share about single keys: requests in flight, caps on them, and breakers. Pure.
+
+A cap on requests in flight is an account of its own that is only ever held, never charged (`account`, kind `slots`):
+each process holds as many as it has in flight and a few more, so that the sum of all stays within the cap. A breaker
+that opens or closes in one process does so in all; each still tries by itself whether a key is well again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gateway.balancing.book import QuotaBook
+from gateway.balancing.ready import EndpointState, QuotaState
+from gateway.leases.row import Answer, Draw, Report
+
+ROOM = 1.0 / 16.0
+"""Of a cap so much is held beyond what is in flight."""
+
+BreakerSaid = tuple[bool, int]
+
+
+class KeyShares:
+    """One quota's keys in one process; `unix_offset_s` turns its clock into Unix time."""
+
+    def __init__(self, unix_offset_s: float) -> None:
+        self._unix_offset_s = unix_offset_s
+        self._said: dict[str, BreakerSaid] = {}
+        self._heard: dict[str, float] = {}
+
+    def report(self, quota: QuotaState, keys: Iterable[EndpointState], report: Report, *, leaving: bool) -> None:
+        """Add what is to be told to `report`."""
+        cap = quota.quota.limits.concurrency
+        if cap is not None:
+            report.draws["concurrency"] = _draw(cap, quota.slots, quota.in_flight, leaving=leaving)
+        for state in keys:
+            key, cap = state.endpoint.id, state.endpoint.max_in_flight
+            if cap is not None:
+                report.draws[f"key|{key}"] = _draw(cap, state.slots, state.in_flight, leaving=leaving)
+            if state.in_flight:
+                report.in_flight[key] = state.in_flight
+            breaker = state.breaker
+            said = (breaker.tripped, breaker.streak)
+            if self._said.get(key, (False, 0)) != said:
+                self._said[key] = said
+                value: Any = None
+                if breaker.tripped:
+                    value = [breaker.until + self._unix_offset_s, breaker.streak, breaker.ejected]
+                report.facts[f"breaker|{key}"] = value
+
+    def hear(self, quota: QuotaState, keys: Iterable[EndpointState], answer: Answer, now: float) -> bool:
+        """Take over what others told; True: there may be capacity that was not there before."""
+        more = False
+        grant = answer.grants.get("concurrency")
+        if grant is not None:
+            more |= quota.slots is None or grant.held > quota.slots
+            quota.slots = int(grant.held)
+        for state in keys:
+            key = state.endpoint.id
+            state.elsewhere = answer.in_flight.get(key, 0)
+            grant = answer.grants.get(f"key|{key}")
+            if grant is not None:
+                more |= state.slots is None or grant.held > state.slots
+                state.slots = int(grant.held)
+            fact = answer.facts.get(f"breaker|{key}")
+            if fact is not None:
+                more |= self._hear_breaker(state, fact.at, fact.value, now)
+        return more
+
+    def _hear_breaker(self, state: EndpointState, at: float, value: Any, now: float) -> bool:
+        key, breaker = state.endpoint.id, state.breaker
+        if at <= self._heard.get(key, 0.0):
+            return False
+        self._heard[key] = at
+        if value is None:
+            if not breaker.tripped:
+                return False
+            breaker.revive()
+        elif isinstance(value, list) and len(value) == 3:
+            until, streak, ejected = float(value[0]) - self._unix_offset_s, int(value[1]), bool(value[2])
+            if until <= now:
+                return False
+            breaker.hear(until, streak, now, ejected=ejected)
+        self._said[key] = (breaker.tripped, breaker.streak)
+        return value is None
+
+
+def release(quota: QuotaState, keys: Iterable[EndpointState], book: QuotaBook) -> None:
+    """Go back to the state before the first exchange: what was held is returned."""
+    quota.slots = book.unshared(quota.quota.limits.concurrency)
+    for state in keys:
+        state.slots, state.elsewhere = book.unshared(state.endpoint.max_in_flight), 0
+
+
+def _draw(cap: int, slots: int | None, in_flight: int, *, leaving: bool) -> Draw:
+    """Ask for what is in flight and some room; where all room is used, for four times as much."""
+    is_full = slots is not None and in_flight >= slots
+    want = 4 * in_flight + 4 if is_full else in_flight + max(1, round(cap * ROOM))
+    keep = 0 if leaving else min(in_flight, cap)
+    need = in_flight + 1 if is_full else 0
+    return Draw(
+        "slots", float(cap), 0.0, keep=float(keep), want=float(min(cap, want)), need=float(need), leaving=leaving
+    )

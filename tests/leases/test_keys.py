@@ -1,0 +1,160 @@
+"""What processes share about single keys: caps on requests in flight, how busy a key is, and whether it is well."""
+
+from __future__ import annotations
+
+from random import Random
+from uuid import UUID
+
+from gateway.balancing.balancer import Balancer
+from gateway.balancing.book import QuotaBook
+from gateway.balancing.decision import Ask, Lease, Picked
+from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.outcome import Outcome, OutcomeKind
+from gateway.balancing.quota import Limits, Quota
+from gateway.balancing.strategies.least_connections import LeastConnections
+from gateway.leases.driver import LeaseDriver
+from gateway.leases.store import InMemoryLeaseStore
+
+TENANT = UUID(int=1)
+
+
+class Fleet:
+    """Processes with a pool each, over the same keys."""
+
+    def __init__(self, processes: int, *, max_in_flight: int | None = None, concurrency: int | None = None) -> None:
+        self.now = 1000.0
+        store = InMemoryLeaseStore(lambda: self.now + 1e9)
+        endpoints = [Endpoint(name, f"quota {name}", "generic", max_in_flight=max_in_flight) for name in "ab"]
+        quotas = [Quota(f"quota {name}", Limits(rpm=600, concurrency=concurrency)) for name in "ab"]
+        self.drivers: list[LeaseDriver] = []
+        self.pools: list[Balancer] = []
+        for number in range(processes):
+            driver = LeaseDriver(
+                store,
+                lessee=str(number),
+                clock=lambda: self.now,
+                unix_offset_s=1e9,
+                rng=Random(number),
+                on_granted=lambda _: None,
+            )
+            book = QuotaBook(driver.desk.of(TENANT))
+            self.drivers.append(driver)
+            self.pools.append(
+                Balancer(endpoints, quotas, LeastConnections(), rng=Random(number), now=self.now, book=book)
+            )
+
+    async def second(self) -> None:
+        self.now += 1.0
+        await self.exchange()
+
+    async def exchange(self) -> None:
+        for driver in self.drivers:
+            await driver.exchange()
+
+    def send(self, process: int, *, key: str | None = None) -> Lease | None:
+        excluded = frozenset("ab") - {key} if key else frozenset[str]()
+        decision = self.pools[process].acquire(Ask("m", dialect="openai", excluded=excluded), now=self.now)
+        return decision.lease if isinstance(decision, Picked) else None
+
+    def end(self, process: int, lease: Lease, kind: OutcomeKind = OutcomeKind.OK) -> None:
+        self.pools[process].observe(lease, Outcome(kind=kind, status=200), now=self.now)
+
+    def breaker(self, process: int, key: str) -> str:
+        return next(each.breaker for each in self.pools[process].view(self.now).endpoints if each.id == key)
+
+
+async def fill(fleet: Fleet, seconds: int, *, key: str | None = "a") -> int:
+    """Let every process send all it may each second, and end nothing; give how many are in flight."""
+    sent = 0
+    for _ in range(seconds):
+        for process in range(len(fleet.pools)):
+            while fleet.send(process, key=key) is not None:
+                sent += 1
+            await fleet.exchange()
+        await fleet.second()
+    return sent
+
+
+async def test_a_keys_cap_on_requests_in_flight_holds_over_all_processes() -> None:
+    fleet = Fleet(4, max_in_flight=10)
+    assert await fill(fleet, 12) == 10
+
+
+async def test_a_quotas_concurrency_holds_over_all_processes() -> None:
+    fleet = Fleet(4, concurrency=12)
+    assert await fill(fleet, 12) == 12
+
+
+async def test_slots_follow_those_who_need_them() -> None:
+    fleet = Fleet(2, max_in_flight=40)
+    busy = []
+    for _ in range(8):
+        while (lease := fleet.send(0, key="a")) is not None:
+            busy.append(lease)
+        await fleet.second()
+    assert len(busy) >= 36
+    for lease in busy:
+        fleet.end(0, lease)
+    for _ in range(8):
+        while fleet.send(1, key="a") is not None:
+            pass
+        await fleet.second()
+    assert fleet.pools[1].in_flight >= 36
+
+
+async def test_least_connections_counts_what_other_processes_have_in_flight() -> None:
+    fleet = Fleet(2)
+    for _ in range(5):
+        assert fleet.send(0, key="a") is not None
+    assert fleet.send(1, key="a") is not None
+    assert fleet.send(1, key="b") is not None
+    await fleet.second()
+    await fleet.second()
+    chosen = [lease.endpoint.id for _ in range(4) if (lease := fleet.send(1)) is not None]
+    assert chosen == ["b"] * 4
+
+
+async def test_a_breaker_that_opens_in_one_process_is_open_in_all_within_a_second() -> None:
+    fleet = Fleet(2)
+    for process in (0, 1):
+        lease = fleet.send(process, key="a")
+        assert lease is not None
+        fleet.end(process, lease)
+    await fleet.second()
+    for _ in range(3):
+        lease = fleet.send(0, key="a")
+        assert lease is not None
+        fleet.end(0, lease, OutcomeKind.SERVER_ERROR)
+    assert (fleet.breaker(0, "a"), fleet.breaker(1, "a")) == ("open", "closed")
+    await fleet.drivers[0].exchange()
+    await fleet.drivers[1].exchange()
+    assert fleet.breaker(1, "a") == "open"
+    fleet.pools[0].revive("a")
+    await fleet.second()
+    assert fleet.breaker(1, "a") == "closed"
+
+
+async def test_a_rejected_key_is_out_in_all_processes() -> None:
+    fleet = Fleet(2)
+    for process in (0, 1):
+        lease = fleet.send(process, key="a")
+        assert lease is not None
+        fleet.end(process, lease, OutcomeKind.OK if process else OutcomeKind.AUTH_REJECTED)
+    await fleet.second()
+    assert fleet.breaker(1, "a") == "ejected"
+
+
+async def test_what_is_idle_is_returned_with_its_slots() -> None:
+    fleet = Fleet(2, max_in_flight=8)
+    lease = fleet.send(0, key="a")
+    assert lease is not None
+    await fleet.second()
+    fleet.end(0, lease)
+    for _ in range(12):
+        await fleet.second()
+    assert len(fleet.drivers[0].desk) == 0
+    for _ in range(6):
+        while fleet.send(1, key="a") is not None:
+            pass
+        await fleet.second()
+    assert fleet.pools[1].in_flight == 8
