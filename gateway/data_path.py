@@ -24,6 +24,10 @@ from gateway.leases.postgres_store import PostgresLeaseStore
 from gateway.metering.pricing import load_prices
 from gateway.metering.recorder import UsageRecorder
 from gateway.metering.store import PostgresUsageStore
+from gateway.policy.allowance import InMemoryAllowances
+from gateway.policy.budget_sharing import BudgetSharing
+from gateway.policy.budget_store import PostgresBudgets
+from gateway.policy.budgets import BudgetBook
 from gateway.proxy.app import DataPath, Verifier
 from gateway.proxy.directory import Directory
 from gateway.proxy.drains import DrainReporter
@@ -109,6 +113,8 @@ class DataPathParts:
         self._prober = Prober(self._directory, self._pool, clock=clock, token_refused=self._tokens.refused)
         self._drains = DrainReporter(self._directory, postgres, clock=clock)
         self._tasks: list[asyncio.Task[None]] = []
+        book = BudgetBook()
+        self._budgets = BudgetSharing(book, PostgresBudgets(postgres), clock=unix_clock)
         self._usage = UsageRecorder(PostgresUsageStore(postgres))
         self.app = DataPath(
             verifier=verifier,
@@ -118,6 +124,7 @@ class DataPathParts:
             recorders=(self._usage, TrafficMetrics(metrics)),
             prices=prices,
             rng=rng,
+            allowances=InMemoryAllowances(book=book),
             limits=IntakeLimits(
                 max_body_bytes=settings.max_body_bytes,
                 max_upload_bytes=settings.max_upload_bytes,
@@ -142,7 +149,9 @@ class DataPathParts:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TOKENS_S):
                 await self._tokens.settled()
+        await self._budgets.exchange()
         self._tasks = [
+            asyncio.create_task(self._budgets.run(), name="budgets"),
             asyncio.create_task(self._prober.run(), name="prober"),
             asyncio.create_task(self._drains.run(), name="drain reports"),
             asyncio.create_task(self._leases.run(), name="leases"),
@@ -171,6 +180,7 @@ class DataPathParts:
         await self._tokens.close()
         await self._pool.close()
         await self._usage.close()
+        await self._budgets.close()
 
     def _publish(self, metrics: Metrics) -> None:
         app, usage, pool, loader = self.app, self._usage, self._pool, self._loader
@@ -183,6 +193,8 @@ class DataPathParts:
         gauge("llm_proxy_usage_buffered", "Usage rows that wait to be written.", lambda: usage.buffered)
         counter("llm_proxy_usage_written", "Usage rows written.", lambda: usage.written)
         counter("llm_proxy_usage_dropped", "Usage rows dropped, the buffer being full.", lambda: usage.dropped)
+        budgets = self._budgets
+        gauge("llm_proxy_budget_exchange_failures", "Budget exchanges failed in a row.", lambda: budgets.failures)
         counter("llm_proxy_keys_unopened", "Provider keys that did not open.", lambda: loader.unopened_total)
         gauge("llm_proxy_upstream_connections", "Provider connections.", lambda: pool.view().open)
         tokens = self._tokens

@@ -108,4 +108,16 @@ def maintenance_jobs(postgres: Postgres) -> list[Job]:
                 _IDEMPOTENCY_KEPT_HOURS,
             )
 
-    return [Job("usage-partitions", 3600.0, partitions), Job("idempotency-keys", 600.0, answered)]
+    async def budgets() -> None:
+        async with postgres.platform() as connection:
+            # Nobody carries a token's own total for longer than the token; a client's goes with its tenant.
+            await connection.execute(
+                "delete from token_budget where ends_at < now() - interval '1 day'"
+                " or (ends_at is null and recorded_at < now() - interval '400 days' and bucket not like 'lpc\\_%')"
+            )
+
+    return [
+        Job("usage-partitions", 3600.0, partitions),
+        Job("idempotency-keys", 600.0, answered),
+        Job("budgets", 3600.0, budgets),
+    ]

@@ -1,7 +1,7 @@
 """Where the use of tokens' limits is kept: a protocol, and the keeper of one process.
 
-Each process counts for itself as yet: behind N processes a token gets up to N times its rate. The protocol has what
-shares leased between replicas need: one call before a request, one after, both without waiting.
+Budgets are shared between processes through the book (`budgets`, `budget_sharing`). Rates are counted by each process
+for itself: behind N processes a token gets up to N times its rate. Both calls, before and after a request, never wait.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
 from auth.details import Limit
+from gateway.policy.budgets import BudgetBook
 from gateway.policy.limits import Account, Entry, Exceeded, Need
 
 
@@ -25,8 +27,10 @@ class Taken:
 class Allowances(Protocol):
     """Admits requests under limits; `now` is Unix seconds."""
 
-    def take(self, limits: Sequence[Limit], need: Need, *, now: float) -> Taken | Exceeded:
-        """Reserve on every limit, or on none and say which one refuses."""
+    def take(
+        self, limits: Sequence[Limit], need: Need, *, now: float, tenant_id: UUID | None = None
+    ) -> Taken | Exceeded:
+        """Reserve on every limit of a token of the tenant, or on none and say which one refuses."""
 
     def settle(self, taken: Taken, *, tokens: int, nanos: int | None, sent: bool, now: float) -> None:
         """Replace the reservation by what was used; see `Account.settle`."""
@@ -35,14 +39,17 @@ class Allowances(Protocol):
 class InMemoryAllowances:
     """The keeper of one process: at most `max_accounts` buckets, of which the longest unused is forgotten first."""
 
-    def __init__(self, *, max_accounts: int = 100_000) -> None:
+    def __init__(self, *, max_accounts: int = 100_000, book: BudgetBook | None = None) -> None:
         self._max_accounts = max_accounts
+        self._book = BudgetBook() if book is None else book
         self._accounts: OrderedDict[str, Account] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._accounts)
 
-    def take(self, limits: Sequence[Limit], need: Need, *, now: float) -> Taken | Exceeded:
+    def take(
+        self, limits: Sequence[Limit], need: Need, *, now: float, tenant_id: UUID | None = None
+    ) -> Taken | Exceeded:
         """See `Allowances.take`."""
         accounts = [self._account(limit.bucket) for limit in limits]
         refusals = [
@@ -53,19 +60,19 @@ class InMemoryAllowances:
         if refusals:
             # The one that holds longest: who comes back at its time finds the others open.
             return max(refusals, key=lambda each: float("inf") if each.retry_after_s is None else each.retry_after_s)
-        return Taken(tuple(account.take(limit, need, now) for account, limit in zip(accounts, limits, strict=True)))
+        return Taken(
+            tuple(account.take(limit, need, now, tenant_id) for account, limit in zip(accounts, limits, strict=True))
+        )
 
     def settle(self, taken: Taken, *, tokens: int, nanos: int | None, sent: bool, now: float) -> None:
         """See `Allowances.settle`."""
         for entry in taken.entries:
-            account = self._accounts.get(entry.limit.bucket)
-            if account is not None:
-                account.settle(entry, tokens, nanos, now, sent=sent)
+            self._account(entry.limit.bucket).settle(entry, tokens, nanos, now, sent=sent)
 
     def _account(self, bucket: str) -> Account:
         account = self._accounts.get(bucket)
         if account is None:
-            account = self._accounts[bucket] = Account()
+            account = self._accounts[bucket] = Account(bucket, self._book)
             if len(self._accounts) > self._max_accounts:
                 self._accounts.popitem(last=False)
         else:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from math import floor
 from typing import Literal
+from uuid import UUID
 
-from auth.details import Detail, Limit, Period
+from auth.details import Detail, Limit
+from gateway.policy.budgets import BudgetBook, period_ends_in, period_of
 
 WINDOW_S = 60
 NANOS = 1_000_000_000
@@ -106,14 +107,15 @@ class Entry:
 
 
 class Account:
-    """What has been used of one bucket."""
+    """What has been used of one bucket: rates as this process saw them, budgets by `book`."""
 
-    __slots__ = ("_requests", "_spent", "_tokens")
+    __slots__ = ("_book", "_bucket", "_requests", "_tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, bucket: str, book: BudgetBook) -> None:
+        self._bucket = bucket
+        self._book = book
         self._requests = SlidingMinute()
         self._tokens = SlidingMinute()
-        self._spent: dict[Period, tuple[int, int]] = {}
 
     def refuses(self, limit: Limit, need: Need, now: float) -> Exceeded | None:
         """Tell what of `limit` stands against the request; takes nothing."""
@@ -128,20 +130,20 @@ class Account:
         if limit.budget_usd is not None and limit.budget_period is not None:
             if need.cost_nanos is None:
                 return Exceeded(limit, "budget_usd", None, "no_price")
-            spent = self.spent_nanos(limit.budget_period, now)
+            spent = self._book.spent(self._bucket, limit.budget_period, now)
             if spent + max(1, need.cost_nanos) > round(limit.budget_usd * NANOS):
                 return Exceeded(limit, "budget_usd", period_ends_in(limit.budget_period, now))
         return None
 
-    def take(self, limit: Limit, need: Need, now: float) -> Entry:
-        """Reserve for one request."""
+    def take(self, limit: Limit, need: Need, now: float, tenant_id: UUID | None = None) -> Entry:
+        """Reserve for one request of the tenant."""
         second = self._requests.take(1, now)
         tokens = _tokens(limit, need)
         self._tokens.take(tokens, now)
         nanos, period = need.cost_nanos or 0, 0
         if limit.budget_period is not None:
             period = period_of(limit.budget_period, now)
-            self._spend(limit.budget_period, period, nanos)
+            self._book.spend(self._bucket, limit.budget_period, period, nanos, tenant_id)
         return Entry(limit, second, tokens, nanos, period)
 
     def settle(self, entry: Entry, used_tokens: int, used_nanos: int | None, now: float, *, sent: bool) -> None:
@@ -154,45 +156,13 @@ class Account:
         self._tokens.adjust(entry.second, used_tokens - entry.tokens, now)
         period = entry.limit.budget_period
         if period is not None and used_nanos is not None:
-            self._spend(period, entry.period, used_nanos - entry.nanos)
-
-    def spent_nanos(self, period: Period, now: float) -> int:
-        """Give what was spent in the current period."""
-        index, nanos = self._spent.get(period, (0, 0))
-        return nanos if index == period_of(period, now) else 0
-
-    def _spend(self, period: Period, index: int, nanos: int) -> None:
-        current, spent = self._spent.get(period, (index, 0))
-        if index < current:
-            return  # of a period that is over
-        self._spent[period] = index, max(0, (spent if index == current else 0) + nanos)
+            self._book.spend(self._bucket, period, entry.period, used_nanos - entry.nanos)
 
 
 def _tokens(limit: Limit, need: Need) -> int:
     """The output is a guess: a guess above the whole limit asks for all of it, or it could never be served."""
     wanted = need.input_tokens + need.output_tokens
     return wanted if limit.tpm is None else min(wanted, limit.tpm)
-
-
-def period_of(period: Period, now: float) -> int:
-    """Give the number of the period that `now` lies in."""
-    if period == "total":
-        return 0
-    if period == "month":
-        date = datetime.fromtimestamp(now, UTC)
-        return date.year * 12 + date.month
-    return floor(now / (3600 if period == "hour" else 86400))
-
-
-def period_ends_in(period: Period, now: float) -> float | None:
-    """Give the seconds until the next period begins, None if there is none."""
-    if period == "total":
-        return None
-    if period == "month":
-        first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        return (first + timedelta(days=32)).replace(day=1).timestamp() - now
-    length = 3600 if period == "hour" else 86400
-    return length - now % length
 
 
 def limits_of(detail: Detail | None, token_id: str) -> Sequence[Limit]:

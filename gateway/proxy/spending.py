@@ -28,12 +28,14 @@ class Spending:
         """Return the first of the token's alternatives whose limits have room. Raises TokenLimitReached."""
         self.settle(record)
         refusal: Exceeded | None = None
-        token_id = record.principal.token_id if record.principal is not None else ""
+        principal = record.principal
+        token_id, tenant_id = (principal.token_id, principal.tenant_id) if principal is not None else ("", None)
         for each in (choice, *choice.others):
             limits = limits_of(each.allowed.detail, token_id)
             if not limits:
                 return each
-            found = self._allowances.take(limits, self._need(each, intake, limits), now=self._unix_clock())
+            need = self._need(each, intake, limits)
+            found = self._allowances.take(limits, need, now=self._unix_clock(), tenant_id=tenant_id)
             if not isinstance(found, Exceeded):
                 record.taken = found
                 return each

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from auth.details import Detail, Limit
 from gateway.policy.allowance import InMemoryAllowances, Taken
-from gateway.policy.limits import NANOS, Exceeded, Need, limits_of, period_ends_in, period_of
+from gateway.policy.budgets import period_ends_in, period_of
+from gateway.policy.limits import NANOS, Exceeded, Need, limits_of
 
 NOON = datetime(2025, 1, 31, 12, 0, tzinfo=UTC).timestamp()
 CENT = NANOS // 100
