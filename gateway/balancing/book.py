@@ -129,7 +129,7 @@ class QuotaBook:
 
     def unshared(self, cap: int | None) -> int | None:
         """Give how much of a cap on requests in flight this process may use before it knows of the others."""
-        return cap if cap is None or self._leasing is None else -(-cap // UNSHARED)
+        return cap if cap is None or self._leasing is None else cap // UNSHARED
 
     def survey(self) -> Mapping[str, list[EndpointState]]:
         """Give the keys by the quota that they are counted on."""

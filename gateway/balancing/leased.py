@@ -74,10 +74,14 @@ class QuotaLease:
                 meter.need = max(meter.need, amount)
         if not short:
             return now
+        self.ask()
+        return max(now + SOON_S, self.retry_at)
+
+    def ask(self) -> None:
+        """Have more asked for, unless that was found useless for now."""
         if not self.asked:
             self.noted = self.asked = True
             self._on_need()
-        return max(now + SOON_S, self.retry_at)
 
     def take(self, counted: Sequence[float]) -> None:
         """Spend; also what was not granted, which is then owed."""

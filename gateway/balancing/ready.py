@@ -128,14 +128,12 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
         answering = state.in_flight > 0 and breaker.consecutive == 0 and common.tried != state.endpoint.id
         if not answering:
             return Exclusion.OUTAGE, at
-    cap = state.slots
-    if cap is not None and state.in_flight >= cap:
+    ledger, quota = candidate.ledger, state.quota
+    cap, quota_cap = state.slots, quota.slots
+    if (cap is not None and state.in_flight >= cap) or (quota_cap is not None and quota.in_flight >= quota_cap):
+        if ledger.lease is not None:
+            ledger.lease.ask()
         return Exclusion.BUSY, inf
-    quota = state.quota
-    cap = quota.slots
-    if cap is not None and quota.in_flight >= cap:
-        return Exclusion.BUSY, inf
-    ledger = candidate.ledger
     output_tokens = ledger.output_of(ask) if ask.output_unset else ask.est_output_tokens
     at = ledger.ready_at(ask.est_input_tokens, output_tokens, now)
     if at > now:

@@ -148,18 +148,16 @@ class Desk:
         for key in list(self._active) if everything else [key for key in self._waited_for if key in self._active]:
             report = reports[key] = Report(self.lessee, {})
             families = self._active[key]
+            found = self._keys_of(key)
+            is_busy = found is not None and found[0].in_flight > 0
             for held in families.values():
-                self._report(held, report, now)
+                self._report(held, report, now, is_busy=is_busy)
             report.leaving = all(held.leaving for held in families.values())
-            self._report_keys(key, report)
+            if found is not None:
+                shares = self._shares.setdefault(key, KeyShares(self._unix_offset_s))
+                shares.report(*found, report, leaving=report.leaving)
         self._waited_for.clear()
         return reports
-
-    def _report_keys(self, key: Key, report: Report) -> None:
-        found = self._keys_of(key)
-        if found is not None:
-            shares = self._shares.setdefault(key, KeyShares(self._unix_offset_s))
-            shares.report(*found, report, leaving=report.leaving)
 
     def _keys_of(self, key: Key) -> tuple[QuotaState, list[EndpointState]] | None:
         book = next(iter(self._active[key].values())).book
@@ -170,9 +168,9 @@ class Desk:
             self._surveys[key[0]] = book.survey()
         return quota, self._surveys[key[0]].get(key[1], [])
 
-    def _report(self, held: Held, report: Report, now: float) -> None:
+    def _report(self, held: Held, report: Report, now: float, *, is_busy: bool) -> None:
         lease, ledger = held.lease, held.ledger
-        if lease.uses != held.uses or any(meter.blocked for _, meter in lease.meters.values()):
+        if is_busy or lease.uses != held.uses or any(meter.blocked for _, meter in lease.meters.values()):
             held.uses, held.used_at = lease.uses, now
         held.leaving = now - held.used_at >= IDLE_S
         lease.noted = True
@@ -239,9 +237,11 @@ class Desk:
 
     def granted(self, key: Key, answer: Answer, *, sent_at: float, now: float, retry_at: float) -> bool:
         """Take over what an exchange granted; `retry_at`: when the next one is due. True: there is more than before."""
-        more = False
-        if key in self._shares and (found := self._keys_of(key)) is not None:
-            more = self._shares[key].hear(*found, answer, now)
+        more = is_busy = False
+        shares = self._shares.get(key)
+        if shares is not None and (found := self._keys_of(key)) is not None:
+            more = shares.hear(*found, answer, now)
+            is_busy = shares.short
         for held in list(self._active.get(key, {}).values()):
             lease = held.lease
             if held.leaving:
@@ -260,7 +260,7 @@ class Desk:
             lease.until = sent_at + LEASE_S
             # Where there was not enough for all, asking again at once would only take it from those who ask less often.
             lease.retry_at = retry_at if short else now
-            lease.asked = short
+            lease.asked = short or is_busy
             more |= self._hear(held, answer, now)
         return more
 

@@ -27,6 +27,8 @@ class KeyShares:
         self._unix_offset_s = unix_offset_s
         self._said: dict[str, BreakerSaid] = {}
         self._heard: dict[str, float] = {}
+        self.short = False
+        """Whether of some cap there was less than wanted, at the last exchange."""
 
     def report(self, quota: QuotaState, keys: Iterable[EndpointState], report: Report, *, leaving: bool) -> None:
         """Add what is to be told to `report`."""
@@ -50,9 +52,10 @@ class KeyShares:
 
     def hear(self, quota: QuotaState, keys: Iterable[EndpointState], answer: Answer, now: float) -> bool:
         """Take over what others told; True: there may be capacity that was not there before."""
-        more = False
+        more = self.short = False
         grant = answer.grants.get("concurrency")
         if grant is not None:
+            self.short |= grant.short
             more |= quota.slots is None or grant.held > quota.slots
             quota.slots = int(grant.held)
         for state in keys:
@@ -60,6 +63,7 @@ class KeyShares:
             state.elsewhere = answer.in_flight.get(key, 0)
             grant = answer.grants.get(f"key|{key}")
             if grant is not None:
+                self.short |= grant.short
                 more |= state.slots is None or grant.held > state.slots
                 state.slots = int(grant.held)
             fact = answer.facts.get(f"breaker|{key}")
