@@ -50,7 +50,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Any
 """An ASGI application; each framework has types of its own for the same three arguments."""
 
-_KEK_CHECK_S = 10.0
 _SCHEMA_CHECK_S = 2.0
 
 
@@ -295,7 +294,7 @@ class Gateway:
 
     async def _watch_keks(self, data_keys: DataKeys) -> None:
         while True:
-            await asyncio.sleep(_KEK_CHECK_S)
+            await asyncio.sleep(self._settings.kek_poll_s)
             for tenant_id in await data_keys.drop_disabled():
                 if self._data_path is not None:
                     self._data_path.changed(Change("data_key", tenant_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from gateway.setting_values import http_url, kek, kek_shares, kek_spare, secret, text
+from gateway.setting_values import http_url, kek, kek_shares, kek_spare, seconds, secret, text
 from gateway.variable import Variable
 
 CUSTODY: Final = "Custody"
@@ -49,6 +49,14 @@ CUSTODY_VARIABLES: Final = (
         "secrets in backups too: `file:DIR` on a volume that all processes mount, or `vault://host:8200/mount/path` of "
         "a version 2 KV engine.",
         kek_shares,
+    ),
+    Variable(
+        "LLM_PROXY_KEK_POLL",
+        "kek_poll_s",
+        CUSTODY,
+        "10",
+        "Seconds between looks at whether a key-encryption key was disabled, or enabled again.",
+        seconds(0.1, 600),
     ),
     Variable("VAULT_TOKEN", "vault_token", CUSTODY, None, "With `vault://`: the token.", secret, secret=True),
     Variable(

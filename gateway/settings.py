@@ -56,6 +56,7 @@ class Settings:
     kek_keys: Secret | None
     kek_spare: str | None
     kek_shares: str | None
+    kek_poll_s: float
     vault_token: Secret | None
     vault_token_path: Path | None
     aws_access_key_id: str | None

@@ -61,11 +61,12 @@ class Trust:
 
     async def refresh(self) -> None:
         """Load keys and revocations now; where tokens are issued, also do what the rotation plan says is due."""
+        # First of all what is refused: a KMS that is away may stop the signing keys, and must not stop this.
+        await self._revocations.refresh(self._connections, now=self._clock())
         if self._signing is not None:
             await self._signing.maintain(now=self._clock())
         else:
             await load_public(self._connections, self._keys)
-        await self._revocations.refresh(self._connections, now=self._clock())
         # A gateway that starts before any control plane has no key yet, and so no token that it could accept.
         self.is_ready = len(self._keys) > 0
 

@@ -12,8 +12,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -91,6 +90,10 @@ class DataKeys:
         self._capacity = capacity
         self._cache: OrderedDict[UUID, _Cached] = OrderedDict()
         self._drops = 0
+        self._known: dict[UUID, tuple[UUID, str]] = {}
+        """Data keys that were asked for, with their tenants and KEKs: what is served from may outlive the cache."""
+        self._off: set[str] = set()
+        self._silent_until: dict[str, float] = {}
         self._flights: dict[tuple[UUID, UUID], asyncio.Task[bytes]] = {}
 
     @property
@@ -132,17 +135,18 @@ class DataKeys:
         What is being unwrapped at this moment is still handed to its callers, and not kept.
         """
         self._drops += 1
-        for key_id in [i for i, entry in self._cache.items() if tenant_id is None or entry.tenant_id == tenant_id]:
-            del self._cache[key_id]
+        for key_id in [i for i, (owner, _) in self._known.items() if tenant_id is None or owner == tenant_id]:
+            self._cache.pop(key_id, None)
+            del self._known[key_id]
 
     async def drop_disabled(self) -> frozenset[UUID]:
         """Ask for the status of every KEK in use, drop what disabled ones wrapped, and return the tenants concerned.
 
-        To be called about once a minute; the caller also drops the snapshots of these tenants. A provider that does
-        not answer changes nothing here: the stale bound covers it.
+        Those of a KEK that is enabled again are among them. To be called every few seconds; the caller also loads the
+        snapshots of these tenants anew. A provider that does not answer changes nothing: the stale bound covers it.
         """
         hit: set[UUID] = set()
-        for uri in {entry.wrapped.kek_uri for entry in self._cache.values()}:
+        for uri in {kek_uri for _, kek_uri in self._known.values()}:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     disabled = await self._wrapper.status(uri) == "disabled"
@@ -150,18 +154,23 @@ class DataKeys:
                 disabled = True
             except (KekUnavailable, TimeoutError):
                 continue
+            if disabled == (uri in self._off):
+                continue
             if disabled:
-                hit |= self._drop_wrapped_by(uri)
+                self._off.add(uri)
+                self._drop_wrapped_by(uri)
+            else:
+                self._off.discard(uri)
+            hit |= {tenant_id for tenant_id, kek_uri in self._known.values() if kek_uri == uri}
         return frozenset(hit)
 
-    def _drop_wrapped_by(self, kek_uri: str) -> set[UUID]:
+    def _drop_wrapped_by(self, kek_uri: str) -> None:
         self._drops += 1
-        concerned = {i: entry.tenant_id for i, entry in self._cache.items() if entry.wrapped.kek_uri == kek_uri}
+        concerned = [key_id for key_id, entry in self._cache.items() if entry.wrapped.kek_uri == kek_uri]
         for key_id in concerned:
             del self._cache[key_id]
         if concerned:
             _log.error("key-encryption key %s is disabled: dropped %d data keys", kek_uri, len(concerned))
-        return set(concerned.values())
 
     async def _key(self, tenant_id: UUID, data_key_id: UUID, row: _Row | None = None) -> bytes:
         entry = self._cache.get(data_key_id)
@@ -200,6 +209,7 @@ class DataKeys:
             row = row or await self._read(tenant_id, data_key_id)
             if row is None:
                 raise SealBroken("the data key does not exist for this tenant")
+            self._known[data_key_id] = tenant_id, row.wrapped.kek_uri
             key = await self._unwrap(tenant_id, data_key_id, row.wrapped)
         except KekDisabled:
             if row is not None:
@@ -208,6 +218,7 @@ class DataKeys:
             raise
         except SealBroken:
             self._cache.pop(data_key_id, None)
+            self._known.pop(data_key_id, None)
             raise
         except AWAY as error:
             now = self._clock()
@@ -225,8 +236,18 @@ class DataKeys:
         return key
 
     async def _unwrap(self, tenant_id: UUID, data_key_id: UUID, wrapped: Wrapped) -> bytes:
-        async with _answering(self._timeout_s):
-            key = await self._wrapper.unwrap(wrap_context(tenant_id, data_key_id), wrapped)
+        # A provider that hangs is left alone for a while: a start with a thousand tenants must not wait for each.
+        if self._clock() < self._silent_until.get(wrapped.kek_uri, 0.0):
+            raise KekUnavailable("The key-encryption key's provider does not answer.", debug="it did not a moment ago")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                key = await self._wrapper.unwrap(wrap_context(tenant_id, data_key_id), wrapped)
+        except TimeoutError:
+            self._silent_until[wrapped.kek_uri] = self._clock() + RETRY_S
+            raise KekUnavailable(
+                "The key-encryption key's provider does not answer.", debug=f"no answer in {self._timeout_s} s"
+            ) from None
+        self._silent_until.pop(wrapped.kek_uri, None)
         if len(key) != KEY_BYTES:
             raise SealBroken("the unwrapped data key has the wrong length")
         return key
@@ -254,8 +275,11 @@ class DataKeys:
     async def _create(self, tenant_id: UUID) -> _Row:
         key_id = uuid7()
         key = self._random_bytes(KEY_BYTES)
-        async with _answering(self._timeout_s):
-            wrapped = await self._wrapper.wrap(wrap_context(tenant_id, key_id), key)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                wrapped = await self._wrapper.wrap(wrap_context(tenant_id, key_id), key)
+        except TimeoutError:
+            raise KekUnavailable("The key-encryption key's provider does not answer.") from None
         spare = await wrap_spare(self._spare, tenant_id, key_id, key)
         async with self._connections.tenant(tenant_id) as connection:
             # Two processes may both find none: the index lets one in, the other uses what it finds.
@@ -273,18 +297,6 @@ class DataKeys:
         if row is None:
             raise LookupError("a data key was inserted and no active one is to be seen")
         return row
-
-
-@asynccontextmanager
-async def _answering(timeout_s: float) -> AsyncIterator[None]:
-    """Bound the wait for a KEK's provider: `KekUnavailable` when it takes longer."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            yield
-    except TimeoutError:
-        raise KekUnavailable(
-            "The key-encryption key's provider does not answer.", debug=f"no answer in {timeout_s} s"
-        ) from None
 
 
 def _row(record: asyncpg.Record | None) -> _Row | None:

@@ -101,6 +101,10 @@ class LocalKeyring:
         """Refuse a key from now on, as a KMS does when its operator disables it."""
         self._disabled.add(kek_uri)
 
+    def enable(self, kek_uri: str) -> None:
+        """Undo `disable`."""
+        self._disabled.discard(kek_uri)
+
     async def wrap(self, context: Sequence[str], plaintext: bytes) -> Wrapped:
         """AES-256-GCM under the first key with a random nonce: far fewer wraps than the 2^32 bound for one key."""
         nonce = self._random_bytes(NONCE_BYTES)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -117,6 +118,10 @@ where k.enabled and (v.envelope is not null or s.id is not null)
 _DRAINING = "select id, tenant_id, key_id, number, state_changed_at from key_version where state = 'draining'"
 
 
+AT_ONCE: Final = 16
+"""Tenants whose data keys are unwrapped at a time: one after the other, a start would last as long as a slow KMS."""
+
+
 class SnapshotLoader:
     """Reads and decrypts; a key that does not open is left out, logged and counted, and the rest is served."""
 
@@ -132,20 +137,39 @@ class SnapshotLoader:
         return await self._assemble(rows, rows.tenants[0]) if rows.tenants else None
 
     async def load_all(self) -> list[TenantSnapshot]:
-        """Load every tenant; one whose keys cannot be opened for now is left out: `load` it later."""
+        """Load every tenant; one whose keys cannot be opened for now is left out: `load` it later.
+
+        `KekUnavailable` when not one stored key opens because providers are away: a process that has just started must
+        not take the place of one that still has them in memory.
+        """
         async with self._connections.platform() as connection:
             rows = await read_rows(connection)
-        return await self.assemble_all(rows)
+        snapshots, away = await self._assemble_each(rows)
+        if away is not None and not any(key.secret for each in snapshots for pool in each.pools for key in pool.keys):
+            raise away
+        return snapshots
 
     async def assemble_all(self, rows: SnapshotRows) -> list[TenantSnapshot]:
-        """Make the snapshots of rows that were read before; `load_all` says what is left out."""
-        snapshots = []
-        for tenant in rows.tenants:
-            try:
-                snapshots.append(await self._assemble(rows, tenant))
-            except KekUnavailable as error:
-                _log.error("tenant %s is not loaded: %s (%s)", tenant["id"], error.public, error.debug)
+        """Make the snapshots of rows that were read before, without those whose keys cannot be opened for now."""
+        snapshots, _ = await self._assemble_each(rows)
         return snapshots
+
+    async def _assemble_each(self, rows: SnapshotRows) -> tuple[list[TenantSnapshot], KekUnavailable | None]:
+        gate = asyncio.Semaphore(AT_ONCE)
+        away: list[KekUnavailable] = []
+
+        async def one(tenant: Row) -> TenantSnapshot | None:
+            async with gate:
+                try:
+                    return await self._assemble(rows, tenant)
+                except KekUnavailable as error:
+                    away.append(error)
+                    return None
+
+        made = await asyncio.gather(*map(one, rows.tenants))
+        if away:
+            _log.error("%d tenants are not loaded: %s (%s)", len(away), away[0].public, away[0].debug)
+        return [each for each in made if each is not None], away[0] if away else None
 
     async def revisions(self) -> dict[UUID, int]:
         """Return the revision of every tenant: what the poll behind LISTEN compares."""

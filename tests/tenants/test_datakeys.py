@@ -14,6 +14,7 @@ from auth.storage import Connections
 from tenants.datakeys import FRESH_S, RETRY_S, STALE_S, DataKeys
 from tenants.errors import KekDisabled, KekUnavailable, SealBroken
 from tenants.keyring import KekStatus, LocalKeyring, Wrapped
+from tenants.snapshot import SnapshotLoader
 from tests.tenants.conftest import KEK, Clock, Plant
 
 CONTEXT = ("test", "row-1")
@@ -178,3 +179,99 @@ async def test_a_wrapped_data_key_moved_between_tenants_is_refused(
         )
     with pytest.raises(SealBroken):
         await keys.seal(b.tenant_id, CONTEXT, b"x")
+
+
+async def test_a_kms_that_hangs_holds_nobody_up(database: Connections, clock: Clock, plant: Plant) -> None:
+    """With a stale key callers wait no longer than their patience; without one the next ones do not wait at all."""
+    first, second = (await plant("a")).tenant_id, (await plant("b")).tenant_id
+    kms = RemoteKeyring()
+    keys = DataKeys(database, kms, clock=clock, timeout_s=0.2, patience_s=0.01)
+    sealed = await keys.seal(first, CONTEXT, b"x")
+    other = await DataKeys(database, kms.inner).seal(second, CONTEXT, b"y")
+    kms.gate.clear()
+    clock.now += FRESH_S
+    assert await keys.open(first, sealed.data_key_id, CONTEXT, sealed.blob) == b"x"
+    with pytest.raises(KekUnavailable):
+        await keys.open(second, other.data_key_id, CONTEXT, other.blob)
+    unwraps = kms.unwraps
+    for _ in range(50):
+        with pytest.raises(KekUnavailable):
+            await keys.open(second, other.data_key_id, CONTEXT, other.blob)
+        assert await keys.open(first, sealed.data_key_id, CONTEXT, sealed.blob) == b"x"
+    assert kms.unwraps == unwraps, "a provider that hangs is left alone for a while"
+    kms.gate.set()
+    clock.now += RETRY_S
+    assert await keys.open(second, other.data_key_id, CONTEXT, other.blob) == b"y"
+
+
+async def test_an_answer_that_comes_late_is_taken(
+    keys: DataKeys, kms: RemoteKeyring, clock: Clock, tenant: UUID
+) -> None:
+    slow = DataKeys(keys._connections, kms, clock=clock, patience_s=0.01)
+    sealed = await slow.seal(tenant, CONTEXT, b"x")
+    clock.now += FRESH_S
+    kms.gate.clear()
+    kms.unwraps = 0
+    assert await slow.open(tenant, sealed.data_key_id, CONTEXT, sealed.blob) == b"x"
+    kms.gate.set()
+    while slow._flights:
+        await asyncio.sleep(0)
+    assert await slow.open(tenant, sealed.data_key_id, CONTEXT, sealed.blob) == b"x"
+    assert kms.unwraps == 1, "fresh again"
+
+
+async def test_a_kek_that_is_enabled_again_is_told(keys: DataKeys, kms: RemoteKeyring, tenant: UUID) -> None:
+    sealed = await keys.seal(tenant, CONTEXT, b"x")
+    kms.inner.disable(kms.uri)
+    with pytest.raises(KekDisabled):
+        await DataKeys(keys._connections, kms).open(tenant, sealed.data_key_id, CONTEXT, sealed.blob)
+    assert await keys.drop_disabled() == {tenant}
+    with pytest.raises(KekDisabled):
+        await keys.open(tenant, sealed.data_key_id, CONTEXT, sealed.blob)
+    assert await keys.drop_disabled() == frozenset()
+    kms.inner.enable(kms.uri)
+    assert await keys.drop_disabled() == {tenant}
+    assert await keys.drop_disabled() == frozenset()
+    assert await keys.open(tenant, sealed.data_key_id, CONTEXT, sealed.blob) == b"x"
+
+
+async def test_a_start_while_the_kms_is_away_is_no_start(
+    database: Connections, keys: DataKeys, kms: RemoteKeyring, plant: Plant
+) -> None:
+    planted = await plant("a")
+    kms.away = True
+    with pytest.raises(KekUnavailable):
+        await SnapshotLoader(database, keys).load_all()
+    kms.away = False
+    [loaded] = [each for each in await SnapshotLoader(database, keys).load_all() if each.pools]
+    assert loaded.pools[0].keys[0].secret == planted.secret
+
+
+async def test_what_was_dropped_while_it_was_unwrapped_is_not_kept(
+    keys: DataKeys, kms: RemoteKeyring, clock: Clock, tenant: UUID
+) -> None:
+    sealed = await keys.seal(tenant, CONTEXT, b"x")
+    clock.now += FRESH_S
+    kms.gate.clear()
+    kms.unwraps = 0
+    opening = asyncio.create_task(keys.open(tenant, sealed.data_key_id, CONTEXT, sealed.blob))
+    while kms.unwraps == 0:
+        await asyncio.sleep(0)
+    keys.forget(tenant)
+    kms.gate.set()
+    assert await opening == b"x"
+    assert not keys._cache
+
+
+async def test_a_kek_that_is_disabled_during_a_long_outage_is_noticed_after_it(
+    keys: DataKeys, kms: RemoteKeyring, clock: Clock, tenant: UUID
+) -> None:
+    """The stale data key is gone by then; what was opened with it is still being served from."""
+    sealed = await keys.seal(tenant, CONTEXT, b"x")
+    kms.away = True
+    clock.now += STALE_S
+    with pytest.raises(KekUnavailable):
+        await keys.open(tenant, sealed.data_key_id, CONTEXT, sealed.blob)
+    kms.away = False
+    kms.inner.disable(kms.uri)
+    assert await keys.drop_disabled() == {tenant}
