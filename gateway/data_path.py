@@ -21,6 +21,7 @@ from gateway.guarded_calls import GuardedCalls
 from gateway.health import Health
 from gateway.leases.driver import LeaseDriver
 from gateway.leases.postgres_store import PostgresLeaseStore
+from gateway.metering.explanations import ExplanationRecorder, PostgresExplanationStore
 from gateway.metering.pricing import load_prices
 from gateway.metering.recorder import UsageRecorder
 from gateway.metering.store import PostgresUsageStore
@@ -116,6 +117,7 @@ class DataPathParts:
         book = BudgetBook()
         self._budgets = BudgetSharing(book, PostgresBudgets(postgres), clock=unix_clock)
         self._usage = UsageRecorder(PostgresUsageStore(postgres))
+        self._explanations = ExplanationRecorder(PostgresExplanationStore(postgres), clock)
         self.app = DataPath(
             verifier=verifier,
             proofs=ProofChecker(settings.issuer or "", unix_clock),
@@ -125,6 +127,7 @@ class DataPathParts:
             prices=prices,
             rng=rng,
             allowances=InMemoryAllowances(book=book),
+            explanations=self._explanations,
             limits=IntakeLimits(
                 max_body_bytes=settings.max_body_bytes,
                 max_upload_bytes=settings.max_upload_bytes,
@@ -144,6 +147,7 @@ class DataPathParts:
     async def start(self) -> None:
         """Load the tenants and start writing usage; returns also when the database is away, and keeps trying."""
         self._usage.start()
+        self._explanations.start()
         await self._drains.register()
         await self._directory.start()
         with suppress(TimeoutError):
@@ -179,6 +183,7 @@ class DataPathParts:
         await self._directory.close()
         await self._tokens.close()
         await self._pool.close()
+        await self._explanations.close()
         await self._usage.close()
         await self._budgets.close()
 
@@ -210,6 +215,10 @@ class DataPathParts:
         gauge("llm_proxy_leases", "Quotas of which this process holds a share.", lambda: len(leases.desk))
         counter("llm_proxy_lease_exchanges", "Exchanges of shares with Postgres.", lambda: leases.exchanges)
         counter("llm_proxy_lease_failures", "Exchanges that failed, Postgres being away.", lambda: leases.failures)
+        explained = self._explanations
+        counter("llm_proxy_explanations_stored", "Explanations of requests stored.", lambda: explained.stored)
+        dropped = "Explanations that were not stored, there being too many."
+        counter("llm_proxy_explanations_dropped", dropped, lambda: explained.dropped)
         hedges = "Second attempts for answers that were late, by what came of them."
         metrics.watch_labelled("llm_proxy_hedges", hedges, "result", self._hedges)
         sized = "Answers whose max_tokens were lowered, by whether they ended at the limit."

@@ -12,12 +12,13 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import asyncpg
 
 from gateway.database import AWAY, DatabaseAway, Postgres
+from gateway.metering.explanations import KEPT_DAYS, PostgresExplanationStore
 from gateway.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Jobs:
 
 
 def maintenance_jobs(postgres: Postgres) -> list[Job]:
-    """Return the jobs that keep the tables in shape: usage partitions ahead, old idempotency keys out."""
+    """Return the jobs that keep the tables in shape: usage partitions ahead, what is old out."""
 
     async def partitions() -> None:
         async with postgres.platform() as connection:
@@ -116,8 +117,12 @@ def maintenance_jobs(postgres: Postgres) -> list[Job]:
                 " or (ends_at is null and recorded_at < now() - interval '400 days' and bucket not like 'lpc\\_%')"
             )
 
+    async def explained() -> None:
+        await PostgresExplanationStore(postgres).purge(datetime.now(UTC) - timedelta(days=KEPT_DAYS))
+
     return [
         Job("usage-partitions", 3600.0, partitions),
         Job("idempotency-keys", 600.0, answered),
         Job("budgets", 3600.0, budgets),
+        Job("explanations", 3600.0, explained),
     ]

@@ -115,6 +115,9 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     fallbacks: Annotated[list[Fallback], Meta(max_length=8)] | UnsetType = UNSET
     hedging: Hedging | UnsetType = UNSET
     late_lane: LateLane | UnsetType = UNSET
+    explain_share: (
+        Annotated[float, Meta(ge=0, le=1, description="Share of the requests whose explanation is stored")] | UnsetType
+    ) = UNSET
     right_size: (
         Annotated[bool, Meta(description="Lower max_tokens that are unset or far too large, where they are reserved")]
         | UnsetType

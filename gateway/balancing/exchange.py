@@ -47,8 +47,9 @@ from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Re
 from gateway.balancing.hedging import Hedge
 from gateway.balancing.leasing import Leasing
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
-from gateway.balancing.retry import RetryBudget, RetryPolicy
+from gateway.balancing.retry import CHEAP, RETRYABLE, RetryBudget, RetryPolicy
 from gateway.balancing.steps import (
+    BACKOFF,
     Answered,
     Attempt,
     Await,
@@ -86,17 +87,7 @@ class _State(Enum):
     OVER = "over"
 
 
-_RETRYABLE = frozenset(
-    {
-        OutcomeKind.RATE_LIMITED,
-        OutcomeKind.AUTH_REJECTED,
-        OutcomeKind.SERVER_ERROR,
-        OutcomeKind.TIMEOUT,
-        OutcomeKind.CONNECT_FAILED,
-    }
-)
 _DONE = Done()
-_CHEAP = frozenset({OutcomeKind.RATE_LIMITED, OutcomeKind.AUTH_REJECTED, OutcomeKind.CONNECT_FAILED})
 
 
 class Exchange:
@@ -132,6 +123,7 @@ class Exchange:
         self._avoided: set[str] = set()
         self._patience_until = ask.deadline
         self._pause_began = self._pause_until = 0.0
+        self._lacks_capacity = False
 
     @property
     def is_over(self) -> bool:
@@ -190,6 +182,8 @@ class Exchange:
                 return self._end(_DONE)
             case _State.PAUSED, Woke():
                 self.paused_s += max(0.0, now - self._pause_began)
+                if now >= self._ask.deadline and self._lacks_capacity:
+                    return self._refuse_wait(None, now)
                 return self._begin(now)
             case _State.PAUSED, NotParked():
                 return self._refuse_wait(self._pause_until, now)
@@ -242,7 +236,7 @@ class Exchange:
                 raise IllegalEvent("two attempts are under way: the event must say whose it is")
             self._turn_to_rival()
         self._state = _State.SENT
-        if isinstance(event, Answered) and event.kind not in _RETRYABLE:
+        if isinstance(event, Answered) and event.kind not in RETRYABLE:
             self._give_up_rival(now, lost=True)
             return self._on_answer(event, now)
         self._bar(event.kind)
@@ -285,7 +279,7 @@ class Exchange:
 
     def _may_retry(self, kind: OutcomeKind, now: float, *, body_sent: bool) -> bool:
         return (
-            kind in _RETRYABLE
+            kind in RETRYABLE
             and len(self.attempts) < self._policy.attempts_allowed
             and now < self._ask.deadline
             and (self._replayable or not body_sent)
@@ -293,7 +287,7 @@ class Exchange:
 
     def _retry(self, kind: OutcomeKind, now: float) -> Step | None:
         self._bar(kind)
-        cheap = kind in _CHEAP
+        cheap = kind in CHEAP
         if not cheap and not self._budget.affords(now):
             return None
         decision = self._acquire(self._barred | self._avoided, now)
@@ -324,7 +318,7 @@ class Exchange:
             return None
         if retry_at > self._patience_until or not self._budget.withdraw(now):
             return None
-        return self._pause(retry_at, "backoff", now)
+        return self._pause(retry_at, BACKOFF, now)
 
     def _acquire(self, excluded: set[str], now: float) -> Decision:
         ask = (
@@ -344,12 +338,13 @@ class Exchange:
         if until > self._patience_until:
             return None
         self._state = _State.PAUSED
-        self._pause_until, self._pause_began = until, now
+        self._pause_until, self._pause_began, self._lacks_capacity = until, now, reason != BACKOFF
         return Pause(until, reason)
 
-    def _refuse_wait(self, until: float, now: float) -> Step:
+    def _refuse_wait(self, until: float | None, now: float) -> Step:
         last = self.attempts[-1] if self.attempts else None
-        return self._end(Fail(Failure(OutcomeKind.RATE_LIMITED, None, max(0.0, until - now), last)))
+        retry_after_s = None if until is None else max(0.0, until - now)
+        return self._end(Fail(Failure(OutcomeKind.RATE_LIMITED, None, retry_after_s, last)))
 
     def _abandon(self, usage: TokenUsage | None, now: float) -> Step:
         self._give_up_rival(now, lost=False)

@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from gateway.balancing.outcome import OutcomeKind
+
+CHEAP = frozenset({OutcomeKind.RATE_LIMITED, OutcomeKind.AUTH_REJECTED, OutcomeKind.CONNECT_FAILED})
+"""Failures that cost the provider no work."""
+RETRYABLE = CHEAP | {OutcomeKind.SERVER_ERROR, OutcomeKind.TIMEOUT}
+"""Failures that another key may not have: never the caller's own mistakes."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:

@@ -49,6 +49,10 @@ class Send:
     lease: Lease
 
 
+BACKOFF = "backoff"
+"""The reason of a pause between two tries that is not for want of capacity."""
+
+
 @value_type
 class Pause:
     """Wait until `until` (or an earlier sign of free capacity), then report `Woke`; `NotParked` if there is no room."""

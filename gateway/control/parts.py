@@ -31,6 +31,7 @@ from gateway.balancing.strategies.registry import ALIASES, STRATEGY_NAMES
 from gateway.control.app import make_control
 from gateway.control.key_probe import KeyProbe
 from gateway.control.orm import OrmSessions
+from gateway.control.requests import make_requests_router
 from gateway.custody import parse_peppers
 from gateway.forwarded import certificate_of, thumbprint_of
 from gateway.guarded_calls import GuardedCalls
@@ -195,7 +196,7 @@ class ControlParts:
         authenticator = RequestAuthenticator(verifier, settings.issuer, time.time, certificate=thumbprint_of)
         self.failures = server.failures
         self.app: Litestar = make_control(
-            [*make_auth_routers(auth), make_tenants_router(tenants)],
+            [*make_auth_routers(auth), make_tenants_router(tenants), make_requests_router(postgres)],
             middleware=[authentication(authenticator)],
         )
         rng = random.Random()  # noqa: S311 - spreads the runs; nothing secret is drawn from it

@@ -14,7 +14,8 @@ class UsageEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     `at` is the arrival (UTC); `status` what the caller was sent (499: the caller left before an answer began);
     `outcome` an `OutcomeKind` or the code of the refusal. Times in milliseconds; `cost_usd_nanos` in billionths of a US
     dollar. `model` is the name the caller asked for, `served_model` the one that the provider named. `usage_reported`
-    is False where tokens were estimated.
+    is False where tokens were estimated. `regions` are those of every attempt in order, with commas between ("-" for a
+    key that names none), None where `region` says it all; `residency` the only regions that were allowed, None = any.
     """
 
     id: UUID
@@ -42,3 +43,5 @@ class UsageEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     cost_usd_nanos: int | None
     first_byte_ms: float | None
     total_ms: float
+    regions: str | None = None
+    residency: str | None = None

@@ -39,6 +39,8 @@ _TYPES = {
     "cost_usd_nanos": "bigint",
     "first_byte_ms": "real",
     "total_ms": "real",
+    "regions": "text",
+    "residency": "text",
 }
 _COLUMNS = ", ".join(UsageEvent.__struct_fields__)
 # Two statements: the server makes the days' partitions first, so that a row of an unforeseen day is kept, not lost.

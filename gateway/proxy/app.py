@@ -21,6 +21,7 @@ from auth.details import Detail, read_details
 from auth.errors import Fault
 from auth.principal import Principal
 from auth.scopes import INFERENCE
+from gateway.metering.explanations import StoredExplanation
 from gateway.metering.pricing import PriceTable
 from gateway.policy.allowance import Allowances, InMemoryAllowances
 from gateway.proxy.asgi_channel import AsgiChannel, Receive, Scope, Send
@@ -57,6 +58,13 @@ class Verifier(Protocol):
         """Return the caller, or raise NotAuthenticated; a bound token needs its key's or certificate's thumbprint."""
 
 
+class ExplanationSink(Protocol):
+    """Keeps explanations; fulfilled by `ExplanationRecorder`."""
+
+    def record(self, row: StoredExplanation) -> None:
+        """Take one; must not block or raise."""
+
+
 class DataPath:
     """The ASGI application of the inference paths; `serve` is the same for any other server.
 
@@ -75,6 +83,7 @@ class DataPath:
         prices: PriceTable,
         rng: Random,
         allowances: Allowances | None = None,
+        explanations: ExplanationSink | None = None,
         limits: IntakeLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
@@ -85,6 +94,7 @@ class DataPath:
         self._upstream = upstream
         self._recorders = tuple(recorders)
         self._prices = prices
+        self._explanations = explanations
         self._rng = rng
         self._limits = limits or IntakeLimits()
         self._clock = clock
@@ -118,7 +128,14 @@ class DataPath:
             self.in_flight -= 1
             self.answered += 1
             record.write(self._recorders, self._prices)
+            if record.explained is not None:
+                self._keep_explanation(record)
             self._spending.settle(record)
+
+    def _keep_explanation(self, record: RequestRecord) -> None:
+        row = record.stored_explanation
+        if row is not None and self._explanations is not None:
+            self._explanations.record(row)
 
     async def _answer(self, channel: Channel, record: RequestRecord, leaver: Leaver) -> None:
         head = RequestHead(channel.headers)

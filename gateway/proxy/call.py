@@ -14,11 +14,11 @@ from gateway.balancing.explain import Explanation
 from gateway.balancing.fallback import Cause, cause_of_failure
 from gateway.balancing.hedging import Hedging
 from gateway.balancing.outcome import OutcomeKind
-from gateway.balancing.steps import Failure, Pause
+from gateway.balancing.steps import BACKOFF, Failure, Pause
 from gateway.proxy.affinity import affinity_of
 from gateway.proxy.channel import HeaderList
 from gateway.proxy.choice import Choice
-from gateway.proxy.explanation import explanation_header
+from gateway.proxy.explanation import explanation_header, explanation_of
 from gateway.proxy.faults import (
     NoCapacity,
     NoUsableKey,
@@ -40,8 +40,6 @@ from gateway.upstream.providers import DIALECT_ROOTS
 
 logger = logging.getLogger(__name__)
 
-BACKOFF = "backoff"
-"""The reason of an `Exchange`'s pause between two tries that are not about capacity."""
 _VERBS = {"GET": b"GET", "POST": b"POST"}
 _QUERIES = {"gemini": (b"alt=sse",), "anthropic": (b"beta=true",), "openai": ()}
 """The only query parameters that reach a provider; everything else means nothing to it, or is Azure's api-version."""
@@ -70,6 +68,7 @@ class Call:
         "_policy",
         "_record",
         "_route",
+        "_tells",
         "cause",
     )
 
@@ -93,6 +92,7 @@ class Call:
         self._place: Place | None = None
         pool, arrived = choice.pool, clock()
         self.cause: Cause | None = None
+        inquiry.record.residency = choice.residency
         self._policy = policy = pool.policy
         if patience_s is not None and patience_s < policy.max_pause_s:
             self._policy = policy = replace(policy, max_pause_s=patience_s)
@@ -106,7 +106,9 @@ class Call:
             self._deadlines = replace(pool.deadlines, total_s=min(pool.deadlines.total_s, deadline - arrived))
         self._answer_by = None if wished_s is None else deadline
         self._headers = inquiry.head.forwarded
-        self._explains = inquiry.explains
+        share = pool.settings.explain_share
+        self._tells = inquiry.explains
+        self._explains = inquiry.explains or (share > 0.0 and rng.random() < share)
         sized = None
         if pool.sizing is not None and route.operation.generates and not intake.is_form:
             principal = inquiry.record.principal
@@ -154,6 +156,8 @@ class Call:
             answer = await dispatch(self._exchange, self._prepare, upstream, clock=self._clock, park=self._park)
         finally:
             self._record.attempts += len(self._exchange.attempts)
+            if pool.rungs or len(self._exchange.attempts) > 1 or self._record.regions is not None:
+                self._note_regions()
             if explained is not None:
                 self._explain(explained, asked_at)
             if self._place is not None:
@@ -183,7 +187,7 @@ class Call:
 
     def _explain(self, explained: Explanation, asked_at: float) -> None:
         pool, record = self._choice.pool, self._record
-        record.explanation = explanation_header(
+        document = explanation_of(
             explained,
             self._exchange.attempts,
             pool=pool.name,
@@ -191,9 +195,15 @@ class Call:
             targets=pool.targets,
             now=asked_at,
         )
-        logger.info(
-            "request explained", extra={"request_id": record.request_id, "why": record.explanation.decode("ascii")}
-        )
+        record.explained = [*(record.explained or ()), document]
+        if self._tells:
+            record.explanation = explanation_header(document)
+
+    def _note_regions(self) -> None:
+        """Note where each attempt went, the abandoned and the failed ones too."""
+        record, targets = self._record, self._choice.pool.targets
+        gone = [targets.get(each.endpoint_id) for each in self._exchange.attempts]
+        record.regions = [*(record.regions or ()), *("-" if each is None else each.region or "-" for each in gone)]
 
     def _prepare(self, lease: Lease) -> Prepared:
         if self._place is not None:
@@ -299,6 +309,9 @@ class Call:
     def _fault(self, failure: Failure) -> RequestFault:
         """Say what the caller is told when no provider's answer can be relayed."""
         pool, model, kind = self._choice.pool.name, self._choice.model, failure.kind
+        if kind == "deadline" and not self._exchange.attempts:
+            # It stood in line until then.
+            kind = OutcomeKind.RATE_LIMITED
         self._record.outcome = str(kind)
         tried = f" after {self._record.attempts} attempts" if self._record.attempts > 1 else ""
         if kind in (Refusal.NO_MODEL, Refusal.RESIDENCY):

@@ -1,14 +1,15 @@
-"""Says why a request went where it went, as the value of `x-llm-proxy-explain`. Pure.
+"""Says why a request went where it went: for the header `x-llm-proxy-explain`, and to be stored. Pure.
 
     {"pool": "main", "model": "gpt-4o", "strategy": "weighted", "candidates": [
        {"key": "a", "level": "tier 0", "excluded": "limited", "until_s": 2.5, "score": 0.02, "headroom": 0.0,
         "in_flight": 3, "first_byte_s": 0.4}, …],
-     "more": 0, "tried": [{"key": "b", "outcome": "ok", "status": 200}]}
+     "more": 0, "tried": [{"key": "b", "region": "eu-1", "outcome": "ok", "status": 200}]}
 
 An attempt that was sent beside a late one has `"hedge": true`.
 
 The candidates are as they were when the request came, in the order in which their levels are looked at; `score` is the
-strategy's own figure, smaller is better. ASCII, and at most `MAX_BYTES`: a header must fit.
+strategy's own figure, smaller is better. In the header it is ASCII, and at most `MAX_BYTES`; stored are up to
+`MAX_CANDIDATES` of each pool that was tried.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from typing import Any
 
 from gateway.balancing.explain import Considered, Explanation
+from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.steps import Attempt
 from gateway.proxy.runtime import KeyTarget
 
 MAX_BYTES = 4096
+MAX_CANDIDATES = 200
 NOT_ALLOWED = b'{"refused":"to have requests explained, the token needs the scope usage:read"}'
 
 
-def explanation_header(
+def explanation_of(
     explained: Explanation,
     attempts: Sequence[Attempt],
     *,
@@ -33,24 +37,32 @@ def explanation_header(
     model: str,
     targets: Mapping[str, KeyTarget],
     now: float,
-) -> bytes:
-    """Write it; keys are named by `targets`, times are relative to `now`."""
-    candidates = [_candidate(each, targets, now) for each in explained.considered]
-    tried = [_tried(each, targets) for each in attempts]
+) -> dict[str, Any]:
+    """Say it as plain JSON values; keys are named by `targets`, times are relative to `now`."""
+    candidates = [_candidate(each, targets, now) for each in explained.considered[:MAX_CANDIDATES]]
+    return {
+        "pool": pool,
+        "model": model,
+        "strategy": explained.strategy,
+        "refused": explained.refused and str(explained.refused),
+        "candidates": candidates,
+        "more": len(explained.considered) - len(candidates),
+        "tried": [_tried(each, targets) for each in attempts],
+    }
+
+
+def explanation_header(document: Mapping[str, Any]) -> bytes:
+    """Write what `explanation_of` gave, with as many candidates and attempts as fit."""
+    candidates, tried = document["candidates"], document["tried"]
     shown = min(len(candidates), 32)
     while True:
-        value = json.dumps(
-            {
-                "pool": pool,
-                "model": model,
-                "strategy": explained.strategy,
-                "refused": explained.refused and str(explained.refused),
-                "candidates": candidates[:shown],
-                "more": len(candidates) - shown,
-                "tried": tried[-8:],
-            },
-            separators=(",", ":"),
-        ).encode()
+        told = {
+            **document,
+            "candidates": candidates[:shown],
+            "more": document["more"] + len(candidates) - shown,
+            "tried": tried[-8:],
+        }
+        value = json.dumps(told, separators=(",", ":")).encode()
         if len(value) <= MAX_BYTES or not shown:
             return value[:MAX_BYTES]
         shown //= 2
@@ -59,7 +71,9 @@ def explanation_header(
 def _tried(each: Attempt, targets: Mapping[str, KeyTarget]) -> dict[str, object]:
     told: dict[str, object] = {
         "key": _name(each.endpoint_id, targets),
-        "outcome": each.kind and str(each.kind),
+        "region": target.region if (target := targets.get(each.endpoint_id)) is not None else None,
+        # Its answer may still be on the way: so far it is one.
+        "outcome": str(each.kind or OutcomeKind.OK) if each.kind or each.status else None,
         "status": each.status,
     }
     if each.hedge:

@@ -31,6 +31,7 @@ class Climb:
 
     __slots__ = (
         "_alternatives", "_choice", "_clock", "_deadline", "_inquiry", "_intake", "_ladder", "_rng", "_spending",
+        "_tried",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +52,7 @@ class Climb:
         self._spending = spending
         self._clock = clock
         self._rng = rng
+        self._tried: list[Choice] = []
         arrived, wished_s = clock(), inquiry.wishes.deadline_s
         self._deadline = arrived + min(choice.pool.deadlines.total_s, wished_s or inf)
         self._alternatives = alternatives(tenant, inquiry, choice, unix)
@@ -71,6 +73,7 @@ class Climb:
                 deadline=self._deadline,
                 patience_s=self._ladder.patience_s(Cause.CAPACITY),
             )
+            self._note_residency()
             answer: Answer | None = None
             try:
                 answer = await call.send(upstream)
@@ -88,6 +91,13 @@ class Climb:
             if not self._climb(cause, replayable=self._intake.replayable):
                 return answer
             answer.close()
+
+    def _note_residency(self) -> None:
+        """Note the regions that were allowed in all pools so far; where nothing narrowed one, those that it has."""
+        self._tried.append(self._choice)
+        if any(each.residency for each in self._tried):
+            allowed = (each.residency or each.pool.regions for each in self._tried)
+            self._inquiry.record.residency = frozenset[str]().union(*allowed)
 
     def _climb(self, cause: Cause | None, *, replayable: bool) -> bool:
         """Go to the next rung that serves `cause` and admits the request; False when there is none."""

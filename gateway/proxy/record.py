@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from auth.principal import Principal
 from gateway.balancing.outcome import TokenUsage
 from gateway.metering.event import UsageEvent
+from gateway.metering.explanations import StoredExplanation
 from gateway.metering.pricing import PriceTable
 from gateway.policy.allowance import Taken
 from gateway.proxy.channel import HeaderList
@@ -20,6 +21,7 @@ from gateway.proxy.sizing import Sized
 _NOTHING = TokenUsage(reported=False)
 _MAX_TEXT = 256
 _62_BITS = (1 << 62) - 1
+_ANYWHERE = frozenset[str]()
 
 
 class Recorder(Protocol):
@@ -32,9 +34,10 @@ class Recorder(Protocol):
 class RequestRecord:
     """What is known so far; `write` makes the row of it. Without `principal` there is nobody to charge, and no row.
 
-    `priced_as` is the model that stands in for the caller's, if one does; `told` are further headers of the answer.
-    `status` stays UNANSWERED, `outcome` ABANDONED, when the caller left first. `clock` is monotonic seconds,
-    `id` the number of a UUID.
+    `regions` are those of every attempt where there was more than one, `residency` the only ones that were allowed.
+    `explained` is why it went where it went, a document for each pool. `priced_as` is the model that stands in for the
+    caller's, if one does; `told` are further headers of the answer. `status` stays UNANSWERED, `outcome` ABANDONED,
+    when the caller left first. `clock` is monotonic seconds, `id` the number of a UUID.
     """
 
     UNANSWERED = 499
@@ -46,6 +49,7 @@ class RequestRecord:
         "_written",
         "attempts",
         "cost_nanos",
+        "explained",
         "explanation",
         "first_byte_at",
         "id",
@@ -56,7 +60,9 @@ class RequestRecord:
         "priced_as",
         "principal",
         "queued_behind",
+        "regions",
         "request_id",
+        "residency",
         "served_model",
         "sized",
         "status",
@@ -94,6 +100,9 @@ class RequestRecord:
         self.cost_nanos: int | None = None
         self.taken: Taken | None = None
         self.explanation: bytes | None = None
+        self.explained: list[dict[str, Any]] | None = None
+        self.regions: list[str] | None = None
+        self.residency: frozenset[str] = _ANYWHERE
         self.usage = _NOTHING
         self.first_byte_at: float | None = None
 
@@ -138,9 +147,20 @@ class RequestRecord:
             cost_usd_nanos=cost,
             first_byte_ms=None if first is None else (first - self._arrived) * 1000.0,
             total_ms=(self._clock() - self._arrived) * 1000.0,
+            regions=",".join(self.regions) if self.regions else None,
+            residency=",".join(sorted(self.residency)) if self.residency else None,
         )
         for recorder in recorders:
             recorder.record(row)
+
+    @property
+    def stored_explanation(self) -> StoredExplanation | None:
+        """What is kept of why it went where it went; None when nothing was explained."""
+        principal, pools = self.principal, self.explained
+        if principal is None or pools is None:
+            return None
+        at = datetime.fromtimestamp(self.unix, UTC)
+        return StoredExplanation(tenant_id=principal.tenant_id, request_id=self.request_id, at=at, pools=pools)
 
 
 def new_id(rng: Random, unix: float) -> int:

@@ -281,6 +281,19 @@ def test_a_full_pool_pauses_before_the_first_attempt_and_gives_up_at_once_when_i
     assert isinstance(patient.run(Woke(), now=61.0), Send)
 
 
+def test_a_wait_for_capacity_that_ends_with_the_deadline_is_a_429() -> None:
+    play = Play(TWO[0], ask=replace(ASK, deadline=6.0))
+    assert isinstance(play.run(LIMITED, now=1.0), Pause)
+    step = play.run(Woke(), now=6.0)
+    assert isinstance(step, Fail)
+    assert (step.failure.kind, step.failure.retry_after_s) == (K.RATE_LIMITED, None)
+    failing = Play(TWO[0], ask=replace(ASK, deadline=6.0))
+    assert isinstance(failing.run(ERROR), Pause)
+    step = failing.run(Woke(), now=6.0)
+    assert isinstance(step, Fail)
+    assert step.failure.kind == "deadline"
+
+
 def test_nothing_is_tried_past_the_deadline() -> None:
     hurried = replace(ASK, deadline=2.0)
     play = Play(*TWO, ask=hurried)

@@ -107,7 +107,7 @@ async def test_at_130_percent_the_critical_are_served_and_the_rest_by_priority_a
         assert jain(run.shares_by_client(kind.name)) >= 0.95, kind.name
     assert run.served_share("later") >= run.served_share("soon") - 0.03
     assert run.served_share("patient batch") >= run.served_share("batch") - 0.03
-    assert run.served_share("soon") + run.served_share("later") > run.served_share("batch")
+    assert run.served_share("later") >= run.served_share("batch") - 0.03, "at one deadline, by priority"
     assert run.served_share("patient batch") > 0.02
     served = sum(each.status == 200 for each in run.seen)
     assert served >= 0.9 * run.capacity

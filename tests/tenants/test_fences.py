@@ -24,6 +24,7 @@ TABLES = (
     "token_revocation",
     "audit_event",
     "usage_event",
+    "request_explanation",
 )
 
 

@@ -1,0 +1,89 @@
+"""What became of one request, read back from its usage row: who served it, and in which regions it was tried."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import msgspec
+
+from auth.storage import Connections
+
+_REQUEST_ID = re.compile(r"req_([0-9a-f]{32})")
+_SLACK = timedelta(hours=1)
+"""Rows are partitioned by day: the id tells the time to within the clocks' differences."""
+
+
+class Residency(msgspec.Struct, frozen=True):
+    """Where a request was allowed to go and where it went.
+
+    `allowed` are the only regions that might serve it, null = any; `attempts` the region of every attempt in order,
+    second and abandoned ones included, null where the key names none. `kept`: every attempt was in an allowed region.
+    """
+
+    allowed: list[str] | None
+    attempts: list[str | None]
+    kept: bool
+
+
+class RequestReport(msgspec.Struct, frozen=True):
+    """One request as it was metered; `residency` is the proof of where it went."""
+
+    request_id: str
+    at: datetime
+    client_id: str
+    operation: str
+    model: str
+    served_model: str | None
+    pool_id: UUID | None
+    key_id: UUID | None
+    key_version: int | None
+    provider: str | None
+    region: str | None
+    status: int
+    outcome: str
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd_nanos: int | None
+    first_byte_ms: float | None
+    total_ms: float
+    residency: Residency
+
+
+_COLUMNS = ", ".join(name for name in RequestReport.__struct_fields__ if name != "residency")
+_QUERY = (
+    f"select {_COLUMNS}, regions, residency from usage_event "  # noqa: S608 - names come from the struct
+    "where tenant_id = $1 and id = $2 and at between $3 and $4"
+)
+
+
+async def read_report(connections: Connections, tenant_id: UUID, request_id: str) -> RequestReport | None:
+    """Return the report of a tenant's request, None if there is none (yet: rows are written within a second)."""
+    found = _REQUEST_ID.fullmatch(request_id)
+    if found is None:
+        return None
+    identifier = UUID(hex=found.group(1))
+    try:
+        at = datetime.fromtimestamp((identifier.int >> 80) / 1000.0, UTC)
+        window = at - _SLACK, at + _SLACK
+    except (OverflowError, ValueError, OSError):
+        return None
+    async with connections.tenant(tenant_id) as connection:
+        row = await connection.fetchrow(_QUERY, tenant_id, identifier, *window)
+    if row is None:
+        return None
+    told = dict(row)
+    regions, allowed = told.pop("regions"), told.pop("residency")
+    return RequestReport(**told, residency=residency_of(told["attempts"], told["region"], regions, allowed))
+
+
+def residency_of(attempts: int, region: str | None, regions: str | None, allowed: str | None) -> Residency:
+    """Read the two columns of a usage row; see `UsageEvent`."""
+    if regions is not None:
+        gone = [None if each == "-" else each for each in regions.split(",")]
+    else:
+        gone = [region] if attempts else []
+    only = None if allowed is None else allowed.split(",")
+    return Residency(only, gone, only is None or all(each in only for each in gone))
