@@ -30,7 +30,7 @@ class DpopRefused(TokenRefused):
 
 
 class ProofChecker:
-    """Checks the proofs that come with DPoP-bound tokens; each is good once in this process.
+    """Checks the proofs that come with DPoP-bound tokens; each is good once in all that share `used`.
 
     `base_url` is the public URL of the gateway, against which proofs are checked: never the Host header.
     """
@@ -38,7 +38,7 @@ class ProofChecker:
     def __init__(self, base_url: str, clock: Callable[[], float], *, used: ProofCache | None = None) -> None:
         self._base_url = base_url.rstrip("/")
         self._clock = clock
-        self._used = used or ProofCache()
+        self._used = ProofCache() if used is None else used
 
     def check(self, token: str, proofs: Sequence[str], *, method: str, path: str) -> str:
         """Return the thumbprint of the key that signed the one proof among `proofs`; raises `DpopRefused`."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +20,11 @@ WINDOW_S = 60.0
 
 SKEW_S = 10.0
 NONCE_STEP_S = 60
+KEPT_S = WINDOW_S + 2 * SKEW_S
+"""How long a used proof is remembered: its `iat` may lie a little ahead."""
+
+DIGEST_BYTES = 16
+_GENERATION_S = 20.0
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
@@ -127,22 +131,44 @@ class DpopNonces:
 
 
 class ProofCache:
-    """The proofs of one process that were used within their window: the resource side's replay check.
+    """The proofs that were used within their window, here and, as far as `learn` told, in other processes.
 
-    Across processes a proof could be used once in each within its window; there the server's nonce and the TLS
-    connection bound what a replay is worth (RFC 9449 section 11.1).
+    Proofs are kept as 16 bytes of SHA-256 over key and `jti`, in generations by the time of use: the whole of one is
+    forgotten when its last proof is too old anyway. A full cache refuses rather than forgets what is still valid.
+    `used` is called with the digest of each new one, for `proof_sharing`.
     """
 
-    def __init__(self, *, capacity: int = 100_000) -> None:
-        self._seen: OrderedDict[tuple[str, str], float] = OrderedDict()
+    def __init__(self, *, capacity: int = 500_000, used: Callable[[bytes], None] | None = None) -> None:
+        self._generations: list[tuple[float, set[bytes]]] = []
         self._capacity = capacity
+        self.used = used
+
+    def __len__(self) -> int:
+        return sum(len(seen) for _, seen in self._generations)
 
     def first_use(self, proof: Proof, *, now: float) -> bool:
-        """Record a proof and tell whether it is new; a full cache refuses rather than forgets what is still valid."""
-        while self._seen and (next(iter(self._seen.values())) <= now):
-            self._seen.popitem(last=False)
-        key = (proof.jkt, proof.jti)
-        if key in self._seen or len(self._seen) >= self._capacity:
+        """Record a proof and tell whether it is new."""
+        digest = hashlib.sha256(f"{proof.jkt}\x00{proof.jti}".encode()).digest()[:DIGEST_BYTES]
+        if not self._add(digest, now):
             return False
-        self._seen[key] = now + WINDOW_S + 2 * SKEW_S
+        if self.used is not None:
+            self.used(digest)
+        return True
+
+    def learn(self, digests: Iterable[bytes], *, now: float) -> None:
+        """Take in what was used elsewhere; beyond the capacity it is passed over."""
+        for digest in digests:
+            self._add(digest, now)
+
+    def _add(self, digest: bytes, now: float) -> bool:
+        generations = self._generations
+        while generations and generations[0][0] <= now:
+            del generations[0]
+        if any(digest in seen for _, seen in generations):
+            return False
+        if len(self) >= self._capacity:
+            return False
+        if not generations or generations[-1][0] < now + KEPT_S:
+            generations.append((now + KEPT_S + _GENERATION_S, set()))
+        generations[-1][1].add(digest)
         return True

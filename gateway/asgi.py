@@ -14,8 +14,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
+from auth.dpop import ProofCache
 from auth.errors import Invalid
 from auth.keyset import KeySet, PublicKey
+from auth.proof_sharing import TABLE as USED_PROOFS
+from auth.proof_sharing import ProofSharing
 from auth.revocations import Revocations
 from auth.signing_keys import SigningKeys
 from auth.tokens import Verifier
@@ -149,6 +152,9 @@ class Gateway:
         data_keys = make_data_keys(settings, postgres, kms_calls)
         keys, revocations = KeySet(), Revocations()
         verifier = Verifier(settings.issuer, settings.token_audience, keys, revocations, time.time)
+        proofs = ProofCache()
+        sharing = ProofSharing(proofs, postgres, clock=time.time, poll_s=settings.snapshot_poll_s)
+        self._run(sharing.run(), "used proofs")
         signing = (
             SigningKeys(postgres, data_keys, keys, algs=settings.signing_algorithms) if self._has_control else None
         )
@@ -177,6 +183,7 @@ class Gateway:
                 metrics=self.metrics,
                 health=self.health,
                 assertions=assertions,
+                proofs=proofs,
             )
             self._stack.push_async_callback(self._data_path.close)
             await self._data_path.start()
@@ -197,6 +204,7 @@ class Gateway:
                 verifier=verifier,
                 metrics=self.metrics,
                 assertions=assertions,
+                proofs=proofs,
             )
             self._stack.push_async_callback(parts.close)
             await self._hold(parts.app.lifespan(), "control plane")
@@ -210,6 +218,9 @@ class Gateway:
             self._run(certificates.run(), "registered certificates")
 
         def heard(change: Change) -> None:
+            sharing.changed(change.table)
+            if change.table == USED_PROOFS:
+                return  # told often, and nothing else depends on it
             if certificates is not None:
                 certificates.changed(change)
             trust.changed(change)

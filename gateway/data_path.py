@@ -14,6 +14,7 @@ from contextlib import suppress
 from uuid import UUID
 
 from auth.bearer import ProofChecker
+from auth.dpop import ProofCache
 from auth.sealing import Sealer
 from auth.vouching import AssertionSigner
 from gateway.database import Change, Postgres
@@ -65,6 +66,7 @@ class DataPathParts:
         metrics: Metrics,
         health: Health,
         assertions: AssertionSigner,
+        proofs: ProofCache | None = None,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -120,7 +122,7 @@ class DataPathParts:
         self._explanations = ExplanationRecorder(PostgresExplanationStore(postgres), clock)
         self.app = DataPath(
             verifier=verifier,
-            proofs=ProofChecker(settings.issuer or "", unix_clock),
+            proofs=ProofChecker(settings.issuer or "", unix_clock, used=proofs),
             directory=self._directory,
             upstream=self._pool,
             recorders=(self._usage, TrafficMetrics(metrics)),

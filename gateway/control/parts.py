@@ -16,9 +16,11 @@ from auth.audit import Event
 from auth.bearer import RequestAuthenticator
 from auth.client_secrets import Peppers
 from auth.deps import AuthServices
+from auth.dpop import ProofCache
 from auth.errors import Invalid
 from auth.middleware import authentication
 from auth.people import purge_sessions
+from auth.proof_sharing import purge_proofs
 from auth.replay import purge_seen
 from auth.revocation_store import purge_revocations
 from auth.routes import make_routers as make_auth_routers
@@ -135,9 +137,11 @@ class ControlParts:
         verifier: Verifier,
         metrics: Metrics,
         assertions: AssertionSigner,
+        proofs: ProofCache | None = None,
     ) -> None:
         if settings.database_url is None or settings.issuer is None or settings.token_audience is None:
             raise Invalid("DATABASE_URL and LLM_PROXY_ISSUER are needed.", hint="Run `llm-proxy config check`.")
+        self._postgres = postgres
         self._sessions = OrmSessions(
             settings.database_url.reveal(),
             pool_size=settings.database_pool_size,
@@ -193,7 +197,9 @@ class ControlParts:
             prober=probe,
             issuer=settings.issuer,
         )
-        authenticator = RequestAuthenticator(verifier, settings.issuer, time.time, certificate=thumbprint_of)
+        authenticator = RequestAuthenticator(
+            verifier, settings.issuer, time.time, proofs=proofs, certificate=thumbprint_of
+        )
         self.failures = server.failures
         self.app: Litestar = make_control(
             [*make_auth_routers(auth), make_tenants_router(tenants), make_requests_router(postgres)],
@@ -246,6 +252,7 @@ class ControlParts:
             await purge_revocations(session, now=_now())
             await purge_seen(session, now=_now())
             await purge_sessions(session, now=_now())
+        await purge_proofs(self._postgres)
 
 
 def _now() -> datetime:
