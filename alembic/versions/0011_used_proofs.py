@@ -1,14 +1,14 @@
 """DPoP proofs that were used, told between processes.
 
-Revision 0010: one table. It holds digests of nobody in particular, so it is the platform's and no tenant's.
+Revision 0011: one table. It holds digests of nobody in particular, so it is the platform's and no tenant's.
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
