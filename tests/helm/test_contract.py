@@ -13,7 +13,9 @@ import yaml  # type: ignore[import-untyped]
 
 from gateway.proxy.routes import is_inference
 from gateway.telemetry import Metrics
+from gateway.traffic_metrics import TrafficMetrics
 from gateway.variables import VARIABLES
+from tests.metering.rows import usage_row
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "llm-proxy"
@@ -52,7 +54,7 @@ def test_the_program_reads_every_variable_that_the_chart_sets() -> None:
 
 
 def test_what_the_program_can_be_told_can_be_said_in_values() -> None:
-    groups = {"Listening and identity", "Database", "Custody", "Traffic", "Operations"}
+    groups = {"Listening and identity", "People", "Database", "Custody", "Traffic", "Operations"}
     wanted = {variable.name for variable in VARIABLES if variable.group in groups}
 
     missing = wanted - set_by_the_chart() - config_names()
@@ -110,6 +112,7 @@ def expressions() -> list[tuple[str, str]]:
 def metrics() -> dict[str, set[str]]:
     """Return what `/metrics` publishes: each sample name with its labels."""
     published = Metrics()
+    TrafficMetrics(published).record(usage_row())
     found: dict[str, set[str]] = {}
     for family in published.registry.collect():
         labels = set().union(*(sample.labels for sample in family.samples)) if family.samples else set()
