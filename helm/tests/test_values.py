@@ -65,6 +65,7 @@ NEEDS = {
         "minimal",
         {"encryption": {"shares": "file:/var/lib/llm-proxy/shares", "sharesClaim": "shares"}},
     ),
+    "encryption.azure.clientSecretKey": ("minimal", {"encryption": {"azure": {"existingSecret": "azure"}}}),
     "oidc.key": ("minimal", {"oidc": {"existingSecret": "llm-oidc"}}),
     "declarations.enabled": ("declarations", {}),
     "declarations.existingConfigMap": (

@@ -26,6 +26,15 @@ ENV_TEMPLATE = (CHART / "templates" / "_env.tpl").read_text()
 KNOWN = {variable.name: variable for variable in VARIABLES}
 OTHERS = {"APP_PASSWORD", "OWNER_PASSWORD", "PGSSLROOTCERT"}
 """Passwords that Kubernetes puts into a URL, and libpq's variable that asyncpg reads by itself."""
+PLATFORM = {
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AZURE_FEDERATED_TOKEN_FILE",
+}
+"""What the clouds' webhooks put into pods that have a workload identity."""
 SCRAPED = {"namespace", "pod", "job", "le"}
 """Labels that Prometheus adds; it renames a metric's own `job`."""
 
@@ -57,7 +66,7 @@ def test_what_the_program_can_be_told_can_be_said_in_values() -> None:
     groups = {"Listening and identity", "People", "Database", "Custody", "Traffic", "Operations"}
     wanted = {variable.name for variable in VARIABLES if variable.group in groups}
 
-    missing = wanted - set_by_the_chart() - config_names()
+    missing = wanted - set_by_the_chart() - config_names() - PLATFORM
     assert not missing, "add them to `config` in helm/llm-proxy/values.schema.json (a secret: to templates/_env.tpl)"
 
 

@@ -62,6 +62,9 @@ environment. Only passwords that are put into a URL here must be variables.
 {{ include "llm-proxy.secretFile" (dict "secret" .encryption.aws.existingSecret "key" .encryption.aws.sessionTokenKey "file" "aws-session-token") }}
 {{- end }}
 {{- end }}
+{{- if .encryption.azure.existingSecret }}
+{{ include "llm-proxy.secretFile" (dict "secret" .encryption.azure.existingSecret "key" .encryption.azure.clientSecretKey "file" "azure-client-secret") }}
+{{- end }}
 {{- if and (include "llm-proxy.kekIn" (list . "vault://")) (not .encryption.vault.tokenPath) }}
 {{ include "llm-proxy.secretFile" (dict "secret" .encryption.vault.existingSecret "key" .encryption.vault.tokenKey "file" "vault-token") }}
 {{- end }}
@@ -185,6 +188,9 @@ environment. Only passwords that are put into a URL here must be variables.
 {{- if .encryption.aws.sessionTokenKey }}
 {{ include "llm-proxy.env.fromFile" (dict "name" "AWS_SESSION_TOKEN" "file" "aws-session-token") }}
 {{- end }}
+{{- end }}
+{{- if .encryption.azure.existingSecret }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "AZURE_CLIENT_SECRET" "file" "azure-client-secret") }}
 {{- end }}
 {{- if include "llm-proxy.kekIn" (list . "vault://") }}
 {{- if .encryption.vault.tokenPath }}
