@@ -358,9 +358,9 @@ class Http1Connection(asyncio.Protocol):
         assert response is not None
         assert headers is not None
         status = self._parser.get_status_code()
+        if status == 101 or self._parser.get_http_version()[:2] != "1.":
+            raise UpstreamBroken("the upstream switched protocols without being asked")
         if status < 200:
-            if status == 101:
-                raise UpstreamBroken("the upstream switched protocols without being asked")
             self._interim += 1
             if self._interim > MAX_INTERIM:
                 raise UpstreamBroken("the upstream sends interim answers without end")

@@ -22,8 +22,7 @@ def test_pods_meet_the_restricted_standard(name: str) -> None:
         assert pod["runAsNonRoot"] is True
         assert pod["runAsUser"] > 0
         assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
-        allowed = {"emptyDir", "configMap", "secret", "projected", "persistentVolumeClaim"}
-        assert all(set(volume) & allowed for volume in spec.get("volumes", []))
+        assert all(set(volume) & {"emptyDir", "configMap", "secret", "projected"} for volume in spec.get("volumes", []))
         for container in containers(spec):
             own = container["securityContext"]
             assert own["allowPrivilegeEscalation"] is False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -39,6 +41,7 @@ class Wire:
     writer: asyncio.StreamWriter
     number: int
     raw: bytes = b""
+    served: int = 0
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     def depart(self) -> bool:
@@ -53,6 +56,7 @@ class Wire:
 
     def reset(self) -> None:
         """Close with RST."""
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 
@@ -60,7 +64,10 @@ Script = Callable[[Wire, Seen], Awaitable[None]]
 
 
 class Provider:
-    """A server on a loop of its own thread. `scripts` (by identity) take the place of the good answer."""
+    """A server on a loop of its own thread. `scripts` (by identity) take the place of the good answer.
+
+    Those of `early` begin as soon as the identity has been read, while the rest of the body may still come.
+    """
 
     def __init__(self) -> None:
         self.port = 0
@@ -70,6 +77,7 @@ class Provider:
         self.raw: list[bytes] = []
         self.left = 0
         self.scripts: dict[bytes, Script] = {}
+        self.early: dict[bytes, Script] = {}
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -132,6 +140,7 @@ class Provider:
             with suppress(ConnectionError, asyncio.CancelledError):
                 while seen := await self._request(wire, connection):
                     await self._answer(wire, seen)
+                    wire.served += 1
                     if writer.transport.is_closing():
                         return
                     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
@@ -160,6 +169,8 @@ class Provider:
                 case h11.Data():
                     assert seen is not None
                     seen.body += bytes(event.data)
+                    if any(identity in self.early for identity in identities(seen.body)):
+                        return seen
                 case h11.EndOfMessage():
                     if connection.trailing_data[0]:
                         self._violations.append(f"bytes after the request: {connection.trailing_data[0][:200]!r}")
@@ -173,8 +184,9 @@ class Provider:
         watch = asyncio.ensure_future(self._watch(wire))
         try:
             for identity in identities(seen.body):
-                if identity in self.scripts:
-                    await self.scripts[identity](wire, seen)
+                script = self.early.get(identity) or self.scripts.get(identity)
+                if script is not None:
+                    await script(wire, seen)
                     return
             await good_answer(wire, seen)
         except ConnectionError:
