@@ -19,7 +19,7 @@ test: $(VENV)/.dev ## Run the whole test suite
 
 .PHONY: test-rotations
 test-rotations: $(VENV)/.dev ## Rotate a key 200 times in a row under load, and kill rotations at every step (eight minutes)
-	$(BIN)/python -m pytest tests/e2e/test_rotation_under_load.py tests/tenants/test_rotation_killed.py -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/e2e/test_rotation_under_load.py tests/tenants/test_rotation_killed.py tests/tenants/test_rotation_drivers.py -m slow $(PYTEST_ARGS)
 
 .PHONY: test-kms
 test-kms: $(VENV)/.dev .venv-kms/.ready ## Try the KEK providers against OpenBao and moto's AWS KMS (real servers, 120 MB to download)

@@ -28,6 +28,7 @@ from tenants.models import KeySource
 from tenants.rotation_commands import intent, promote
 from tenants.rotation_job import ENGINE, Alert, Desk, Job, facts_of, no_alert, schedule_of, timed
 from tenants.rotation_plan import (
+    DELAYED,
     Do,
     load_settings,
     look_s,
@@ -313,8 +314,16 @@ class RotationEngine:
                     version.attempts += 1  # 0 says that the provider was never asked to create: keep that true
                 version.error = (str(error) or type(error).__name__)[:500]
                 version.step_at = now + timedelta(seconds=step_retry_s(version.attempts))
+                late = now - version.state_changed_at >= DELAYED and version.state != VersionState.CURRENT
+                if not late or version.alerted_at is not None:
+                    return
+                version.alerted_at = now
+                detail = {"number": version.number, "state": version.state, "why": version.error}
+                subject = f"key:{version.key_id}"
+                await audit.record(session, claim.tenant_id, ENGINE, "rotation.delay", subject, at=now, detail=detail)
         except (ClaimLost, Unavailable):
             return  # the claim runs out by itself, and whoever holds it then goes on
+        self._alert("rotation.delayed", str(version.key_id))
 
     async def _refused(self, claim: Claim, error: Exception) -> None:
         async with self._sessions.tenant(claim.tenant_id) as session:

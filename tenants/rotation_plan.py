@@ -23,6 +23,8 @@ from tenants.lifecycle import VersionState
 from tenants.schedule import ScheduleIn
 
 CREATE_DEADLINE: Final = timedelta(days=1)
+DELAYED: Final = timedelta(minutes=15)
+"""After so long in one state, with the provider away, a person is told."""
 WATCH_S: Final = 5.0
 """How often a new version is tried at first."""
 WATCH_MOST_S: Final = 60.0

@@ -12,6 +12,7 @@
 | GET /_sim/administration | calls of the admin APIs by step, and the keys they made |
 | PUT /_sim/administration/faults | what fails there (a list of `AdminFault`); DELETE forgets them |
 | PUT /_sim/administration/trust | the issuers whose assertions are exchanged for tokens (a list of `Trusted`) |
+| PUT /_sim/administration/service_account_key | the public key (PEM, a JSON string) of the Google service account |
 | PUT /_sim/administration/works_after | seconds for which a key made from now on is refused at first |
 
 It has no authentication: the simulated provider is for loopback and closed test networks.
@@ -80,6 +81,8 @@ def _act(  # noqa: PLR0917 - the parts of a request
             smith.replace_faults(())
         case "PUT", ["administration", "trust"]:
             trust.rules = msgspec.json.decode(body, type=tuple[Trusted, ...])
+        case "PUT", ["administration", "service_account_key"]:
+            smith.service_account_key = msgspec.json.decode(body, type=str)
         case "PUT", ["administration", "works_after"]:
             smith.works_after_s = msgspec.json.decode(body, type=float)
         case _:

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -117,7 +118,7 @@ class SimulatedProvider:
             reply = admin.handle(self.ledger, self.smith, self.trust, visit.method, path, body, now=visit.arrived)
             await delivery.plain(channel, reply, ())
             return
-        if path in _HEALTH:
+        if path in _HEALTH and visit.method != "POST":
             await delivery.plain(channel, Reply(b'{"status":"ok"}'), ())
             return
         query: bytes = scope.get("query_string", b"")
@@ -155,7 +156,8 @@ class SimulatedProvider:
                 return
             reply = lend(self.smith, bearer, bearer.lifetime_s)
         elif errand.credential != "" and not key_admin.allowed(errand, visit.headers, self.config.admin_secret):
-            await self._send(channel, visit, refused(401, "The admin credential is not valid."))
+            refuse = errand.refuse or partial(refused, 401, "The admin credential is not valid.")
+            await self._send(channel, visit, refuse())
             return
         else:
             reply = errand.run(self.smith)

@@ -8,7 +8,16 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from gateway.simulation import admin_anthropic, admin_azure, admin_federation, admin_openai, admin_openrouter, admin_xai
+from gateway.simulation import (
+    admin_anthropic,
+    admin_aws,
+    admin_azure,
+    admin_federation,
+    admin_gcp,
+    admin_openai,
+    admin_openrouter,
+    admin_xai,
+)
 from gateway.simulation.keysmith import AdminCall, Errand
 
 _FACES: tuple[Callable[[AdminCall], Errand | None], ...] = (
@@ -18,6 +27,8 @@ _FACES: tuple[Callable[[AdminCall], Errand | None], ...] = (
     admin_xai.errand,
     admin_azure.errand,
     admin_federation.errand,
+    admin_aws.errand,
+    admin_gcp.errand,
 )
 
 
@@ -40,6 +51,8 @@ def find(method: str, path: str, query: bytes, headers: Mapping[str, str], body:
 
 def allowed(errand: Errand, headers: Mapping[str, str], admin_secret: str) -> bool:
     """Tell whether the call carries the admin credential, or the token that was got with it."""
+    if errand.check is not None:
+        return errand.check(admin_secret)
     given = errand.credential
     if given is None:
         given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")

@@ -51,6 +51,7 @@ class Minted:
     name: str
     secret: str
     enabled: bool = True
+    made_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Errand:
 
     `credential` is what the call itself carries; None: the bearer token or x-api-key is looked at. `entra`: it must be
     the token that Entra gave. `assertion` is what it carries in place of a credential: a JWT of a trusted issuer.
+    `check` looks at the credential where that is not enough, and `refuse` writes the refusal in the provider's shape.
     """
 
     step: Step
@@ -81,6 +83,8 @@ class Errand:
     credential: str | None = None
     entra: bool = False
     assertion: str | None = None
+    check: Callable[[str], bool] | None = None
+    refuse: Callable[[], Reply] | None = None
 
 
 class Keysmith:
@@ -93,15 +97,21 @@ class Keysmith:
         self.works_after_s = works_after_s
         self.keys: dict[str, Minted] = {}
         self.calls: Counter[str] = Counter()
+        self.operations: dict[str, tuple[str, str]] = {}
+        self.service_account_key = ""
         self._lent = 0
         self._slots: dict[tuple[str, str], tuple[str, str]] = {}
         self._faults: dict[tuple[Step, bool], FaultPlan] = {}
 
-    def make(self, tag: str, scope: str) -> Minted:
-        """Make a key for `scope` (a project, team or account), whose quota it draws on."""
-        ref = f"ref-{self._rng.getrandbits(64):016x}"
+    def now(self) -> float:
+        """Return Unix seconds."""
+        return self._clock()
+
+    def make(self, tag: str, scope: str, *, ref: str | None = None) -> Minted:
+        """Make a key for `scope` (a project, team or account), whose quota it draws on; None: with a ref of its own."""
+        ref = ref or f"ref-{self._rng.getrandbits(64):016x}"
         name = tag if tag and tag not in self._ledger.keys else f"{tag}-{ref}"
-        key = Minted(ref, tag, scope, name, f"sk-sim-{self._rng.getrandbits(128):032x}")
+        key = Minted(ref, tag, scope, name, f"sk-sim-{self._rng.getrandbits(128):032x}", made_at=self._clock())
         self._add(name, key.secret, scope)
         self.keys[ref] = key
         return key

@@ -30,7 +30,7 @@ from tenants.keyshape import key_problem
 from tenants.models import KeySource, new_id
 from tenants.names import NAME_RULE, is_name
 from tenants.schemas import SourceIn, SourceOut, SourcePage, TrustOut
-from tenants.sources.registry import KEYLESS, NEEDS_CREDENTIAL, SETTINGS, settings_refusal
+from tenants.sources.registry import KEYLESS, NEEDS_CREDENTIAL, OWN_CREDENTIAL, SETTINGS, settings_refusal
 from tenants.store.rotations import source_of
 from tenants.store.violations import conflicts
 
@@ -49,13 +49,13 @@ def source_problems(data: SourceIn, catalogue: Catalogue) -> list[tuple[str, str
     if data.credential is None:
         if data.driver in NEEDS_CREDENTIAL:
             problems.append(("/credential", f"is needed by {data.driver} sources"))
-    elif (sentence := key_problem(data.credential)) is not None:
+    elif data.driver not in OWN_CREDENTIAL and (sentence := key_problem(data.credential)) is not None:
         problems.append(("/credential", sentence))
     if not problems:
         credential = None if data.credential is None else Secret(data.credential)
         refusal = settings_refusal(data.driver, data.config, credential)
         if refusal is not None:
-            problems.append(("/config", f"does not fit: {refusal}"))
+            problems.append(refusal)
     return problems
 
 

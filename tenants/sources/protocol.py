@@ -17,6 +17,10 @@ class SourceRefused(Exception):
     """The admin API understood and refused: a wrong credential, a missing right, a limit. Nothing was made."""
 
 
+class CredentialRefused(SourceRefused):
+    """The admin credential does not have the shape that the driver needs."""
+
+
 class SourceUnknown(SourceRefused):
     """It cannot be told whether a key was made: someone has to look at the provider's console."""
 

@@ -10,12 +10,14 @@ import msgspec
 
 from auth.secret import Secret
 from tenants.federation import FederatedSettings
+from tenants.sources.aws import AwsDriver, AwsSettings
 from tenants.sources.azure import AzureDriver, AzureSettings
 from tenants.sources.federated import FederatedDriver, Identity
+from tenants.sources.gcp import GcpDriver, GcpSettings
 from tenants.sources.manual import ManualDriver, ManualSettings
 from tenants.sources.openai import OpenAIDriver, OpenAISettings
 from tenants.sources.openrouter import OpenRouterDriver, OpenRouterSettings
-from tenants.sources.protocol import Driver, HttpAnswer, HttpCalls, SourceRefused
+from tenants.sources.protocol import CredentialRefused, Driver, HttpAnswer, HttpCalls, SourceRefused
 from tenants.sources.webhook import WebhookDriver, WebhookSettings
 from tenants.sources.xai import XaiDriver, XaiSettings
 
@@ -25,6 +27,8 @@ SETTINGS: Final[Mapping[str, type[msgspec.Struct]]] = MappingProxyType(
         "openrouter": OpenRouterSettings,
         "xai": XaiSettings,
         "azure": AzureSettings,
+        "aws": AwsSettings,
+        "gcp": GcpSettings,
         "webhook": WebhookSettings,
         "federated": FederatedSettings,
         "manual": ManualSettings,
@@ -33,6 +37,8 @@ SETTINGS: Final[Mapping[str, type[msgspec.Struct]]] = MappingProxyType(
 """What each driver's settings look like."""
 
 NEEDS_CREDENTIAL: Final = frozenset(SETTINGS) - {"manual", "federated"}
+OWN_CREDENTIAL: Final = frozenset({"aws", "gcp"})
+"""Drivers whose admin credential does not look like a key; they check it themselves."""
 KEYLESS: Final = frozenset({"federated"})
 """Drivers whose keys have no secret."""
 
@@ -53,12 +59,14 @@ class NoCalls:
         raise LookupError(f"{method} {url}: no calls are made from here")
 
 
-def settings_refusal(name: str, config: Mapping[str, Any], credential: Secret | None) -> str | None:
-    """Return a sentence that says why no driver can be made of these, else None."""
+def settings_refusal(name: str, config: Mapping[str, Any], credential: Secret | None) -> tuple[str, str] | None:
+    """Return (JSON pointer, sentence) that says why no driver can be made of these, else None."""
     try:
         make_driver(name, config, credential, http=NoCalls(), now_unix=lambda: 0.0)
+    except CredentialRefused as refused:
+        return "/credential", str(refused)
     except SourceRefused as refused:
-        return str(refused)
+        return "/config", f"does not fit: {refused}"
     return None
 
 
@@ -96,6 +104,10 @@ def make_driver(
             return XaiDriver(settings, credential, http)
         case AzureSettings():
             return AzureDriver(settings, credential, http)
+        case AwsSettings():
+            return AwsDriver(settings, credential, http, now_unix)
+        case GcpSettings():
+            return GcpDriver(settings, credential, http, now_unix)
         case WebhookSettings():
             return WebhookDriver(settings, credential, http, now_unix)
     raise LookupError(f"the driver {name} is listed and not built")

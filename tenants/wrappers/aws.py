@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from tenants.errors import KekDisabled, KekUnavailable, KeyringUnsafe, SealBroken
 from tenants.keyring import KekStatus, Wrapped
+from tenants.sigv4 import signed_post
 from tenants.sources.protocol import HttpCalls, SourceAway, SourceRefused
 from tenants.wrappers.aws_identity import AwsCredentials, AwsCredentialSource
 
@@ -125,29 +123,8 @@ def signed_headers(
     url: str, body: bytes, target: str, *, region: str, credentials: AwsCredentials, now: datetime
 ) -> dict[str, str]:
     """Return the headers of a signed POST to KMS (AWS Signature Version 4)."""
-    stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-    parts = urlsplit(url)
-    headers = {
-        "content-type": "application/x-amz-json-1.1",
-        "host": parts.netloc,
-        "x-amz-date": stamp,
-        "x-amz-target": target,
-    }
-    if credentials.session_token is not None:
-        headers["x-amz-security-token"] = credentials.session_token.reveal()
-    names = ";".join(sorted(headers))
-    lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    request = f"POST\n{parts.path or '/'}\n\n{lines}\n{names}\n{hashlib.sha256(body).hexdigest()}"
-    scope = f"{stamp[:8]}/{region}/kms/aws4_request"
-    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-    key = b"AWS4" + credentials.secret_access_key.reveal().encode()
-    for part in (stamp[:8], region, "kms", "aws4_request"):
-        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
-    signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-    headers["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={credentials.access_key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
-    )
-    return headers
+    headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": target}
+    return signed_post(url, body, headers, service="kms", region=region, credentials=credentials, now=now)
 
 
 def _context(context: Sequence[str]) -> dict[str, str]:

@@ -128,7 +128,7 @@ async def test_manual_sources_switch_old_keys_off_at_anthropic_only(apis: AdminA
 @pytest.mark.parametrize(
     ("name", "config", "says"),
     [
-        ("pigeon", {}, "use one of azure"),
+        ("pigeon", {}, "use one of aws, azure"),
         ("openai", {}, "project_id"),
         ("openai", {"project_id": "p", "extra": 1}, "extra"),
         ("azure", AZURE | {"account": "../x"}, "plain names"),
