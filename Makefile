@@ -47,8 +47,8 @@ format: $(VENV)/.dev ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 lock: $(VENV)/.dev ## Resolve the dependencies anew (hashes, no addresses)
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build -o requirements/run.lock -q
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build --extra dev -c requirements/run.lock -o requirements/dev.lock -q
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build --extra geoip -o requirements/run.lock -q
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build --extra geoip --extra dev -c requirements/run.lock -o requirements/dev.lock -q
 
 clean: ## Remove the virtual environment and caches (data in .llm-proxy stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -1,9 +1,11 @@
 """What a token may reach and spend: `authorization_details` (RFC 9396) of type `llm_proxy`.
 
     {"type": "llm_proxy", "pools": ["prod"], "models": ["gpt-4o*"], "regions": ["eu-*"], "priority": 5,
-     "rpm": 60, "tpm": 90000, "budget_usd": 5.0, "budget_period": "day", "expires_at": 1800000000}
+     "caller_region": "eu-west-1", "rpm": 60, "tpm": 90000, "budget_usd": 5.0, "budget_period": "day",
+     "expires_at": 1800000000}
 
-Every member but `type` is optional; a member left out does not narrow. Several objects are alternatives: a request
+Every member but `type` is optional; a member left out does not narrow. `caller_region` never does: it says where the
+token's holder is, for pools that serve from near there. Several objects are alternatives: a request
 needs one object that permits it as a whole. `priority` is the most urgent one that requests get (0 is the most urgent).
 Tokens are narrowed, never widened: each requested object lies within one object of what it comes from.
 
@@ -53,6 +55,7 @@ class Detail(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     models: Patterns | None = None
     regions: Patterns | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] | None = None
+    caller_region: Name | None = None
     rpm: Count | None = None
     tpm: Count | None = None
     budget_usd: Money | None = None
@@ -193,6 +196,7 @@ def _inherit(asked: Detail, held: Detail) -> Detail:
         models=held.models if asked.models is None else asked.models,
         regions=held.regions if asked.regions is None else asked.regions,
         priority=held.priority if asked.priority is None else asked.priority,
+        caller_region=held.caller_region if asked.caller_region is None else asked.caller_region,
         expires_at=held.expires_at if asked.expires_at is None else asked.expires_at,
         limits=held.limits,
     )

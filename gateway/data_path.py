@@ -26,6 +26,7 @@ from gateway.metering.explanations import ExplanationRecorder, PostgresExplanati
 from gateway.metering.pricing import load_prices
 from gateway.metering.recorder import UsageRecorder
 from gateway.metering.store import PostgresUsageStore
+from gateway.places import places_of
 from gateway.policy.allowance import InMemoryAllowances
 from gateway.policy.budget_sharing import BudgetSharing
 from gateway.policy.budget_store import PostgresBudgets
@@ -130,6 +131,7 @@ class DataPathParts:
             rng=rng,
             allowances=InMemoryAllowances(book=book),
             explanations=self._explanations,
+            places=places_of(settings, clock),
             limits=IntakeLimits(
                 max_body_bytes=settings.max_body_bytes,
                 max_upload_bytes=settings.max_upload_bytes,

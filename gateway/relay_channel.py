@@ -70,6 +70,12 @@ class RelayChannel:
     # --- the caller's bytes
 
     @property
+    def peer(self) -> str:
+        """See `Channel.peer`."""
+        client = self._connection.client
+        return client[0] if client else ""
+
+    @property
     def body_over(self) -> bool:
         """See `Channel.body_over`."""
         return not self.more_body and not self._held

@@ -35,6 +35,8 @@ class Settings:
     issuer: str | None
     audience: str | None
     region: str | None
+    region_header: str | None
+    geoip_database: Path | None
     trusted_proxies: str
     tls_certificate: Path | None
     tls_key: Path | None

@@ -51,6 +51,24 @@ VARIABLES: Final = (
         region,
     ),
     Variable(
+        "LLM_PROXY_REGION_HEADER",
+        "region_header",
+        LISTEN,
+        None,
+        "A header in which the trusted proxies say where a caller is, for the strategy `geographic`: a region's name "
+        "or a country's code, such as `CF-IPCountry`. From anybody else it is not believed.",
+        text,
+    ),
+    Variable(
+        "LLM_PROXY_GEOIP_DATABASE",
+        "geoip_database",
+        LISTEN,
+        None,
+        "A file in MaxMind's format (GeoLite2 City or Country, DB-IP, …) that tells where a caller's address is, where "
+        "neither the token nor a header does; read again when it is replaced.",
+        Path,
+    ),
+    Variable(
         "LLM_PROXY_TRUSTED_PROXIES",
         "trusted_proxies",
         LISTEN,

@@ -1,14 +1,18 @@
 """Where provider regions are, and how long light takes between them: the start until latencies are measured.
 
 Coordinates are of the nearest large city, rounded; names are those of AWS, Azure and Google Cloud, and plain areas.
+Callers may also be named by their place: "@48,11" (latitude, longitude in whole degrees) or "@DE" (a country).
 Sources: the providers' public region lists.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from math import asin, cos, radians, sin, sqrt
+
+from gateway.balancing.countries import COUNTRIES
 
 _VIRGINIA, _OHIO, _IOWA, _TEXAS = (39, -77), (40, -83), (41, -94), (29, -98)
 _OREGON, _CALIFORNIA, _ARIZONA = (45, -121), (37, -122), (33, -112)
@@ -55,6 +59,7 @@ REGIONS: Mapping[str, tuple[int, int]] = {
     "asia-northeast1": _TOKYO, "asia-northeast2": _OSAKA, "asia-northeast3": _SEOUL, "australia-southeast1": _SYDNEY,
 }  # fmt: skip
 
+_DEGREES = re.compile(r"@(-?[0-9]{1,2}),(-?[0-9]{1,3})", re.A)
 UNKNOWN_RTT_S = 0.15
 """Assumed where a region has no row: farther than a neighbour, nearer than the antipodes."""
 _EARTH_KM = 6371.0
@@ -63,13 +68,21 @@ _DETOUR = 1.6
 """Fibre does not follow great circles; measured round trips are about this much longer."""
 
 
+def _place(name: str | None) -> tuple[int, int] | None:
+    if not name:
+        return None
+    if not name.startswith("@"):
+        return REGIONS.get(name.lower())
+    degrees = _DEGREES.fullmatch(name)
+    return COUNTRIES.get(name[1:].upper()) if degrees is None else (int(degrees[1]), int(degrees[2]))
+
+
 @lru_cache(maxsize=4096)
 def round_trip_s(here: str | None, there: str | None) -> float:
     """Estimate a round trip between two regions, in seconds; case does not matter. Same region: 2 ms."""
     if here is not None and there is not None and here.lower() == there.lower():
         return 0.002
-    start = REGIONS.get(here.lower()) if here else None
-    goal = REGIONS.get(there.lower()) if there else None
+    start, goal = _place(here), _place(there)
     if start is None or goal is None:
         return UNKNOWN_RTT_S
     lat1, lon1, lat2, lon2 = map(radians, (*start, *goal))

@@ -26,7 +26,7 @@ from gateway.metering.pricing import PriceTable
 from gateway.policy.allowance import Allowances, InMemoryAllowances
 from gateway.proxy.asgi_channel import AsgiChannel, Receive, Scope, Send
 from gateway.proxy.call import Call
-from gateway.proxy.channel import CallerGone, Channel
+from gateway.proxy.channel import CallerGone, Channel, HeaderList
 from gateway.proxy.choice import choose_pool
 from gateway.proxy.credentials import find_token
 from gateway.proxy.dialects import Shape, error_answer, status_of
@@ -58,6 +58,13 @@ class Verifier(Protocol):
         """Return the caller, or raise NotAuthenticated; a bound token needs its key's or certificate's thumbprint."""
 
 
+class Places(Protocol):
+    """Finds out where callers are."""
+
+    def place_of(self, peer: str, headers: HeaderList) -> str | None:
+        """Return a region or place (see `balancing.regions`), None where it is not known."""
+
+
 class ExplanationSink(Protocol):
     """Keeps explanations; fulfilled by `ExplanationRecorder`."""
 
@@ -84,6 +91,7 @@ class DataPath:
         rng: Random,
         allowances: Allowances | None = None,
         explanations: ExplanationSink | None = None,
+        places: Places | None = None,
         limits: IntakeLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
@@ -95,6 +103,7 @@ class DataPath:
         self._recorders = tuple(recorders)
         self._prices = prices
         self._explanations = explanations
+        self._places = places
         self._rng = rng
         self._limits = limits or IntakeLimits()
         self._clock = clock
@@ -243,6 +252,8 @@ class DataPath:
 
     async def _send(self, tenant: TenantRuntime, inquiry: Inquiry, intake: Intake) -> Answer:
         record, dialect = inquiry.record, inquiry.route.operation.dialect
+        if self._places is not None:
+            inquiry.place = self._places.place_of(inquiry.channel.peer, inquiry.channel.headers)
         choice = choose_pool(
             tenant,
             inquiry.details,

@@ -34,6 +34,7 @@ class AsgiChannel:
         "certificate",
         "headers",
         "method",
+        "peer",
         "query",
         "raw_path",
     )
@@ -46,6 +47,9 @@ class AsgiChannel:
         headers = scope["headers"]
         self.headers: HeaderList = headers if isinstance(headers, list) else list(headers)
         self.certificate: str = thumbprint_of(scope)
+        client = scope.get("client")
+        # Behind a trusted proxy uvicorn has put the caller's own address in its place.
+        self.peer: str = client[0] if client else ""
         self.aborted = False
         self._receive = receive
         self._send = send

@@ -122,7 +122,7 @@ class Call:
             dialect=route.operation.dialect,
             est_input_tokens=intake.est_input_tokens,
             est_output_tokens=intake.est_output_tokens if limit is None else limit,
-            region=inquiry.wishes.region,
+            region=_caller_region(inquiry, choice),
             residency=choice.residency,
             priority=choice.priority,
             deadline=deadline,
@@ -339,3 +339,11 @@ class Call:
             )
         reached = "could not be reached" if kind is OutcomeKind.CONNECT_FAILED else "failed"
         return UpstreamFailed(f"The provider {reached}{tried}.", hint="Try again in a moment.", retry_after_s=1.0)
+
+
+def _caller_region(inquiry: Inquiry, choice: Choice) -> str | None:
+    """Give where the caller is, for strategies that look at distance: as its token, itself, or its address says."""
+    detail = choice.allowed.detail
+    if detail is not None and detail.caller_region is not None:
+        return detail.caller_region
+    return inquiry.wishes.region or inquiry.place

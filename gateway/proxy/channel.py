@@ -30,6 +30,10 @@ class Channel(Protocol):
     certificate: str
 
     @property
+    def peer(self) -> str:
+        """The address of the other end of the connection, "" when there is none."""
+
+    @property
     def body_over(self) -> bool:
         """Tell whether `receive` has returned the body's last bytes."""
 

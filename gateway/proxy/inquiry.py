@@ -17,7 +17,7 @@ from gateway.proxy.routes import Route
 class Inquiry:
     """What one request asks for; `admit` adds how far its token goes and what it asks of the gateway."""
 
-    __slots__ = ("channel", "details", "explains", "head", "named", "record", "route", "wishes")
+    __slots__ = ("channel", "details", "explains", "head", "named", "place", "record", "route", "wishes")
 
     def __init__(self, route: Route, channel: Channel, head: RequestHead, record: RequestRecord) -> None:
         self.route = route
@@ -28,6 +28,8 @@ class Inquiry:
         self.wishes: Wishes = NO_WISHES
         self.named: str | None = route.pool
         self.explains = False
+        self.place: str | None = None
+        """Where the caller was found to be, by the network that it comes from."""
 
     def admit(self, details: tuple[Detail, ...]) -> None:
         """Take in what the verified token is narrowed to; only now its wishes are read. Raises RequestFault."""
