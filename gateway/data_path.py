@@ -15,7 +15,6 @@ from uuid import UUID
 
 from auth.bearer import ProofChecker
 from auth.dpop import ProofCache
-from auth.sealing import Sealer
 from auth.vouching import AssertionSigner
 from gateway.database import Change, Postgres
 from gateway.guarded_calls import GuardedCalls
@@ -45,6 +44,7 @@ from gateway.traffic_metrics import TrafficMetrics
 from gateway.upstream.connect import DirectConnector, EgressProxy
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.pool import ConnectionPool, PoolLimits
+from tenants.datakeys import DataKeys
 from tenants.sealed_state import State
 from tenants.snapshot import SnapshotLoader
 
@@ -62,7 +62,7 @@ class DataPathParts:
         settings: Settings,
         *,
         postgres: Postgres,
-        sealer: Sealer,
+        sealer: DataKeys,
         verifier: Verifier,
         metrics: Metrics,
         health: Health,
@@ -87,7 +87,7 @@ class DataPathParts:
             rng=rng,
             on_granted=self._granted,
         )
-        self._loader = SnapshotLoader(postgres, sealer)
+        self._loader = SnapshotLoader(postgres, sealer, warm=sealer.warm)
         self._pool = ConnectionPool(
             DirectConnector(egress, proxy=proxy), PoolLimits(total=settings.max_upstream_connections)
         )

@@ -37,6 +37,14 @@ UNWRAP_TIMEOUT_S: Final = 5.0
 PATIENCE_S: Final = 1.0
 """How long a caller waits for a slow provider when a stale key would do; the answer is still taken when it comes."""
 CAPACITY: Final = 20_000
+_WARMERS: Final = 16
+_IN_USE: Final = """
+select d.id, d.tenant_id, d.kek_uri, d.wrapped from data_key d
+where exists (
+    select from key_version v where v.tenant_id = d.tenant_id and v.data_key_id = d.id and v.state = 'current'
+)
+limit $1
+"""
 
 AWAY: Final = (Unavailable, OSError, TimeoutError, asyncpg.InterfaceError)
 
@@ -128,6 +136,32 @@ class DataKeys:
     async def adopt(self, tenant_id: UUID, data_key_id: UUID, wrapped: Wrapped) -> None:
         """Unwrap a data key whose row is known from elsewhere than the database; raises what `open` does."""
         await self._key(tenant_id, data_key_id, _Row(data_key_id, wrapped))
+
+    async def warm(self) -> int:
+        """Unwrap the data keys of all provider keys in use, and return how many.
+
+        For who is about to open everything: read one by one, each would cost a round trip to the database, and to a KMS
+        one after the other. What fails is left to who needs it; a provider that does not answer ends the attempt.
+        """
+        async with self._connections.platform() as connection:
+            rows = await connection.fetch(_IN_USE, self._capacity)
+        wanted = iter(rows)
+        done = 0
+
+        async def work() -> None:
+            nonlocal done
+            for row in wanted:
+                wrapped = Wrapped(row["kek_uri"], bytes(row["wrapped"]))
+                try:
+                    await self._key(row["tenant_id"], row["id"], _Row(row["id"], wrapped))
+                    done += 1
+                except (KekDisabled, SealBroken):
+                    continue  # whoever opens something with it meets the same, and says what it was
+                except KekUnavailable:
+                    return
+
+        await asyncio.gather(*(work() for _ in range(_WARMERS)))
+        return done
 
     def forget(self, tenant_id: UUID | None = None) -> None:
         """Drop one tenant's plain data keys from memory, or everyone's: after a deletion, a rewrap, a restore.

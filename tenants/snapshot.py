@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -123,11 +123,17 @@ AT_ONCE: Final = 16
 
 
 class SnapshotLoader:
-    """Reads and decrypts; a key that does not open is left out, logged and counted, and the rest is served."""
+    """Reads and decrypts; a key that does not open is left out, logged and counted, and the rest is served.
 
-    def __init__(self, connections: Connections, sealer: Sealer) -> None:
+    `warm` readies the sealer for opening every tenant's keys.
+    """
+
+    def __init__(
+        self, connections: Connections, sealer: Sealer, *, warm: Callable[[], Awaitable[object]] | None = None
+    ) -> None:
         self._connections = connections
         self._sealer = sealer
+        self._warm = warm
         self.unopened_total = 0
 
     async def load(self, tenant_id: UUID) -> TenantSnapshot | None:
@@ -144,6 +150,8 @@ class SnapshotLoader:
         """
         async with self._connections.platform() as connection:
             rows = await read_rows(connection)
+        if self._warm is not None:
+            await self._warm()
         snapshots, away = await self._assemble_each(rows)
         if away is not None and not any(key.secret for each in snapshots for pool in each.pools for key in pool.keys):
             raise away

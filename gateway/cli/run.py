@@ -61,16 +61,17 @@ def _run(*, data_path: bool, control: bool) -> None:
 
 def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
+    from gateway import garbage
     from gateway.asgi import Gateway
-    from gateway.garbage import settle
     from gateway.server import make_server, open_socket
     from gateway.tls import make_tls
 
+    garbage.begin()
     listening = open_socket(settings.host, settings.port)
     tls = make_tls(settings)
     app = Gateway(settings, data_path=data_path, control=control, tls=tls)
     server = make_server(
-        app, settings, on_drain=app.health.drain, find_relay=app.find_relay, on_started=settle, tls=tls
+        app, settings, on_drain=app.health.drain, find_relay=app.find_relay, on_started=garbage.settle, tls=tls
     )
     server.run(sockets=[listening])
 

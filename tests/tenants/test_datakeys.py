@@ -275,3 +275,25 @@ async def test_a_kek_that_is_disabled_during_a_long_outage_is_noticed_after_it(
     kms.away = False
     kms.inner.disable(kms.uri)
     assert await keys.drop_disabled() == {tenant}
+
+
+async def test_what_was_warmed_opens_without_database_and_kms(
+    keys: DataKeys, kms: RemoteKeyring, plant: Plant, clock: Clock
+) -> None:
+    tenants = [(await plant(slug)).tenant_id for slug in ("a", "b", "c")]
+    sealed = [await keys.seal(tenant_id, CONTEXT, b"x") for tenant_id in tenants]
+    fresh = DataKeys(keys._connections, kms, clock=clock)
+    kms.unwraps = 0
+    assert await fresh.warm() == kms.unwraps == len(tenants)
+    kms.away = True
+    opened = [
+        await fresh.open(tenant_id, each.data_key_id, CONTEXT, each.blob)
+        for tenant_id, each in zip(tenants, sealed, strict=True)
+    ]
+    assert opened == [b"x"] * len(tenants)
+    assert kms.unwraps == len(tenants)
+
+
+async def test_a_kms_that_is_away_ends_the_warming(keys: DataKeys, kms: RemoteKeyring, tenant: UUID) -> None:
+    kms.away = True
+    assert await keys.warm() == 0
