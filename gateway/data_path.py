@@ -24,6 +24,7 @@ from gateway.leases.postgres_store import PostgresLeaseStore
 from gateway.metering.explanations import ExplanationRecorder, PostgresExplanationStore
 from gateway.metering.pricing import load_prices
 from gateway.metering.recorder import UsageRecorder
+from gateway.metering.spool import UsageSpool
 from gateway.metering.store import PostgresUsageStore
 from gateway.places import places_of
 from gateway.policy.allowance import InMemoryAllowances
@@ -119,7 +120,10 @@ class DataPathParts:
         self._tasks: list[asyncio.Task[None]] = []
         book = BudgetBook()
         self._budgets = BudgetSharing(book, PostgresBudgets(postgres), clock=unix_clock)
-        self._usage = UsageRecorder(PostgresUsageStore(postgres))
+        self._spool: UsageSpool | None = None
+        if settings.usage_spool is not None:
+            self._spool = UsageSpool(settings.usage_spool, max_bytes=settings.usage_spool_bytes, clock=clock)
+        self._usage = UsageRecorder(PostgresUsageStore(postgres), spool=self._spool)
         self._explanations = ExplanationRecorder(PostgresExplanationStore(postgres), clock)
         self.app = DataPath(
             verifier=verifier,
@@ -201,6 +205,10 @@ class DataPathParts:
         gauge("llm_proxy_serving_from_state", served, lambda: float(self._directory.is_adopted))
         gauge("llm_proxy_usage_buffered", "Usage rows that wait to be written.", lambda: usage.buffered)
         counter("llm_proxy_usage_written", "Usage rows written.", lambda: usage.written)
+        if (spool := self._spool) is not None:
+            gauge("llm_proxy_usage_spool_bytes", "Disk that the usage spool takes.", lambda: spool.bytes_held)
+            counter("llm_proxy_usage_unspooled", "Usage rows without room on disk.", lambda: spool.unspooled)
+            counter("llm_proxy_usage_recovered", "Usage rows read from disk again.", lambda: spool.recovered)
         counter("llm_proxy_usage_dropped", "Usage rows dropped, the buffer being full.", lambda: usage.dropped)
         budgets = self._budgets
         gauge("llm_proxy_budget_exchange_failures", "Budget exchanges failed in a row.", lambda: budgets.failures)

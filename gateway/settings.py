@@ -81,6 +81,8 @@ class Settings:
     peppers: Secret | None
     max_body_bytes: int
     max_upload_bytes: int
+    usage_spool: Path | None
+    usage_spool_bytes: int
     max_connections: int
     header_timeout_s: float
     keep_alive_s: float

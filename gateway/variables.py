@@ -313,6 +313,23 @@ VARIABLES: Final = (
         whole(1, 1_000_000),
     ),
     Variable(
+        "LLM_PROXY_USAGE_SPOOL",
+        "usage_spool",
+        OPERATIONS,
+        None,
+        "A directory on a local disk where usage rows lie until Postgres has them: then none is lost when a process is "
+        "killed, nor while Postgres is away. Processes may share it. Unset, rows wait in memory.",
+        Path,
+    ),
+    Variable(
+        "LLM_PROXY_USAGE_SPOOL_SIZE",
+        "usage_spool_bytes",
+        OPERATIONS,
+        "1GiB",
+        "The most disk that one process takes for it, about 2.5 million rows a GiB; further rows wait in memory.",
+        size,
+    ),
+    Variable(
         "LLM_PROXY_DRAIN",
         "drain_s",
         OPERATIONS,

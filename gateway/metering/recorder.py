@@ -2,6 +2,9 @@
 
 While the store is away rows are kept up to a bound and written when it is back; beyond the bound the oldest are dropped
 and counted. What a crash can lose is what was buffered: at most `interval_s` of rows while the store is well.
+
+With a spool every row is on disk before `record` returns: a crash loses none, and what leaves the memory at its bound
+is read from the disk again. Then only a row that neither the disk nor the memory had room for is lost, and counted.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from gateway.metering.event import UsageEvent
+from gateway.metering.spool import Segment, UsageSpool
 from gateway.metering.store import RowsRefused, UsageStore
 
 logger = logging.getLogger(__name__)
 
 _MAX_BACKOFF_S = 10.0
+_SYNC_S = 1.0
+_ADOPT_S = 30.0
 
 
 class UsageRecorder:
@@ -34,16 +40,21 @@ class UsageRecorder:
         batch_size: int = 500,
         max_rows: int = 200_000,
         write_timeout_s: float = 10.0,
+        spool: UsageSpool | None = None,
     ) -> None:
         self._store = store
         self._interval_s = interval_s
         self._batch_size = batch_size
         self._max_rows = max_rows
         self._write_timeout_s = write_timeout_s
+        self._spool = spool
         self._rows: deque[UsageEvent] = deque()
+        self._places: deque[Segment | None] = deque()
+        """Where each of `_rows` is on disk; empty without a spool."""
         self._full = asyncio.Event()
         self._writing = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._evicted = 0
         self.written = 0
         self.dropped = 0
         self.failures = 0
@@ -58,29 +69,46 @@ class UsageRecorder:
         """Take one row; drops the oldest one when the buffer is at its bound."""
         rows = self._rows
         if len(rows) >= self._max_rows:
-            rows.popleft()
-            self.dropped += 1
+            self._evict()
         rows.append(row)
+        if self._spool is not None:
+            self._places.append(self._spool.append(row))
         if len(rows) == self._batch_size:
             self._full.set()
 
+    def _evict(self) -> None:
+        self._rows.popleft()
+        self._evicted += 1
+        place = self._places.popleft() if self._spool is not None else None
+        if self._spool is None or place is None:
+            self.dropped += 1
+        else:
+            self._spool.spill(place)
+
     def start(self) -> None:
-        """Start the writing task on the running loop."""
-        self._task = asyncio.create_task(self._run(), name="usage-recorder")
+        """Start the writing task on the running loop, and with a spool the one that looks after the disk."""
+        self._tasks = [asyncio.create_task(self._run(), name="usage-recorder")]
+        if self._spool is not None:
+            self._tasks.append(asyncio.create_task(self._keep(self._spool), name="usage-spool"))
 
     async def close(self, *, timeout_s: float = 5.0) -> None:
         """Stop the task and write what is buffered, trying for at most `timeout_s`."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+                await task
+        self._tasks = []
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while self._rows and await self.flush():
                     pass
-        if self._rows:
-            logger.error("usage rows lost at shutdown: the store did not take them", extra={"rows": len(self._rows)})
+        lost = len(self._rows)
+        if self._spool is not None:
+            lost = self._places.count(None)
+            if left := self._spool.close():
+                logger.warning("usage rows stay on disk: the store did not take them", extra={"rows": left})
+        if lost:
+            logger.error("usage rows lost at shutdown: the store did not take them", extra={"rows": lost})
 
     async def flush(self) -> bool:
         """Write one batch; False if the store refused it, in which case the rows are kept."""
@@ -88,7 +116,7 @@ class UsageRecorder:
             batch = [self._rows[index] for index in range(min(self._batch_size, len(self._rows)))]
             if not batch:
                 return True
-            dropped_before = self.dropped
+            dropped_before, evicted_before = self.dropped, self._evicted
             try:
                 await self._write(batch)
             except Exception as error:  # noqa: BLE001 - a loop's boundary: whatever the store does, rows are kept
@@ -99,10 +127,31 @@ class UsageRecorder:
                 )
                 return False
             # Rows dropped off the front meanwhile belong to the batch that has just been written: they are not lost.
-            saved = min(self.dropped - dropped_before, len(batch))
-            self.dropped -= saved
-            for _ in range(len(batch) - saved):
+            gone = min(self._evicted - evicted_before, len(batch))
+            self.dropped -= min(self.dropped - dropped_before, gone)
+            for _ in range(len(batch) - gone):
                 self._rows.popleft()
+                place = self._places.popleft() if self._spool is not None else None
+                if self._spool is not None and place is not None:
+                    self._spool.stored(place)
+            return True
+
+    async def replay(self) -> bool:
+        """Write the rows of one segment that are on disk alone; False when there is none or the store refused it."""
+        segment = self._spool.backlog() if self._spool is not None else None
+        if self._spool is None or segment is None:
+            return False
+        async with self._writing:
+            rows = list(segment.rows())
+            try:
+                for at in range(0, len(rows), self._batch_size):
+                    await self._write(rows[at : at + self._batch_size])
+            except Exception as error:  # noqa: BLE001 - a loop's boundary: the segment is kept
+                self.failures += 1
+                logger.warning("usage rows stay on disk", extra={"rows": len(rows), "error": type(error).__name__})
+                return False
+            self._spool.settle(segment)
+            logger.info("usage rows recovered from disk", extra={"rows": len(rows)})
             return True
 
     async def _write(self, batch: Sequence[UsageEvent]) -> None:
@@ -134,4 +183,19 @@ class UsageRecorder:
             fine = True
             while fine and self._rows:
                 fine = await self.flush()
+            while fine and not self._rows and await self.replay():
+                pass
             backoff_s = 0.0 if fine else min(max(backoff_s * 2, self._interval_s), _MAX_BACKOFF_S)
+
+    async def _keep(self, spool: UsageSpool) -> None:
+        """Flush to the disk each second; look now and then for what processes that are gone have left."""
+        rounds = 0
+        while True:
+            try:
+                if rounds % round(_ADOPT_S / _SYNC_S) == 0:
+                    await asyncio.to_thread(spool.adopt)
+                await asyncio.to_thread(spool.sync)
+            except Exception as error:  # a loop's boundary: the disk may be better the next time
+                logger.error("usage spool", exc_info=error)
+            rounds += 1
+            await asyncio.sleep(_SYNC_S)
