@@ -222,6 +222,7 @@ class DataPathParts:
         counter("llm_proxy_token_exchanges_failed", "Token exchanges that failed.", lambda: tokens.failures)
         prober = self._prober
         counter("llm_proxy_probes", "Probes of keys that are out of service.", lambda: prober.probes)
+        counter("llm_proxy_health_checks", "Checks of keys in service.", lambda: prober.checks)
         counter("llm_proxy_keys_revived", "Keys that a probe brought back into service.", lambda: prober.revived)
         leases = self._leases
         gauge("llm_proxy_leases", "Quotas of which this process holds a share.", lambda: len(leases.desk))

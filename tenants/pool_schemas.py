@@ -115,6 +115,9 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     fallbacks: Annotated[list[Fallback], Meta(max_length=8)] | UnsetType = UNSET
     hedging: Hedging | UnsetType = UNSET
     late_lane: LateLane | UnsetType = UNSET
+    health_check_s: (
+        Annotated[float, Meta(ge=1, le=3600, description="Check every key so often, the idle ones too")] | UnsetType
+    ) = UNSET
     explain_share: (
         Annotated[float, Meta(ge=0, le=1, description="Share of the requests whose explanation is stored")] | UnsetType
     ) = UNSET

@@ -19,7 +19,7 @@ from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.explain import Explanation, explain
 from gateway.balancing.hints import Hint
 from gateway.balancing.ledger import Ledger
-from gateway.balancing.outage import CommonBreaker, address_of
+from gateway.balancing.outage import ADDRESS, QUOTA, CommonBreaker, Fate, address_of
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import Learning
 from gateway.balancing.quota import Quota
@@ -48,7 +48,7 @@ class _OpenLease:
     quota: QuotaState
     reservation: Reservation
     trial: bool
-    common_trial: bool
+    trials: tuple[bool, bool]
 
 
 class Balancer:
@@ -104,25 +104,20 @@ class Balancer:
         drawn_on = {endpoint.quota_id: configured[endpoint.quota_id] for endpoint in endpoints}
         self._quotas = self._book.hold(self, drawn_on.values(), self._now)
         kept: dict[str, EndpointState] = {}
-        commons: dict[str, CommonBreaker] = {}
-        sharing = Counter(address_of(endpoint) for endpoint in endpoints)
         for endpoint in endpoints:
-            address = address_of(endpoint)
-            common = commons[address] = commons.get(address) or self._commons.get(address) or CommonBreaker()
-            common.keys = sharing[address]
             known = self._states.get(endpoint.id)
             quota_state = self._book.counted(endpoint.quota_id)
             if known is None:
-                known = EndpointState(endpoint, quota_state, common)
+                known = EndpointState(endpoint, quota_state, Fate(CommonBreaker(), None))
                 known.slots = self._book.unshared(endpoint.max_in_flight)
             else:
                 if known.endpoint.max_in_flight != endpoint.max_in_flight:
                     known.slots = self._book.unshared(endpoint.max_in_flight)
                 known.endpoint = endpoint
                 known.quota = quota_state
-                known.common = common
             kept[endpoint.id] = known
-        self._states, self._commons, self._strategy = kept, commons, strategy
+        self._states, self._strategy = kept, strategy
+        self._bind_fates()
         had, self._learning = self._learning, strategy.learning if isinstance(strategy, Learns) else None
         if had is not None and self._learning is None:
             for quota in self._quotas.values():
@@ -132,6 +127,21 @@ class Balancer:
             self._book.ledger_dropped()
         self._slates.clear()
         self._freed()
+
+    def _bind_fates(self) -> None:
+        """Give keys of one address, and of one quota, a breaker in common."""
+        addresses = Counter(address_of(state.endpoint) for state in self._states.values())
+        quotas = Counter(f"quota {state.quota.quota.id}" for state in self._states.values())
+        commons: dict[str, CommonBreaker] = {}
+        for names, kinds, least in ((addresses, ADDRESS, 1), (quotas, QUOTA, 2)):
+            for name, keys in names.items():
+                if keys >= least:
+                    commons[name] = self._commons.get(name) or CommonBreaker(kinds)
+                    commons[name].keys = keys
+        for state in self._states.values():
+            quota = commons.get(f"quota {state.quota.quota.id}")
+            state.common = Fate(commons[address_of(state.endpoint)], quota)
+        self._commons = commons
 
     def acquire(self, ask: Ask, *, now: float) -> Decision:
         """Choose a key and reserve on it; or say until when to wait, or why waiting is useless."""
@@ -203,7 +213,7 @@ class Balancer:
 
     def _lease(self, candidate: Candidate, ask: Ask, now: float, *, probe: bool = False) -> Lease:
         state = candidate.state
-        trial, common_trial = state.breaker.started(now), state.common.started(state.endpoint.id, now)
+        trial, trials = state.breaker.started(now), state.common.started(state.endpoint.id, now)
         ledger = candidate.ledger
         reservation = ledger.reserve(ask.est_input_tokens, ledger.output_of(ask), now, probe=probe)
         state.in_flight += 1
@@ -211,7 +221,7 @@ class Balancer:
         state.quota.in_flight += 1
         lease = Lease(self._next_lease, state.endpoint, ask.est_input_tokens, ask.est_output_tokens, now)
         self._next_lease += 1
-        self._open[lease.id] = _OpenLease(candidate, state.quota, reservation, trial, common_trial)
+        self._open[lease.id] = _OpenLease(candidate, state.quota, reservation, trial, trials)
         return lease
 
     def _none_ready(self, slate: Slate, looked: Iterable[Ready], ask: Ask, now: float) -> Decision:
@@ -277,6 +287,7 @@ class Balancer:
         for state in self._states.values():
             if state.endpoint.quota_id == quota_id:
                 state.quota = quota
+        self._bind_fates()
         # Slates hold the ledgers of the quotas as they were.
         self._slates.clear()
 
@@ -294,7 +305,7 @@ class Balancer:
             self._take_hint(opened, outcome.hint, now)
         opened.candidate.ledger.settle(opened.reservation, outcome, now)
         state.breaker.ended(outcome.kind, now, trial=opened.trial, rng=self._rng)
-        state.common.ended(state.endpoint.id, outcome.kind, now, trial=opened.common_trial, rng=self._rng)
+        state.common.ended(state.endpoint.id, outcome.kind, now, trials=opened.trials, rng=self._rng)
         if outcome.kind is OutcomeKind.OK and outcome.first_byte_s is not None:
             state.latency.add(outcome.first_byte_s, now)
         elif outcome.kind is OutcomeKind.TIMEOUT:
@@ -327,6 +338,13 @@ class Balancer:
             state.breaker.revive()
             state.common.revive()
             self._freed()
+
+    def checked(self, endpoint_id: str, kind: OutcomeKind, *, now: float) -> None:
+        """Take in what an active health check of a key that is in service found. Unknown ids are ignored."""
+        state = self._states.get(endpoint_id)
+        if state is not None:
+            state.breaker.ended(kind, now, trial=False, rng=self._rng)
+            state.common.ended(endpoint_id, kind, now, trials=(False, False), rng=self._rng)
 
     def out_of_service(self) -> list[str]:
         """Give the ids of keys whose breaker is not closed, for an active health check to probe."""

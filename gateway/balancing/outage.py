@@ -1,4 +1,4 @@
-"""When many keys fail for one reason: a breaker for what they have in common, the provider's address.
+"""When many keys fail for one reason: breakers for what they have in common, the provider's address and the quota.
 
 Keys of one provider fail together when the provider, or the way to it, is down. Each key's own breaker would learn that
 at the cost of some requests per key; here the failures of different keys add up, as long as none of them succeeds:
@@ -8,6 +8,9 @@ at the cost of some requests per key; here the failures of different keys add up
 - open, it excludes all its keys, so that others in the pool are asked; one trial at a time finds out when it is back.
   Keys with answers under way and no failure are left in: a long answer is no success yet, but no failure either;
 - when every key of a pool is excluded, the balancer asks the least bad one: a pool is never shut.
+
+Of an address rejected keys say nothing, of a quota unreachable addresses: an organisation that has not paid, or is
+blocked, has all its keys rejected while the address serves others. Quotas of a single key need no breaker but its own.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ from gateway.balancing.breaker import Breaker, BreakerState
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.outcome import OutcomeKind
 
-_FAILURES = frozenset({OutcomeKind.SERVER_ERROR, OutcomeKind.TIMEOUT, OutcomeKind.CONNECT_FAILED})
 SEVERAL = 3
-_SAYS_NOTHING = frozenset({OutcomeKind.ABANDONED, OutcomeKind.AUTH_REJECTED})
-"""A rejected key is that key's own affair, and answers nothing about the others."""
+Kinds = frozenset[OutcomeKind]
+_BROKEN: Kinds = frozenset({OutcomeKind.SERVER_ERROR, OutcomeKind.TIMEOUT})
+ADDRESS: tuple[Kinds, Kinds] = (_BROKEN | {OutcomeKind.CONNECT_FAILED}, frozenset({OutcomeKind.AUTH_REJECTED}))
+QUOTA: tuple[Kinds, Kinds] = (_BROKEN | {OutcomeKind.AUTH_REJECTED}, frozenset({OutcomeKind.CONNECT_FAILED}))
+"""What counts as a failure of it, and what says nothing about it."""
 
 
 def address_of(endpoint: Endpoint) -> str:
@@ -30,11 +35,13 @@ def address_of(endpoint: Endpoint) -> str:
 
 
 class CommonBreaker:
-    """The breaker of one address; see the module. `keys`: how many share it; `tried`: the id of the last trial's."""
+    """The breaker of one address or quota; see the module. `keys`: how many share it; `tried`: the last trial's id."""
 
-    __slots__ = ("_breaker", "_failing", "keys", "tried")
+    __slots__ = ("_breaker", "_failing", "_failures", "_silent", "keys", "tried")
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: tuple[Kinds, Kinds] = ADDRESS) -> None:
+        self._failures, silent = kinds
+        self._silent = silent | {OutcomeKind.ABANDONED}
         self._breaker = Breaker()
         self._failing: set[str] = set()
         self.keys = 0
@@ -62,11 +69,11 @@ class CommonBreaker:
 
     def ended(self, endpoint_id: str, kind: OutcomeKind, now: float, *, trial: bool, rng: Random) -> None:
         """Take in the outcome of an attempt with one of the keys."""
-        if kind in _SAYS_NOTHING:
+        if kind in self._silent:
             if trial:
                 self._breaker.ended(OutcomeKind.ABANDONED, now, trial=True, rng=rng)
             return
-        if kind in _FAILURES:
+        if kind in self._failures:
             self._failing.add(endpoint_id)
             if trial or len(self._failing) >= max(2, min(SEVERAL, self.keys)):
                 self._breaker.ended(kind, now, trial=trial, rng=rng)
@@ -79,3 +86,44 @@ class CommonBreaker:
         """Close it: one of the keys was seen to work."""
         self._failing.clear()
         self._breaker.revive()
+
+
+class Fate:
+    """What one key shares with others: its address, and its quota where more than one key draws on it."""
+
+    __slots__ = ("_address", "_quota")
+
+    def __init__(self, address: CommonBreaker, quota: CommonBreaker | None) -> None:
+        self._address = address
+        self._quota = quota
+
+    @property
+    def tripped(self) -> bool:
+        """Tell whether one of them is not closed."""
+        return self._address.tripped or (self._quota is not None and self._quota.tripped)
+
+    def ready_at(self, now: float) -> float:
+        """Give the moment from which an attempt is allowed by both."""
+        at = self._address.ready_at(now)
+        return at if self._quota is None else max(at, self._quota.ready_at(now))
+
+    def is_tried_by(self, endpoint_id: str) -> bool:
+        """Tell whether this key made the last trial of one of them."""
+        return self._address.tried == endpoint_id or (self._quota is not None and self._quota.tried == endpoint_id)
+
+    def started(self, endpoint_id: str, now: float) -> tuple[bool, bool]:
+        """Note an attempt; tells of which of them it is the trial, for `ended`."""
+        quota = self._quota
+        return self._address.started(endpoint_id, now), quota is not None and quota.started(endpoint_id, now)
+
+    def ended(self, endpoint_id: str, kind: OutcomeKind, now: float, *, trials: tuple[bool, bool], rng: Random) -> None:
+        """Take in the outcome of an attempt."""
+        self._address.ended(endpoint_id, kind, now, trial=trials[0], rng=rng)
+        if self._quota is not None:
+            self._quota.ended(endpoint_id, kind, now, trial=trials[1], rng=rng)
+
+    def revive(self) -> None:
+        """Close both: the key was seen to work."""
+        self._address.revive()
+        if self._quota is not None:
+            self._quota.revive()

@@ -18,7 +18,7 @@ from gateway.balancing.decision import Ask
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.ewma import PeakEwma
 from gateway.balancing.ledger import Ledger
-from gateway.balancing.outage import CommonBreaker
+from gateway.balancing.outage import Fate
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.quota import Quota
 
@@ -46,7 +46,7 @@ class EndpointState:
         "breaker", "common", "elsewhere", "endpoint", "in_flight", "latency", "outcomes", "picks", "quota", "slots",
     )  # fmt: skip
 
-    def __init__(self, endpoint: Endpoint, quota: QuotaState, common: CommonBreaker) -> None:
+    def __init__(self, endpoint: Endpoint, quota: QuotaState, common: Fate) -> None:
         self.endpoint = endpoint
         self.quota = quota
         self.common = common
@@ -104,7 +104,7 @@ class Exclusion(StrEnum):
     EJECTED = "ejected"
     BREAKER = "breaker"
     OUTAGE = "outage"
-    """Several keys of its address have failed, and none succeeded since."""
+    """Several keys of its address or its quota have failed, and none succeeded since."""
     BUSY = "busy"
     LIMITED = "limited"
     COOLING = "cooling"
@@ -125,7 +125,7 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
             return (Exclusion.EJECTED if breaker.ejected else Exclusion.BREAKER), at
     common = state.common
     if common.tripped and (at := common.ready_at(now)) > now:
-        answering = state.in_flight > 0 and breaker.consecutive == 0 and common.tried != state.endpoint.id
+        answering = state.in_flight > 0 and breaker.consecutive == 0 and not common.is_tried_by(state.endpoint.id)
         if not answering:
             return Exclusion.OUTAGE, at
     ledger, quota = candidate.ledger, state.quota

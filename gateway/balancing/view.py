@@ -61,7 +61,7 @@ class EndpointView:
 
 @dataclass(frozen=True, slots=True)
 class BalancerView:
-    """All of it; `outages` are the addresses whose keys failed together: open or half_open."""
+    """All of it; `outages` are the addresses and quotas whose keys failed together: open or half_open."""
 
     strategy: str
     in_flight: int

@@ -83,6 +83,7 @@ class PoolSettings(msgspec.Struct, frozen=True):
     late_lane: LateLaneSettings | None = None
     right_size: bool = False
     explain_share: float = 0.0
+    health_check_s: float | None = None
 
     def late_after_s(self, priority: int) -> float | None:
         """Give after how long a wait a request is late, for the late lane; None: never."""

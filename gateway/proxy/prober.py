@@ -1,4 +1,5 @@
-"""Asks keys that are out of service whether they work again, so that no caller's request has to find out.
+"""Asks keys whether they work, so that no caller's request has to find out: those that are out of service, and where a
+pool wants it (`health_check_s`) all of them at an interval.
 
 A probe is the cheapest authenticated call there is: the provider's list of models. It proves the address and the key,
 not that every model may be used; so a key that trips again soon after is asked less and less often.
@@ -10,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 from uuid import UUID
 
 from gateway.balancing.outcome import OutcomeKind
@@ -55,6 +57,7 @@ class Prober:
         max_s: float = 300.0,
         at_once: int = 16,
         token_refused: Callable[[UUID], None] | None = None,
+        rng: Random | None = None,
     ) -> None:
         self._directory = directory
         self._upstream = upstream
@@ -65,7 +68,9 @@ class Prober:
         self._at_once = asyncio.Semaphore(at_once)
         self._patients: dict[str, _Patient] = {}
         self._token_refused = token_refused
-        self.probes = 0
+        self._rng = rng or Random()  # noqa: S311 - spreads the checks; nothing secret is drawn from it
+        self._checks: dict[str, float] = {}
+        self.checks = self.probes = 0
         self.revived = 0
 
     async def run(self) -> None:
@@ -83,29 +88,49 @@ class Prober:
         due: list[tuple[PoolRuntime, str, KeyTarget]] = []
         for tenant in self._directory:
             for pool in tenant.pools.values():
-                for endpoint_id in pool.balancer.out_of_service():
+                every_s = pool.settings.health_check_s
+                out = pool.balancer.out_of_service()
+                for endpoint_id in out:
                     target = pool.targets.get(endpoint_id)
-                    if target is not None and self._is_due(endpoint_id, now):
+                    if target is not None and self._is_due(endpoint_id, now, every_s):
                         due.append((pool, endpoint_id, target))
+                if every_s is not None:
+                    well = [(key, target) for key, target in pool.targets.items() if key not in out]
+                    due += [(pool, key, target) for key, target in well if self._is_checked_now(key, now, every_s)]
         for endpoint_id in [key for key, one in self._patients.items() if now > one.next_at + self._max_s]:
             del self._patients[endpoint_id]
+        for endpoint_id in [key for key, at in self._checks.items() if now > at + self._max_s]:
+            del self._checks[endpoint_id]
         await asyncio.gather(*(self._probe(*each) for each in due))
 
-    def _is_due(self, endpoint_id: str, now: float) -> bool:
+    def _is_due(self, endpoint_id: str, now: float, every_s: float | None) -> bool:
         patient = self._patients.get(endpoint_id)
         if patient is None:
-            self._patients[endpoint_id] = _Patient(now + self._first_s, self._first_s)
+            first_s = self._first_s if every_s is None else min(every_s, self._first_s)
+            self._patients[endpoint_id] = _Patient(now + first_s, first_s)
             return False
         if now < patient.next_at:
             return False
-        patient.delay_s = min(patient.delay_s * 2, self._max_s)
+        patient.delay_s = min(patient.delay_s * 2, self._max_s if every_s is None else max(every_s, self._first_s))
         patient.next_at = now + patient.delay_s
         return True
 
+    def _is_checked_now(self, endpoint_id: str, now: float, every_s: float) -> bool:
+        at = self._checks.get(endpoint_id)
+        if at is not None and now < at:
+            return False
+        # The first one comes at some moment of the interval: keys are not checked all at once.
+        self._checks[endpoint_id] = now + (every_s * self._rng.random() if at is None else every_s)
+        return at is not None
+
     async def _probe(self, pool: PoolRuntime, endpoint_id: str, target: KeyTarget) -> None:
         async with self._at_once:
-            self.probes += 1
             kind = await self._ask(target)
+        if endpoint_id not in pool.balancer.out_of_service():
+            self.checks += 1
+            pool.balancer.checked(endpoint_id, kind, now=self._clock())
+            return
+        self.probes += 1
         extra = {"pool": pool.name, "key": target.name, "outcome": kind.value}
         if kind in _WELL:
             self.revived += 1

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.decision import Picked
-from gateway.balancing.outage import CommonBreaker, address_of
+from gateway.balancing.outage import QUOTA, CommonBreaker, address_of
 from gateway.balancing.outcome import OutcomeKind
 from tests.balancing.pools import ASK, end, endpoint, pick, pool, serve
 
@@ -115,3 +115,52 @@ def test_a_key_with_answers_under_way_is_left_in() -> None:
         end(balancer, lease, OutcomeKind.ABANDONED if lease.endpoint == busy.endpoint else DOWN)
     assert balancer.view(0.0).outages
     assert pick(balancer).endpoint == busy.endpoint
+
+
+def of_quota(*outcomes: tuple[str, OutcomeKind], keys: int = 4) -> CommonBreaker:
+    common = CommonBreaker(QUOTA)
+    common.keys = keys
+    for name, kind in outcomes:
+        common.ended(name, kind, 0.0, trial=False, rng=RNG)
+    return common
+
+
+REJECTED = OutcomeKind.AUTH_REJECTED
+QUOTA_CASES: list[tuple[str, list[tuple[str, OutcomeKind]], bool]] = [
+    ("an organisation whose keys are all rejected", [("a", REJECTED), ("b", REJECTED), ("c", REJECTED)], True),
+    ("two of four", [("a", REJECTED), ("b", REJECTED)], False),
+    ("one of them works", [("a", REJECTED), ("b", REJECTED), ("c", OK), ("d", REJECTED)], False),
+    ("unreachable says nothing of a quota", [(name, OutcomeKind.CONNECT_FAILED) for name in "abcd" * 3], False),
+    ("errors of several keys", [(name, OutcomeKind.SERVER_ERROR) for name in "abcabc"], True),
+]
+
+
+@pytest.mark.parametrize(("outcomes", "open_"), [row[1:] for row in QUOTA_CASES], ids=[row[0] for row in QUOTA_CASES])
+def test_quotas(outcomes: list[tuple[str, OutcomeKind]], open_: bool) -> None:
+    assert of_quota(*outcomes).tripped is open_
+
+
+def test_a_blocked_organisation_spares_its_other_keys_and_leaves_the_address_alone() -> None:
+    blocked = [endpoint(f"k{n}", quota_id="org", address="https://x") for n in range(6)]
+    balancer = pool(*blocked, endpoint("other", quota_id="own", address="https://x", weight=1), strategy="round_robin")
+    rejected = 0
+    for now in range(40):
+        lease = pick(balancer, now=now * 0.01)
+        kind = REJECTED if lease.endpoint.quota_id == "org" else OK
+        rejected += kind is REJECTED
+        end(balancer, lease, kind, now * 0.01)
+    assert rejected == 3, "the other three are not asked one by one"
+    assert balancer.view(0.5).outages == {"quota org": "ejected"}
+    balancer.revive("k5")
+    assert balancer.view(0.5).outages == {}
+    assert len({serve(balancer, now=0.6 + n / 100) for n in range(12)}) == 4, (
+        "the three that were spared, and the other"
+    )
+
+
+def test_keys_with_quotas_of_their_own_share_no_breaker_of_one() -> None:
+    balancer = pool(endpoint("a"), endpoint("b"), strategy="round_robin")
+    for now in range(4):
+        lease = pick(balancer, now=float(now))
+        end(balancer, lease, REJECTED if lease.endpoint.id == "a" else OK, float(now))
+    assert balancer.view(5.0).outages == {}
