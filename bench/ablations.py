@@ -14,7 +14,7 @@ from gateway.balancing.strategies.predictive import Predictive
 from gateway.simulation.contenders import Contender, contender
 
 MAIN = ("blind", "plain", "round_robin", "rate_limit_aware", "predictive")
-OTHERS = ("weighted", "least_connections", "lowest_latency", "lowest_cost", "adaptive", "geographic")
+OTHERS = ("weighted", "least_connections", "lowest_latency", "lowest_cost", "adaptive")
 
 
 class NoMargin(Identification):

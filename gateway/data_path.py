@@ -32,6 +32,7 @@ from gateway.policy.budget_sharing import BudgetSharing
 from gateway.policy.budget_store import PostgresBudgets
 from gateway.policy.budgets import BudgetBook
 from gateway.proxy.app import DataPath, Verifier
+from gateway.proxy.beliefs import BeliefKeeper, PostgresBeliefStore
 from gateway.proxy.directory import Directory
 from gateway.proxy.drains import DrainReporter
 from gateway.proxy.federation import TokenKeeper
@@ -88,6 +89,7 @@ class DataPathParts:
             rng=rng,
             on_granted=self._granted,
         )
+        self._beliefs = BeliefKeeper(PostgresBeliefStore(postgres), lambda: self._directory, clock=clock)
         self._loader = SnapshotLoader(postgres, sealer, warm=sealer.warm)
         self._pool = ConnectionPool(
             DirectConnector(egress, proxy=proxy), PoolLimits(total=settings.max_upstream_connections)
@@ -111,6 +113,8 @@ class DataPathParts:
                 home_region=settings.region,
                 leasing=self._leases.desk.of,
                 tokens=self._tokens,
+                predicts=settings.prediction,
+                recall=self._beliefs.recall,
             ),
             poll_s=settings.snapshot_poll_s,
         )
@@ -157,6 +161,7 @@ class DataPathParts:
         self._usage.start()
         self._explanations.start()
         await self._drains.register()
+        await self._beliefs.load()
         await self._directory.start()
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TOKENS_S):
@@ -167,6 +172,7 @@ class DataPathParts:
             asyncio.create_task(self._prober.run(), name="prober"),
             asyncio.create_task(self._drains.run(), name="drain reports"),
             asyncio.create_task(self._leases.run(), name="leases"),
+            asyncio.create_task(self._beliefs.run(), name="beliefs"),
             asyncio.create_task(self._tokens.run(), name="federated tokens"),
         ]
 
@@ -187,6 +193,7 @@ class DataPathParts:
             with suppress(asyncio.CancelledError):
                 await task
         await self._leases.close()
+        await self._beliefs.close()
         await self._drains.leave()
         await self._directory.close()
         await self._tokens.close()
@@ -232,6 +239,11 @@ class DataPathParts:
         counter("llm_proxy_explanations_stored", "Explanations of requests stored.", lambda: explained.stored)
         dropped = "Explanations that were not stored, there being too many."
         counter("llm_proxy_explanations_dropped", dropped, lambda: explained.dropped)
+        wrong = "Limits that are configured above what the provider says it grants."
+        tenants = self._directory
+        gauge("llm_proxy_limits_misconfigured", wrong, lambda: sum(each.book.misconfigured for each in tenants))
+        beliefs = self._beliefs
+        counter("llm_proxy_beliefs_saved", "What was learned of limiters: rows written.", lambda: beliefs.saved)
         hedges = "Second attempts for answers that were late, by what came of them."
         metrics.watch_labelled("llm_proxy_hedges", hedges, "result", self._hedges)
         sized = "Answers whose max_tokens were lowered, by whether they ended at the limit."

@@ -92,6 +92,7 @@ class Settings:
     snapshot_poll_s: float
     state_path: Path | None
     state_max_age_s: float
+    prediction: bool
     allow_private_upstreams: bool
     egress_proxy: Secret | None
     no_proxy: str

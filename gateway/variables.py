@@ -271,6 +271,15 @@ VARIABLES: Final = (
         seconds(60, 2_592_000),
     ),
     Variable(
+        "LLM_PROXY_PREDICTION",
+        "prediction",
+        TRAFFIC,
+        "true",
+        "Whether pools with the strategy `predictive` learn their limiters; `false` makes them `rate_limit_aware`, as "
+        "if nothing had been learned.",
+        flag,
+    ),
+    Variable(
         "LLM_PROXY_ALLOW_PRIVATE_UPSTREAMS",
         "allow_private_upstreams",
         TRAFFIC,

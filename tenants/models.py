@@ -97,6 +97,18 @@ class Quota(SQLModel, table=True):
     updated_at: datetime = _moment()
 
 
+class LimiterBelief(SQLModel, table=True):
+    """What the data path has learned of a quota's limiter for one model family; it alone writes these."""
+
+    __tablename__ = "limiter_belief"
+
+    quota_id: UUID = Field(primary_key=True)
+    family: str = Field(primary_key=True)
+    tenant_id: UUID
+    report: dict[str, Any] = _json(dict, "'{}'")
+    updated_at: datetime = _moment()
+
+
 class ProviderKey(SQLModel, table=True):
     """One key of a pool; its secret lives in `KeyVersion`."""
 

@@ -122,6 +122,36 @@ class QuotaOut(Struct, frozen=True):
     updated_at: datetime
 
 
+class Misconfigured(Struct, frozen=True):
+    """A limit that is configured above what the provider says it grants."""
+
+    configured: int
+    told: int
+
+
+class BeliefOut(Struct, frozen=True):
+    """What is believed of one limiter. `limits`: those enforced, each in its provider's own window.
+
+    `belief`, where the pool is `predictive`: `margin` (a share of a request), `factors` (learned limit over the
+    configured one), `seen` (limits read off remainders), `outside_per_s` (what others take), `phases_known`, `error`
+    (mean absolute error of predicted remainders, as a share of the limit), `probes` and `probes_refused`,
+    `trials_refused_share` (of the requests sent in spite of the margin), `fallback_s` (beliefs are set aside so long).
+    """
+
+    family: str
+    updated_at: datetime
+    limits: dict[str, float]
+    misconfigured: dict[str, Misconfigured]
+    rate_limited: int
+    belief: dict[str, Any] | None = None
+
+
+class BeliefList(Struct, frozen=True):
+    """All of a quota."""
+
+    items: list[BeliefOut]
+
+
 class KeyIn(Struct, frozen=True, forbid_unknown_fields=True):
     """A provider key to add. Give `quota_id` to share a quota, or `limits` for one of its own, or neither.
 

@@ -7,7 +7,7 @@ filters (tried, breaker, in flight, limits), and reserves. What it hands out com
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -87,7 +87,6 @@ class Balancer:
         self._version = 0
         self._strategy = strategy
         self._learning: Learning | None = None
-        self._beliefs: Mapping[str, Mapping[str, Mapping[str, object]]] = {}
         self._book = book if book is not None else QuotaBook()
         self._priced = priced
         self._semantics_of = semantics
@@ -203,11 +202,10 @@ class Balancer:
                 self._book.ledger_dropped()
             ledger = Ledger(quota.quota.limits, semantics, self._now, unix_offset_s=self._unix_offset_s)
             quota.ledgers[family] = ledger
-            self._book.opened(quota.quota.id, family, ledger)
-            if self._learning is not None and (saved := self._beliefs.get(quota.quota.id, {}).get(family)) is not None:
+            if self._learning is not None:
                 ledger.learn_limiter(self._learning, self._now)
-                ledger.restore(saved, self._now)
-        if self._learning is not None:
+            self._book.opened(quota.quota.id, family, ledger, self._now)
+        elif self._learning is not None:
             ledger.learn_limiter(self._learning, self._now)
         return ledger
 
@@ -349,21 +347,6 @@ class Balancer:
     def out_of_service(self) -> list[str]:
         """Give the ids of keys whose breaker is not closed, for an active health check to probe."""
         return [endpoint_id for endpoint_id, state in self._states.items() if state.breaker.tripped]
-
-    def beliefs(self, now: float) -> dict[str, dict[str, dict[str, object]]]:
-        """Give what was learned of limiters, by quota and model family, as plain JSON values to be kept."""
-        return {
-            quota_id: {
-                family: ledger.learner.export(now, self._unix_offset_s)
-                for family, ledger in quota.ledgers.items()
-                if ledger.learner is not None
-            }
-            for quota_id, quota in self._quotas.items()
-        }
-
-    def restore_beliefs(self, saved: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
-        """Take over what `beliefs` gave before a restart; it is applied as each family is first used."""
-        self._beliefs = saved
 
     def explain(self, ask: Ask, now: float) -> Explanation:
         """Say what `acquire` would find for `ask`, without taking anything."""

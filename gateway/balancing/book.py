@@ -7,13 +7,17 @@ hold the same quota, and quotas that headers show to be one are one for all of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import EndpointState, QuotaState
 from gateway.balancing.sharing import SharedQuotas
+from gateway.balancing.view import LedgerView, view_ledger
+
+Beliefs = Mapping[str, Mapping[str, Mapping[str, object]]]
+"""What was learned of limiters: quota id → model family → plain JSON values."""
 
 UNSHARED = 16
 """A process that shares quotas uses one part in so many of a cap on requests in flight until it was granted one."""
@@ -49,11 +53,12 @@ class QuotaBook:
     process shares its quotas with others.
     """
 
-    __slots__ = ("_held", "_leasing", "_neighbours", "_shared", "_states")
+    __slots__ = ("_held", "_leasing", "_neighbours", "_saved", "_shared", "_states")
 
     def __init__(self, leasing: QuotaLeasing | None = None) -> None:
         self._leasing = leasing
         self._states: dict[str, QuotaState] = {}
+        self._saved: Beliefs = {}
         self._shared = SharedQuotas()
         self._held: dict[Holder, frozenset[str]] = {}
         self._neighbours: dict[Holder, tuple[Holder, ...]] = {}
@@ -122,8 +127,38 @@ class QuotaBook:
         for holder in self._held:
             holder.forget_slates()
 
-    def opened(self, quota_id: str, family: str, ledger: Ledger) -> None:
-        """Take in that a quota has got a ledger for a model family."""
+    def recall(self, saved: Beliefs) -> None:
+        """Take over what `beliefs` gave before a restart; it is applied as each family is first used."""
+        self._saved = saved
+
+    def beliefs(self, now: float) -> dict[str, dict[str, dict[str, object]]]:
+        """Give what was learned of limiters, by quota and model family, as plain JSON values to be kept."""
+        found = {
+            quota_id: {
+                family: exported
+                for family, ledger in quota.ledgers.items()
+                if (exported := ledger.export(now)) is not None
+            }
+            for quota_id, quota in self._states.items()
+        }
+        return {quota_id: families for quota_id, families in found.items() if families}
+
+    def views(self, now: float) -> Iterator[tuple[str, LedgerView]]:
+        """Give each quota's accounts as they are now."""
+        for quota_id, quota in self._states.items():
+            for family, ledger in quota.ledgers.items():
+                yield quota_id, view_ledger(family, ledger, now)
+
+    @property
+    def misconfigured(self) -> int:
+        """How many limits are configured above what the provider grants."""
+        return sum(len(each.misconfigured()) for quota in self._states.values() for each in quota.ledgers.values())
+
+    def opened(self, quota_id: str, family: str, ledger: Ledger, now: float) -> None:
+        """Take in that a quota has got a ledger for a model family: what was known of it is known again."""
+        saved = self._saved.get(quota_id, {}).get(family)
+        if saved is not None:
+            ledger.restore(saved, now)
         if self._leasing is not None:
             self._leasing.open(self, quota_id, family, ledger)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.balancing.decision import Ask, Refusal
+from gateway.balancing.predictor import BeliefView
 from gateway.balancing.ready import Ready, exclusion_of
 from gateway.balancing.slate import Slate
 from gateway.balancing.strategy import Strategy
@@ -25,6 +26,8 @@ class Considered:
     headroom: float
     in_flight: int
     first_byte_s: float | None
+    belief: BeliefView | None = None
+    """What was learned of its limiter, where that is in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ def explain(slate: Slate | Refusal, strategy: Strategy, ask: Ask, now: float) ->
         for candidate in level.candidates:
             excluded = exclusion_of(candidate, ask, now, floor)
             until = excluded[1] if excluded is not None else None
+            learner = candidate.ledger.learner
             rows.append(
                 Considered(
                     endpoint_id=candidate.endpoint.id,
@@ -56,6 +60,7 @@ def explain(slate: Slate | Refusal, strategy: Strategy, ask: Ask, now: float) ->
                     headroom=candidate.ledger.headroom(now),
                     in_flight=candidate.state.in_flight,
                     first_byte_s=candidate.state.latency.read(now),
+                    belief=learner.view(now) if learner is not None and learner.active else None,
                 )
             )
     return Explanation(strategy.name, None, tuple(rows))

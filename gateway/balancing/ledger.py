@@ -16,7 +16,7 @@ from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.leased import QuotaLease
 from gateway.balancing.limiter import FixedWindow, Meter
 from gateway.balancing.outcome import Outcome, OutcomeKind
-from gateway.balancing.predictor import Identification, Learning
+from gateway.balancing.predictor import MAX_AGE_S, Identification, Learning, by_dimension, number
 from gateway.balancing.quota import Limits
 from gateway.balancing.semantics import Semantics
 from gateway.balancing.windows import MINUTE_S, fit_meter, window_of
@@ -83,12 +83,26 @@ class Ledger:
         for dimension in Dimension:
             self._fit(dimension, now)
 
+    def export(self, now: float) -> dict[str, object] | None:
+        """Give what is worth keeping over a restart, as plain JSON values; None: nothing is."""
+        if self.learner is None and not self.told:
+            return None
+        learned = {} if self.learner is None else self.learner.export(self._unix_offset_s)
+        told = {dimension.name.lower(): limit for dimension, limit in self.told.items()}
+        return {"at": now + self._unix_offset_s, "told": told, **learned}
+
     def restore(self, saved: Mapping[str, object], now: float) -> None:
-        """Give the beliefs what was saved of them."""
+        """Take over what `export` gave less than `MAX_AGE_S` ago; what is not understood is left out."""
+        at = number(saved.get("at"))
+        if at is None or not -60.0 <= now + self._unix_offset_s - at <= MAX_AGE_S:
+            return
+        for dimension, limit in by_dimension(saved.get("told")):
+            if limit >= 1.0:
+                self.told.setdefault(dimension, int(limit))
         if self.learner is not None:
             self.learner.restore(saved, now, self._unix_offset_s)
-            for dimension in Dimension:
-                self._fit(dimension, now)
+        for dimension in Dimension:
+            self._fit(dimension, now)
 
     def share(self, lease: QuotaLease) -> None:
         """Take from now on only what `lease` grants."""

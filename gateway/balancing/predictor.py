@@ -331,31 +331,31 @@ class Identification:
             for counts in (self._trials, self._bold, self._others):
                 counts.clear()
 
-    def export(self, now: float, unix_offset_s: float) -> dict[str, object]:
+    def export(self, unix_offset_s: float) -> dict[str, object]:
         """Give what is worth keeping over a restart, as plain JSON values."""
         return {
-            "at": now + unix_offset_s,
             "margin": self.margin,
+            "seen": {dimension.name.lower(): known.limit or 0.0 for dimension, known in self._remainders.items()},
             "phases": {dimension.name.lower(): end + unix_offset_s for dimension, end in self.phases.items()},
             "factors": {dimension.name.lower(): factor for dimension, factor in self._factors.items()},
             "outside": {dimension.name.lower(): known.rate() for dimension, known in self._outside.items()},
         }
 
     def restore(self, saved: Mapping[str, object], now: float, unix_offset_s: float) -> None:
-        """Take over what was saved less than a day ago: limits and phase as they are, the rest at half its weight.
+        """Take over what was saved: limits and phase as they are, the rest at half its weight.
 
         Whatever is not understood is left out: a saved state never keeps a pool from starting.
         """
-        at = _number(saved.get("at"))
-        if at is None or not -60.0 <= now + unix_offset_s - at <= MAX_AGE_S:
-            return
-        self.margin = min(MARGIN_CAP, max(0.0, _number(saved.get("margin")) or 0.0)) / 2.0
-        for dimension, end in _by_dimension(saved.get("phases")):
+        self.margin = min(MARGIN_CAP, max(0.0, number(saved.get("margin")) or 0.0)) / 2.0
+        for dimension, limit in by_dimension(saved.get("seen")):
+            if limit > 0.0:
+                self._remainders.setdefault(dimension, _Remainders(now)).limit = limit
+        for dimension, end in by_dimension(saved.get("phases")):
             self.phases[dimension] = end - unix_offset_s
         top = 1.0 if self.learning.limits_are_caps else FACTOR_MAX
-        for dimension, factor in _by_dimension(saved.get("factors")):
+        for dimension, factor in by_dimension(saved.get("factors")):
             self._factors[dimension] = min(top, max(FACTOR_MIN, factor))
-        for dimension, per_s in _by_dimension(saved.get("outside")):
+        for dimension, per_s in by_dimension(saved.get("outside")):
             known = self._outside.setdefault(dimension, _Outside())
             known.add(max(0.0, per_s) * OUTSIDE_TAU_S / 4.0, OUTSIDE_TAU_S / 2.0, 0.0)
 
@@ -376,13 +376,15 @@ class Identification:
         )
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float | None:
+    """Give a saved figure; None where there is none."""
     return float(value) if isinstance(value, int | float) and isfinite(value) else None
 
 
-def _by_dimension(value: object) -> Iterable[tuple[Dimension, float]]:
+def by_dimension(value: object) -> Iterable[tuple[Dimension, float]]:
+    """Give the saved figures by dimension; what is not understood is left out."""
     if isinstance(value, Mapping):
         for dimension in Dimension:
-            number = _number(value.get(dimension.name.lower()))
-            if number is not None:
-                yield dimension, number
+            figure = number(value.get(dimension.name.lower()))
+            if figure is not None:
+                yield dimension, figure

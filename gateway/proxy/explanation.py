@@ -5,7 +5,8 @@
         "in_flight": 3, "first_byte_s": 0.4}, …],
      "more": 0, "tried": [{"key": "b", "region": "eu-1", "outcome": "ok", "status": 200}]}
 
-An attempt that was sent beside a late one has `"hedge": true`.
+With `predictive` a candidate has its `belief`: the margin, learned limits over the configured ones, what others take,
+and for how long beliefs are still set aside. An attempt that was sent beside a late one has `"hedge": true`.
 
 The candidates are as they were when the request came, in the order in which their levels are looked at; `score` is the
 strategy's own figure, smaller is better. In the header it is ASCII, and at most `MAX_BYTES`; stored are up to
@@ -82,6 +83,18 @@ def _tried(each: Attempt, targets: Mapping[str, KeyTarget]) -> dict[str, object]
 
 
 def _candidate(each: Considered, targets: Mapping[str, KeyTarget], now: float) -> dict[str, object]:
+    told = _figures(each, targets, now)
+    if each.belief is not None:
+        told["belief"] = {
+            "margin": round(each.belief.margin, 3),
+            "limits": {name: round(factor, 2) for name, factor in each.belief.factors.items()},
+            "outside_per_s": {name: round(rate, 2) for name, rate in each.belief.outside_per_s.items() if rate},
+            "aside_s": round(each.belief.fallback_s, 1),
+        }
+    return told
+
+
+def _figures(each: Considered, targets: Mapping[str, KeyTarget], now: float) -> dict[str, object]:
     return {
         "key": _name(each.endpoint_id, targets),
         "level": each.level,

@@ -112,7 +112,9 @@ def read_settings(pool: PoolSnapshot, tenant: str) -> PoolSettings:
         return PoolSettings()
 
 
-def strategy_of(pool: PoolSnapshot, settings: PoolSettings, tenant: str, home_region: str | None = None) -> Strategy:
+def strategy_of(
+    pool: PoolSnapshot, settings: PoolSettings, tenant: str, home_region: str | None = None, *, predicts: bool = True
+) -> Strategy:
     """Make the pool's strategy; `tenant` names it in the log, `home_region` holds where the pool does not say."""
     asked = settings.strategy_options
     options = StrategyOptions(
@@ -122,6 +124,7 @@ def strategy_of(pool: PoolSnapshot, settings: PoolSettings, tenant: str, home_re
         home_region=asked.home_region or home_region,
         cache_affinity=asked.cache_affinity,
         limits_are_caps=asked.limits_are_caps,
+        predicts=predicts,
     )
     try:
         return make_strategy(pool.strategy, options)

@@ -17,7 +17,7 @@ from auth.errors import Invalid
 from auth.globs import matches
 from auth.secret import Secret
 from gateway.balancing.balancer import Balancer
-from gateway.balancing.book import QuotaBook, QuotaLeasing
+from gateway.balancing.book import Beliefs, QuotaBook, QuotaLeasing
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.fallback import Rung
 from gateway.balancing.hedging import HedgePolicy, Hedging
@@ -180,7 +180,8 @@ class Tokens(Protocol):
 class Workshop:
     """What building needs from outside; `clock` is the balancers' monotonic clock (Unix time = clock + offset).
 
-    `home_region`: where this process runs, for strategies that go by nearness.
+    `home_region`: where this process runs, for strategies that go by nearness. Not `predicts`: `predictive` learns
+    nothing. `recall` gives what was known of a tenant's limiters before this process began.
     """
 
     egress: EgressPolicy
@@ -191,6 +192,8 @@ class Workshop:
     home_region: str | None = None
     leasing: Callable[[UUID], QuotaLeasing | None] = lambda _: None
     tokens: Tokens | None = None
+    predicts: bool = True
+    recall: Callable[[UUID], Beliefs] = lambda _: {}
     resolved: dict[tuple[str, str, str | None, str | None], Target | None] = field(default_factory=dict)
     """Many keys share an address: each is worked out once. Emptied when it grows."""
 
@@ -208,7 +211,11 @@ def endpoint_id_of(key_id: UUID, version: int) -> str:
 def build_tenant(snapshot: TenantSnapshot, previous: TenantRuntime | None, workshop: Workshop) -> TenantRuntime:
     """Make the runtime of `snapshot`, taking over the state of pools that `previous` has as well."""
     known = {pool.pool_id: pool for pool in previous.pools.values()} if previous else {}
-    book = previous.book if previous else QuotaBook(workshop.leasing(snapshot.tenant_id))
+    if previous is not None:
+        book = previous.book
+    else:
+        book = QuotaBook(workshop.leasing(snapshot.tenant_id))
+        book.recall(workshop.recall(snapshot.tenant_id))
     for pool_id in known.keys() - {pool.pool_id for pool in snapshot.pools}:
         known[pool_id].retire()
     pools = {
@@ -271,7 +278,7 @@ def _build_pool(
         sizing.configure({endpoint.provider for endpoint in endpoints})
     if before is None:
         queue = PoolQueue(workshop.clock, max_waiting=settings.max_waiting, late_lane=settings.late_lane is not None)
-        strategy = strategy_of(pool, settings, tenant.slug, workshop.home_region)
+        strategy = strategy_of(pool, settings, tenant.slug, workshop.home_region, predicts=workshop.predicts)
         return PoolRuntime(
             pool_id=pool.pool_id,
             name=pool.name,
@@ -304,7 +311,7 @@ def _build_pool(
     if (before.strategy_name, before.settings.strategy_options) != (pool.strategy, settings.strategy_options):
         # An unchanged one keeps its object and with it its turns.
         before.strategy_name = pool.strategy
-        before.strategy = strategy_of(pool, settings, tenant.slug, workshop.home_region)
+        before.strategy = strategy_of(pool, settings, tenant.slug, workshop.home_region, predicts=workshop.predicts)
     if before.settings.retry != settings.retry:
         before.budget = RetryBudget(settings.retry.budget_ratio)
     before.name, before.is_default = pool.name, pool.is_default

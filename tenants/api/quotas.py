@@ -16,12 +16,12 @@ from auth.scopes import POOLS_READ, POOLS_WRITE
 from tenants import audit
 from tenants.api.call import Caller, Cursor, IfMatch, Limit, once, reply
 from tenants.api.services import Services
-from tenants.api.views import quota_out
+from tenants.api.views import belief_out, quota_out
 from tenants.checks import convert_checked, quota_problems, refuse
 from tenants.merge_patch import merge_patch
 from tenants.models import Quota
 from tenants.pool_schemas import Limits
-from tenants.schemas import QuotaIn, QuotaOut, QuotaPage, QuotaPatch
+from tenants.schemas import BeliefList, QuotaIn, QuotaOut, QuotaPage, QuotaPatch
 from tenants.store import quotas as store
 
 
@@ -74,6 +74,18 @@ async def read_quota(quota_id: FromPath[UUID], call: Caller, services: Services)
         return reply(quota_out(await store.get(session, call.tenant_id, quota_id)))
 
 
+@get("/{quota_id:uuid}/beliefs", summary="Read what was learned of a quota's limiters", guards=[requires(POOLS_READ)])
+async def read_beliefs(quota_id: FromPath[UUID], call: Caller, services: Services) -> Response[BeliefList]:
+    """By model family ("" where all share one limit): limits in force and wrong ones, and how wrong beliefs were.
+
+    As of the last minute; empty until the first requests.
+    """
+    async with services.sessions.tenant(call.tenant_id) as session:
+        await store.get(session, call.tenant_id, quota_id)
+        rows = await store.beliefs(session, call.tenant_id, quota_id)
+        return reply(BeliefList([belief_out(row) for row in rows]))
+
+
 @patch("/{quota_id:uuid}", summary="Change a quota", guards=[requires(POOLS_WRITE)])
 async def change_quota(
     quota_id: FromPath[UUID],
@@ -121,6 +133,6 @@ def router() -> Router:
     """The router."""
     return Router(
         path="/quotas",
-        route_handlers=[create_quota, list_quotas, read_quota, change_quota, delete_quota],
+        route_handlers=[create_quota, list_quotas, read_quota, read_beliefs, change_quota, delete_quota],
         tags=["quotas"],
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tenants.models import KeyVersion, Pool, ProviderKey, Quota, Tenant
-from tenants.schemas import KeyOut, PoolOut, QuotaOut, TenantOut, VersionOut
+import msgspec
+
+from tenants.models import KeyVersion, LimiterBelief, Pool, ProviderKey, Quota, Tenant
+from tenants.schemas import BeliefOut, KeyOut, PoolOut, QuotaOut, TenantOut, VersionOut
 
 
 def tenant_out(row: Tenant) -> TenantOut:
@@ -45,6 +47,11 @@ def quota_out(row: Quota) -> QuotaOut:
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
+
+
+def belief_out(row: LimiterBelief) -> BeliefOut:
+    """Show what was learned of a limiter."""
+    return msgspec.convert({"family": row.family, "updated_at": row.updated_at, **row.report}, BeliefOut)
 
 
 def version_out(row: KeyVersion) -> VersionOut:

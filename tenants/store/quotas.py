@@ -13,7 +13,7 @@ from sqlmodel import col, select
 from auth.errors import Conflict, NotFound
 from auth.etag import check_if_match
 from auth.paging import PageAsk
-from tenants.models import ProviderKey, Quota
+from tenants.models import LimiterBelief, ProviderKey, Quota
 from tenants.store.violations import conflicts
 
 
@@ -44,6 +44,16 @@ async def get(
         raise NotFound("The quota does not exist.", hint="List the quotas: GET /api/v1/quotas.")
     check_if_match(if_match, quota.version)
     return quota
+
+
+async def beliefs(session: AsyncSession, tenant_id: UUID, quota_id: UUID) -> Sequence[LimiterBelief]:
+    """Return what was learned of a quota's limiters, in order of model family."""
+    query = (
+        select(LimiterBelief)
+        .where(col(LimiterBelief.tenant_id) == tenant_id, col(LimiterBelief.quota_id) == quota_id)
+        .order_by(col(LimiterBelief.family))
+    )
+    return (await session.execute(query)).scalars().all()
 
 
 async def is_taken(session: AsyncSession, tenant_id: UUID, name: str) -> bool:

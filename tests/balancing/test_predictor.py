@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.balancing.balancer import Balancer
+from gateway.balancing.book import Beliefs, QuotaBook
 from gateway.balancing.charging import Dimension, Reservation
 from gateway.balancing.decision import Ask, Picked, Wait
 from gateway.balancing.hints import Hint, WindowHint
@@ -17,8 +18,6 @@ from gateway.balancing.ledger import Ledger
 from gateway.balancing.limiter import FixedWindow
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import (
-    FACTOR_MAX,
-    FACTOR_MIN,
     FALLBACK_S,
     LOWER_APART_S,
     LOWER_BY,
@@ -271,23 +270,26 @@ def test_switching_away_keeps_what_was_learned_but_does_not_use_it() -> None:
 
 
 def test_beliefs_outlive_a_restart_at_half_their_weight() -> None:
-    def make(offset_s: float) -> Balancer:
-        return Balancer(
+    def make(offset_s: float, saved: Beliefs) -> tuple[Balancer, QuotaBook]:
+        book = QuotaBook()
+        book.recall(saved)
+        balancer = Balancer(
             [endpoint("a", provider="gemini")],
             [Quota("q-a", Limits(rpm=100), "gemini")],
             Predictive(),
             rng=Random(1),
             unix_offset_s=offset_s,
+            book=book,
         )
+        return balancer, book
 
     ask = Ask("gemini-2.5-flash", est_input_tokens=1, est_output_tokens=1)
-    before = make(1000.0)
+    before, book = make(1000.0, {})
     for now in (1.0, 61.0):
         lease = pick(before, ask, now)
         end(before, lease, OutcomeKind.RATE_LIMITED, now)
-    saved = json.loads(json.dumps(before.beliefs(70.0)))
-    after = make(1000.0 - 30.0)
-    after.restore_beliefs(saved)
+    saved = json.loads(json.dumps(book.beliefs(70.0)))
+    after, _ = make(1000.0 - 30.0, saved)
     pick(after, ask, 100.0)
     told = before.view(70.0).quotas[0].ledgers[0].belief
     kept = after.view(100.0).quotas[0].ledgers[0].belief
@@ -295,8 +297,7 @@ def test_beliefs_outlive_a_restart_at_half_their_weight() -> None:
     assert kept is not None
     assert kept.factors == told.factors != {}
     assert kept.margin == pytest.approx(told.margin / 2)
-    stale = make(1000.0 + MAX_AGE_S)
-    stale.restore_beliefs(saved)
+    stale, _ = make(1000.0 + MAX_AGE_S, saved)
     pick(stale, ask, 100.0)
     forgotten = stale.view(100.0).quotas[0].ledgers[0].belief
     assert forgotten is not None
@@ -312,11 +313,28 @@ _JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(("at", "margin", "phases", "factors", "outside")), _JSON))
+@given(st.dictionaries(st.sampled_from(("at", "margin", "phases", "factors", "outside", "seen", "told")), _JSON))
 def test_no_saved_state_breaks_a_start(saved: dict[str, object]) -> None:
-    belief = Identification(Learning(), 0.0)
-    belief.restore({"at": 1000.0, **saved}, 10.0, 1000.0)
-    limit = belief.limit(RPM, 100, None, 1.0)
-    assert limit is not None
-    assert 100 * FACTOR_MIN <= limit <= 100 * FACTOR_MAX
-    assert 0.0 <= belief.margin <= MARGIN_CAP
+    account = Ledger(Limits(rpm=100), semantics_of("azure"), 10.0, unix_offset_s=1000.0)
+    account.learn_limiter(Learning(), 10.0)
+    account.restore({"at": 1000.0, **saved}, 10.0)
+    assert account.learner is not None
+    assert 0.0 <= account.learner.margin <= MARGIN_CAP
+    assert limit_of(account) >= 1.0
+    assert account.reserve(1, 1, 10.0).entries
+
+
+def test_a_limit_that_was_told_or_seen_is_known_after_a_restart() -> None:
+    hints = (Hint(requests=WindowHint(None, 9), tokens=WindowHint(40_000, 39_000)),)
+    before = learning_ledger("azure", rpm=120, tpm=10_000)
+    for step in range(40):
+        reservation = before.reserve(1, 1, step * 1.0)
+        before.learn(reservation, hints[0], step * 1.0)
+        before.settle(reservation, Outcome(OutcomeKind.OK), step * 1.0)
+    after = learning_ledger("azure", rpm=120, tpm=10_000)
+    after.restore(json.loads(json.dumps(before.export(40.0))), 41.0)
+    assert after.told == {TPM: 40_000}
+    assert limit_of(after) == limit_of(before) == 10.0
+    plain = Ledger(Limits(tpm=50_000), semantics_of("azure"), 0.0)
+    plain.restore(before.export(40.0) or {}, 41.0)
+    assert plain.misconfigured() == {"tpm": (50_000, 40_000)}

@@ -19,13 +19,21 @@ class Predictive:
 
     Until something was learned it does what `rate_limit_aware` does; so it does where its beliefs proved worse.
     `limits_are_caps`: configured limits are deliberate and never exceeded, whatever the provider would grant.
+    Not `learns`: it is `rate_limit_aware`, whatever was learned before.
     """
 
     name = "predictive"
 
-    def __init__(self, threshold: float = 0.05, *, overflow_daily: bool = False, limits_are_caps: bool = False) -> None:
+    def __init__(
+        self,
+        threshold: float = 0.05,
+        *,
+        overflow_daily: bool = False,
+        limits_are_caps: bool = False,
+        learns: bool = True,
+    ) -> None:
         self._aware = RateLimitAware(threshold, overflow_daily=overflow_daily)
-        self.learning: Learning | None = Learning(limits_are_caps)
+        self.learning: Learning | None = Learning(limits_are_caps) if learns else None
 
     def choose(self, ready: Ready, rng: Random) -> Candidate | None:
         return least([(self._score(each, ready.now), each) for each in ready.sample(SAMPLE, rng)], rng)
@@ -34,7 +42,7 @@ class Predictive:
         score, ledger = self._aware.score_at(candidate, now), candidate.ledger
         if expiring := ledger.expiring(now):
             score -= EXPIRING_BONUS * expiring * ledger.headroom(now)
-        if ledger.learner is not None:
+        if ledger.learner is not None and ledger.learner.active:
             score += ledger.learner.refused_share(now)
         return score
 

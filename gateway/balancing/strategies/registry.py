@@ -25,7 +25,7 @@ class StrategyOptions:
     `weight_by`: what weights follow. `threshold`: free share (0..1) below which `rate_limit_aware` turns away.
     `overflow_daily`: it spends daily limits only on overflow. `home_region`: where the gateway is. `cache_affinity`:
     keep conversations where the prompt cache is warm. `limits_are_caps`: `predictive` never goes above a configured
-    limit, even where the provider grants more.
+    limit, even where the provider grants more. `predicts`: false turns the learning of `predictive` off.
     """
 
     weight_by: WeightBy = "fixed"
@@ -34,6 +34,7 @@ class StrategyOptions:
     home_region: str | None = None
     cache_affinity: bool = False
     limits_are_caps: bool = False
+    predicts: bool = True
 
 
 _FACTORIES: Mapping[str, Callable[[StrategyOptions], Strategy]] = {
@@ -42,7 +43,10 @@ _FACTORIES: Mapping[str, Callable[[StrategyOptions], Strategy]] = {
     "least_connections": lambda _: LeastConnections(),
     "rate_limit_aware": lambda options: RateLimitAware(options.threshold, overflow_daily=options.overflow_daily),
     "predictive": lambda options: Predictive(
-        options.threshold, overflow_daily=options.overflow_daily, limits_are_caps=options.limits_are_caps
+        options.threshold,
+        overflow_daily=options.overflow_daily,
+        limits_are_caps=options.limits_are_caps,
+        learns=options.predicts,
     ),
     "lowest_latency": lambda _: LowestLatency(),
     "lowest_cost": lambda _: LowestCost(),
