@@ -148,7 +148,7 @@ class Gateway:
         private = EgressPolicy(allow_private=True, allow_metadata=True)
         kms = ConnectionPool(DirectConnector(private))
         self._stack.push_async_callback(kms.close)
-        kms_calls = GuardedCalls(kms, private)
+        kms_calls = GuardedCalls(kms, private, repeatable=True)
         data_keys = make_data_keys(settings, postgres, kms_calls)
         keys, revocations = KeySet(), Revocations()
         verifier = Verifier(settings.issuer, settings.token_audience, keys, revocations, time.time)

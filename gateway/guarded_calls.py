@@ -40,11 +40,16 @@ class _Once:
 
 
 class GuardedCalls:
-    """Implements `tenants.sources.protocol.HttpCalls` over a connection pool; `policy` is the pool's own."""
+    """Implements `tenants.sources.protocol.HttpCalls` over a connection pool; `policy` is the pool's own.
 
-    def __init__(self, upstream: Sender, policy: EgressPolicy) -> None:
+    `repeatable`: a POST may be sent again too when a kept connection turns out to be closed. A key management service
+    that wraps twice has done no harm.
+    """
+
+    def __init__(self, upstream: Sender, policy: EgressPolicy, *, repeatable: bool = False) -> None:
         self._upstream = upstream
         self._policy = policy
+        self._repeatable = repeatable
 
     async def call(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None
@@ -62,7 +67,7 @@ class GuardedCalls:
             if name.lower() not in _FRAMING
         ]
         verb = method.upper()
-        sent = (body or b"") if verb in _SAFE else _Once(body or b"")
+        sent = (body or b"") if verb in _SAFE or self._repeatable else _Once(body or b"")
         request = UpstreamRequest(verb.encode(), target.encode(), given, sent)
         try:
             response = await self._upstream.send(origin, request, _DEADLINES)

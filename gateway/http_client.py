@@ -153,15 +153,30 @@ class ManagementClient:
             if not cursor:
                 return
 
+    def lines(self, path: str) -> Iterator[str]:
+        """Read an answer of JSON lines as it comes."""
+        headers = {"authorization": f"Bearer {self._current_token()}"}
+        try:
+            with self._http.stream("GET", path, headers=headers) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _refusal(response)
+                yield from response.iter_lines()
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
+        return Unreachable(
+            f"The gateway at {self._credentials.base_url} does not answer.",
+            hint="Start it (llm-proxy dev), or point LLM_PROXY_URL at the right address.",
+            debug=f"{type(error).__name__}: {error}",
+        )
+
     def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:
-            raise Unreachable(
-                f"The gateway at {self._credentials.base_url} does not answer.",
-                hint="Start it (llm-proxy dev), or point LLM_PROXY_URL at the right address.",
-                debug=f"{type(error).__name__}: {error}",
-            ) from error
+            raise self._unreachable(error) from error
         if response.is_success:
             return response
         raise _refusal(response)

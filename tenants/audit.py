@@ -109,12 +109,16 @@ def chain_hash(event: AuditEvent) -> bytes:
 
 
 class ChainCheck:
-    """Checks a tenant's events one by one, in order of `seq` from the first, in constant memory."""
+    """Checks a tenant's events one by one, in order of `seq` from the first, in constant memory.
 
-    def __init__(self) -> None:
+    `known` is the number and hash of an event that the chain must hold: one that was cut off or put back does not.
+    """
+
+    def __init__(self, *, known: tuple[int, bytes] | None = None) -> None:
         self.count = 0
         self.last_hash = GENESIS
         self.broken: ChainBreak | None = None
+        self._known = known
 
     def add(self, event: AuditEvent) -> None:
         """Check the next event; after a first break nothing more is looked at."""
@@ -127,8 +131,19 @@ class ChainCheck:
             self.broken = ChainBreak(event.seq, "it does not follow the event before it")
         elif chain_hash(event) != event.hash:
             self.broken = ChainBreak(event.seq, "its content does not match its hash")
+        elif self._known is not None and self._known[0] == event.seq and self._known[1] != event.hash:
+            self.broken = ChainBreak(event.seq, "it is another event than the one that is known")
         else:
             self.count, self.last_hash = expected, event.hash
+
+    def finish(self) -> ChainBreak | None:
+        """Return the first break once every event was added, None for a chain that is whole."""
+        if self.broken is None and self._known is not None and self.count < self._known[0]:
+            self.broken = ChainBreak(
+                self.count + 1,
+                f"the chain ends before event {self._known[0]}, which is known: it was cut off or put back",
+            )
+        return self.broken
 
 
 def verify_chain(events: Iterable[AuditEvent]) -> int | ChainBreak:

@@ -55,3 +55,13 @@ async def reencrypt(
             yield progress
     progress.cursor = ""
     yield progress
+
+
+async def is_unfinished(connections: Connections, tenant_id: UUID) -> bool:
+    """Tell whether a tenant has something sealed under a data key that a newer one has followed."""
+    async with connections.tenant(tenant_id) as connection:
+        active = await connection.fetchval("select id from data_key where state = 'active'")
+        for shelf, first in shelves_after(""):
+            if await count_rows(connection, shelf, " and s.data_key_id <> $2", first, active):
+                return True
+    return False

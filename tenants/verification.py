@@ -1,4 +1,4 @@
-"""What still opens: every wrapped data key, its spare wrap, and every envelope of every tenant.
+"""What still opens: every wrapped data key, its spare wrap, every envelope; and whether history was put back.
 
 For after a restore, before a KEK is thrown away, and now and then. Nothing is changed. Data keys are unwrapped from
 their rows, not taken from memory.
@@ -16,6 +16,7 @@ import asyncpg
 from auth.storage import Connections
 from tenants.datakeys import DataKeys
 from tenants.errors import KekDisabled, KekUnavailable, SealBroken
+from tenants.history import contradictions
 from tenants.keyring import KeyWrapper, Wrapped
 from tenants.rewrap import AT_ONCE, Progress
 from tenants.sealed_rows import BATCH, count_rows, page_query, shelves_after
@@ -72,6 +73,7 @@ async def verify_everything(
                 progress.done += 1
             progress.cursor = f"{shelf.name}:{last}"
             yield progress
+    progress.failed |= await contradictions(connections)
     progress.cursor = ""
     yield progress
 

@@ -132,14 +132,21 @@ def verify(spare: str | None) -> None:
 
 @kek.command("reencrypt")
 @click.argument("tenant_id", type=click.UUID)
-def reencrypt_command(tenant_id: UUID) -> None:
-    """Give a tenant a new data key and move all that it has sealed to it: when the old one may be known."""
-    from tenants.reencryption import reencrypt
+@click.option("--new", "anew", is_flag=True, help="Make another data key also when an earlier run was not finished.")
+def reencrypt_command(tenant_id: UUID, anew: bool) -> None:
+    """Give a tenant a new data key and move all that it has sealed to it: when the old one may be known.
+
+    A run that was interrupted is gone on with.
+    """
+    from tenants.reencryption import is_unfinished, reencrypt
     from tenants.rewrap import new_data_key
 
-    async def make(custody: Custody) -> UUID:
+    async def make(custody: Custody) -> None:
         data_keys = custody.data_keys
-        return await new_data_key(custody.postgres, data_keys.wrapper, tenant_id, spare=data_keys.spare)
+        if not anew and await is_unfinished(custody.postgres, tenant_id):
+            errors.print("going on with a run that was not finished", style="dim")
+            return
+        await new_data_key(custody.postgres, data_keys.wrapper, tenant_id, spare=data_keys.spare)
 
     _with_custody(make)
     _watch("re-encrypting keys", lambda custody: reencrypt(custody.postgres, custody.data_keys, tenant_id))
@@ -230,7 +237,7 @@ def _with_custody(work: Callable[[Custody], Awaitable[T]]) -> T:
             stack.push_async_callback(upstream.close)
             postgres = Postgres(settings.database_url.reveal(), max_size=2)
             stack.push_async_callback(postgres.close)
-            calls = GuardedCalls(upstream, private)
+            calls = GuardedCalls(upstream, private, repeatable=True)
             data_keys = make_data_keys(settings, postgres, calls)
             return await work(Custody(settings, postgres, data_keys, make_shares(settings, calls), calls))
 

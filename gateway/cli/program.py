@@ -7,7 +7,7 @@ import sys
 import rich_click as click
 
 from auth.errors import Fault
-from gateway.cli import apply, clients, kek, keys, operate, people, pools, run, simulate, tenants
+from gateway.cli import apply, audit, clients, kek, keys, operate, people, pools, run, simulate, tenants
 from gateway.cli.output import errors, print_fault
 from gateway.control.version import program_version
 
@@ -19,7 +19,8 @@ EXIT_INTERRUPTED = 130
 @click.version_option(program_version(), prog_name="llm-proxy")
 @click.command_panel("Run", commands=["dev", "serve", "gateway", "control", "simulated-provider", "simulate"])
 @click.command_panel(
-    "Manage (against a running gateway)", commands=["apply", "tenant", "client", "pool", "key", "token", "sign-in"]
+    "Manage (against a running gateway)",
+    commands=["apply", "tenant", "client", "pool", "key", "token", "sign-in", "audit"],
 )
 @click.command_panel("Operate", commands=["migrate", "bootstrap", "kek", "config"])
 def program() -> None:
@@ -44,6 +45,7 @@ for _command in (
     keys.key,
     clients.token,
     people.sign_in,
+    audit.audit,
     operate.migrate,
     operate.bootstrap,
     kek.kek,

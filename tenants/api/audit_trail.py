@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
 from litestar import Response, Router, get
+from litestar.params import QueryParameter
+from litestar.response import Stream
 from sqlmodel import col, select
 
+from auth.errors import Invalid
 from auth.guards import requires
 from auth.paging import cut_page, page_ask
 from auth.scopes import AUDIT_READ
 from tenants.api.call import Caller, Cursor, Limit, reply
-from tenants.api.services import Services
-from tenants.audit import ChainCheck
+from tenants.api.services import Services, TenantServices
+from tenants.audit import GENESIS, ChainCheck
 from tenants.models import AuditEvent
 from tenants.schemas import AuditEventOut, AuditPage, AuditVerdict
 
@@ -35,18 +43,54 @@ async def list_events(
     return reply(AuditPage(items=[_shown(row) for row in page.items], next_cursor=page.next_cursor))
 
 
+KnownSeq = Annotated[int | None, QueryParameter(ge=1, description="The number of an event that you know.")]
+KnownHash = Annotated[str | None, QueryParameter(pattern="^[0-9a-f]{64}$", description="Its hash.")]
+
+
 @get("/verify", summary="Check the audit chain", guards=[requires(AUDIT_READ)])
-async def verify_events(call: Caller, services: Services) -> Response[AuditVerdict]:
-    """Recomputes every hash; an edited, missing or inserted event shows as the first break."""
-    check = ChainCheck()
+async def verify_events(
+    call: Caller, services: Services, known_seq: KnownSeq = None, known_hash: KnownHash = None
+) -> Response[AuditVerdict]:
+    """Recomputes every hash; an edited, missing or inserted event shows as the first break.
+
+    A chain whose end was cut off, or that came back from an older backup, is whole by itself: give the number and hash
+    of an event that you know, such as the head of an export, and it shows.
+    """
+    if (known_seq is None) != (known_hash is None):
+        raise Invalid("known_seq and known_hash go together.", hint="Give both, as the head of an export has them.")
+    check = ChainCheck(
+        known=None if known_seq is None or known_hash is None else (known_seq, bytes.fromhex(known_hash))
+    )
     async with services.sessions.tenant(call.tenant_id) as session:
-        query = select(AuditEvent).where(col(AuditEvent.tenant_id) == call.tenant_id).order_by(col(AuditEvent.seq))
-        async for event in await session.stream_scalars(query.execution_options(yield_per=_BATCH)):
+        async for event in await session.stream_scalars(_chain(call.tenant_id)):
             check.add(event)
-    if check.broken is not None:
-        broken = check.broken
+    broken = check.finish()
+    if broken is not None:
         return reply(AuditVerdict(intact=False, events=check.count, broken_at=broken.seq, reason=broken.reason))
     return reply(AuditVerdict(intact=True, events=check.count, last_hash=check.last_hash.hex()))
+
+
+@get("/export", summary="Export the audit chain", guards=[requires(AUDIT_READ)], media_type="application/x-ndjson")
+async def export_events(call: Caller, services: Services) -> Stream:
+    """JSON lines: every event in order, then `{"head": {"tenant_id", "seq", "hash"}}`. `llm-proxy audit verify FILE`
+    checks it without the gateway, and the gateway against it.
+    """
+    headers = {"cache-control": "no-store", "content-disposition": 'attachment; filename="audit.jsonl"'}
+    return Stream(_lines(services, call.tenant_id), media_type="application/x-ndjson", headers=headers)
+
+
+async def _lines(services: TenantServices, tenant_id: UUID) -> AsyncIterator[bytes]:
+    seq, last = 0, GENESIS
+    async with services.sessions.tenant(tenant_id) as session:
+        async for event in await session.stream_scalars(_chain(tenant_id)):
+            seq, last = event.seq, event.hash
+            yield msgspec.json.encode(_shown(event)) + b"\n"
+    yield msgspec.json.encode({"head": {"tenant_id": tenant_id, "seq": seq, "hash": last.hex()}}) + b"\n"
+
+
+def _chain(tenant_id: UUID) -> Any:
+    query = select(AuditEvent).where(col(AuditEvent.tenant_id) == tenant_id).order_by(col(AuditEvent.seq))
+    return query.execution_options(yield_per=_BATCH)
 
 
 def _shown(row: AuditEvent) -> AuditEventOut:
@@ -67,4 +111,4 @@ def _shown(row: AuditEvent) -> AuditEventOut:
 
 def router() -> Router:
     """The router."""
-    return Router(path="/audit", route_handlers=[list_events, verify_events], tags=["audit"])
+    return Router(path="/audit", route_handlers=[list_events, verify_events, export_events], tags=["audit"])

@@ -72,23 +72,31 @@ async def test_redirects_are_not_followed(server: Server, pool: ConnectionPool) 
     assert len(server.seen) == 1
 
 
-async def test_a_post_is_not_sent_again_over_another_connection(pool: ConnectionPool) -> None:
+@pytest.mark.parametrize("repeatable", [False, True])
+async def test_a_post_is_sent_again_over_another_connection_only_where_that_is_harmless(
+    pool: ConnectionPool, repeatable: bool
+) -> None:
+    """A provider that has closed a kept connection: making a key twice would leak one, wrapping twice would not."""
     seen: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
-        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        if len(seen) == 1:
+            seen.append(await reader.readuntil(b"\r\n\r\n"))
         writer.close()
 
     listening = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/keys"
-    calls = GuardedCalls(pool, INSIDE)
+    calls = GuardedCalls(pool, INSIDE, repeatable=repeatable)
     await calls.call("GET", url)
-    with pytest.raises(SourceAway):
-        await calls.call("POST", url, body=b"{}")
+    if repeatable:
+        assert (await calls.call("POST", url, body=b"{}")).status == 200
+    else:
+        with pytest.raises(SourceAway):
+            await calls.call("POST", url, body=b"{}")
     listening.close()
-    assert [head.split(b" ")[0] for head in seen] == [b"GET", b"POST"]
+    assert [head.split(b" ")[0] for head in seen] == [b"GET", b"POST", *([b"POST"] if repeatable else [])]
 
 
 @pytest.mark.parametrize("path", ["/large", "/cut"])

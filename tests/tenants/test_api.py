@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
 
+import asyncpg
 import httpx
 import pytest
 from litestar import Litestar
@@ -17,19 +18,26 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from auth.client_secrets import Peppers
+from auth.errors import Fault
 from auth.principal import PLATFORM_TENANT_ID, Principal
 from auth.revocations import Revocations, Traces
 from auth.scopes import TENANT_SCOPES
 from auth.secret import Secret
 from auth.storage import Connections
+from gateway.cli.audit import check_export
 from gateway.control.orm import OrmSessions
+from gateway.metering.event import UsageEvent
+from gateway.metering.store import PostgresUsageStore
 from gateway.problems import handle
 from tenants.api.services import CustodyParts, TenantServices
 from tenants.datakeys import DataKeys
+from tenants.history import contradictions
 from tenants.routes import make_router
 from tenants.shares.protocol import InMemoryShares
 from tenants.snapshot import SnapshotLoader
 from tenants.sources.protocol import InMemorySource
+from tenants.verification import verify_everything
+from tests.conftest import TestDatabase
 from tests.tenants.catalogue import CATALOGUE
 from tests.tenants.conftest import Plant, Planted
 
@@ -558,3 +566,118 @@ async def test_a_schedule_for_every_key_of_a_pool(api: Api, acme: Planted) -> No
         assert (await api("GET", f"/keys/{key['id']}/rotation", expect=200)).json()["due_at"] == key["due_at"]
     await api("PUT", f"/pools/{acme.pool_id}/rotation", wanted | {"source_id": None}, expect=422)
     await api("PUT", f"/pools/{uuid7()}/rotation", wanted, expect=404)
+
+
+async def test_an_export_is_checked_without_the_gateway_and_the_gateway_against_it(
+    api: Api, acme: Planted, database: Connections, test_database: TestDatabase
+) -> None:
+    for name in ("p1", "p2"):
+        await api("POST", "/pools", {"name": name}, expect=201)
+    exported = await api("GET", "/audit/export", expect=200)
+    assert exported.headers["content-type"].startswith("application/x-ndjson")
+    lines = exported.text.splitlines()
+    head = check_export(lines)
+    assert (head["tenant_id"], head["seq"]) == (str(acme.tenant_id), 2)
+    known = f"/audit/verify?known_seq={head['seq']}&known_hash={head['hash']}"
+    await api("POST", "/pools", {"name": "p3"}, expect=201)
+    assert (await api("GET", known, expect=200)).json()["intact"] is True
+    for broken in (lines[1:], [lines[0], lines[2]], lines[:2], [lines[0].replace("p1", "p9"), *lines[1:]], ["x"], []):
+        with pytest.raises(Fault):
+            check_export(broken)
+    await api("GET", "/audit/verify?known_seq=2", expect=422)
+
+    # The database comes back from a backup that was made before: whole by itself, and shorter than what is known.
+    owner = await asyncpg.connect(test_database.owner_url)
+    await owner.execute("delete from audit_event where seq > 1")
+    assert (await api("GET", "/audit/verify", expect=200)).json()["intact"] is True
+    verdict = (await api("GET", known, expect=200)).json()
+    assert (verdict["intact"], verdict["broken_at"]) == (False, 2)
+    assert "cut off or put back" in verdict["reason"]
+    # Then it lives on: the same number is another event.
+    await api("POST", "/pools", {"name": "p4"}, expect=201)
+    verdict = (await api("GET", known, expect=200)).json()
+    assert (verdict["intact"], verdict["broken_at"]) == (False, 2)
+    await owner.execute("update audit_event set actor = 'someone else' where seq = 1")
+    assert (await api("GET", "/audit/verify", expect=200)).json()["broken_at"] == 1
+    await owner.close()
+
+
+async def test_which_version_served_a_request_is_found_by_its_id(
+    api: Api, client: httpx.AsyncClient, acme: Planted, plant: Plant, database: Connections
+) -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+    identity = UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | 12345)
+    row = UsageEvent(
+        id=identity,
+        tenant_id=acme.tenant_id,
+        at=at,
+        request_id=f"req_{identity.hex}",
+        client_id="c",
+        token_id="t",
+        pool_id=acme.pool_id,
+        key_id=acme.key_id,
+        key_version=3,
+        provider="openai",
+        region=None,
+        operation="chat",
+        model="gpt-4o",
+        served_model="gpt-4o-2024-08-06",
+        status=200,
+        outcome="ok",
+        attempts=1,
+        streamed=False,
+        input_tokens=10,
+        output_tokens=20,
+        cached_input_tokens=0,
+        usage_reported=True,
+        cost_usd_nanos=5,
+        first_byte_ms=1.0,
+        total_ms=2.0,
+    )
+    async with database.platform() as connection:
+        await connection.execute("select usage_partitions($1, 1)", at.date())
+    await PostgresUsageStore(database).write([row])
+    for name in (row.request_id, identity.hex):
+        found = (await api("GET", f"/requests/{name}", expect=200)).json()
+        assert (found["key"], found["pool"], found["key_version"]) == ("k1", "main", 3)
+        assert found["key_id"] == str(acme.key_id)
+    other = Api(client, (await plant("other")).tenant_id)
+    for caller, name in (
+        (other, row.request_id),
+        (api, "req_" + "0" * 32),
+        (api, "nonsense"),
+        (api, "req_" + "f" * 32),
+    ):
+        await caller("GET", f"/requests/{name}", expect=404)
+    await Api(client, acme.tenant_id, "inference")("GET", f"/requests/{row.request_id}", expect=403)
+
+
+async def test_rows_that_are_put_back_in_sql_contradict_the_trail(
+    api: Api, acme: Planted, database: Connections, data_keys: DataKeys
+) -> None:
+    """An old version's whole row opens; the audit trail says that another one serves, or that it was revoked."""
+    path = f"/pools/{acme.pool_id}/keys"
+    key = (await api("POST", path, key_body(), expect=201)).json()["id"]
+    await api("POST", f"/keys/{key}/rotate", {"api_key": NEW_KEY}, expect=200)
+    assert await contradictions(database) == {}
+    swap = "update key_version set state = $3 where key_id = $1 and number = $2"
+
+    async def put(*states: tuple[int, str]) -> None:
+        async with database.platform() as connection:
+            for number, state in states:
+                await connection.execute(swap, UUID(key), number, state)
+
+    await put((2, "disabled"), (1, "current"))
+    assert list((await contradictions(database)).values()) == [
+        "version 1 is in service, and by audit event 2 it should be 2"
+    ]
+    [checked] = [step async for step in verify_everything(database, data_keys)][-1:]
+    assert f"history:{key}" in checked.failed
+    await put((1, "draining"), (2, "current"))
+    assert await contradictions(database) == {}
+    await api("POST", f"/keys/{key}/rollback", {}, expect=200)
+    assert await contradictions(database) == {}
+    await api("POST", f"/keys/{key}/versions/2/revoke", {}, expect=200)
+    assert await contradictions(database) == {}
+    await put((2, "disabled"))
+    assert list((await contradictions(database)).values()) == ["version 2 is disabled, and audit event 4 revoked it"]
