@@ -92,7 +92,9 @@ class DataPathParts:
         self._beliefs = BeliefKeeper(PostgresBeliefStore(postgres), lambda: self._directory, clock=clock)
         self._loader = SnapshotLoader(postgres, sealer, warm=sealer.warm)
         self._pool = ConnectionPool(
-            DirectConnector(egress, proxy=proxy), PoolLimits(total=settings.max_upstream_connections)
+            DirectConnector(egress, proxy=proxy),
+            # Most streams of a process may go to one provider: there is no smaller bound for a single one.
+            PoolLimits(per_origin=settings.max_upstream_connections, total=settings.max_upstream_connections),
         )
         self._tokens = TokenKeeper(
             GuardedCalls(self._pool, egress),

@@ -11,6 +11,8 @@ import gc
 
 THRESHOLDS = (10_000, 20, 100)
 """Net new objects before the young are looked at (well below a millisecond), and how many times that for the older."""
+_LOOKED_AT = 1_000_000
+"""With more objects than this a last look, for the little that imports left behind, is not worth its second."""
 
 
 def begin() -> None:
@@ -22,6 +24,8 @@ def begin() -> None:
 
 def settle() -> None:
     """Take all that the start has left out of collection, and collect from now on, but less often than by default."""
+    if gc.get_count()[0] < _LOOKED_AT:
+        gc.collect()
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
     gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None
     from gateway.tls import make_tls
 
     garbage.begin()
+    _allow_files()
     listening = open_socket(settings.host, settings.port)
     tls = make_tls(settings)
     app = Gateway(settings, data_path=data_path, control=control, tls=tls)
@@ -74,6 +76,12 @@ def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None
         app, settings, on_drain=app.health.drain, find_relay=app.find_relay, on_started=garbage.settle, tls=tls
     )
     server.run(sockets=[listening])
+
+
+def _allow_files() -> None:
+    """Raise the soft limit of open files to the hard one: each caller and each provider connection is a file."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @click.command("simulated-provider")

@@ -14,7 +14,9 @@ from gateway.metering.usage import EMPTY, Reading, read_body, read_tail
 HEAD_BYTES = 4096
 """Enough for the first event: Anthropic's `message_start` (input tokens) and the model of every dialect."""
 TAIL_BYTES = 32768
-"""Enough for the last events; a whole JSON answer up to this size is decoded as such."""
+"""A whole JSON answer up to this size is decoded as such."""
+STREAM_TAIL_BYTES = 8192
+"""Enough of a stream for the usage in its last events: thousands of streams are open for minutes."""
 
 
 _TRUNCATED = re.compile(
@@ -50,7 +52,8 @@ class AnswerTap:
         chunks = self._chunks
         chunks.append(chunk)
         self._kept += size
-        while self._kept - len(chunks[0]) >= TAIL_BYTES:
+        bound = STREAM_TAIL_BYTES if self.is_stream else TAIL_BYTES
+        while self._kept - len(chunks[0]) >= bound:
             self._kept -= len(chunks.popleft())
 
     @property

@@ -7,6 +7,7 @@ import secrets
 
 import asyncpg
 import pytest
+from alembic.script import ScriptDirectory
 
 from gateway.control.orm import asyncpg_url
 from gateway.embedded.postgres import Address
@@ -77,3 +78,9 @@ def test_the_head_is_a_known_revision() -> None:
 )
 def test_libpq_urls_become_sqlalchemys(given: str, made: str) -> None:
     assert asyncpg_url(given).render_as_string(hide_password=False).replace("%2F", "/") == made
+
+
+def test_revisions_are_those_that_alembic_finds() -> None:
+    scripts = ScriptDirectory("alembic")
+    assert head_revision() == scripts.get_current_head()
+    assert known_revisions() == {script.revision for script in scripts.walk_revisions()}
