@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from gateway.telemetry import Metrics
 
@@ -14,9 +14,17 @@ Check = Callable[[], str | None]
 PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
 
-class Health:
-    """Answers for one process. Liveness means: the event loop turns. Readiness means: send me requests.
+class Together(Protocol):
+    """Collects the metrics of all processes behind one address."""
 
+    async def metrics(self) -> bytes:
+        """Return them as text."""
+
+
+class Health:
+    """Answers for one process; of several workers, for the one that took the connection.
+
+    Liveness means: the event loop turns. Readiness means: send me requests.
     Postgres being away is no reason to be unready: the data path serves from memory, and taking every replica out at
     once would turn a database outage into a total one. `readyz` shows it as a note.
     """
@@ -26,6 +34,11 @@ class Health:
         self._checks: dict[str, Check] = {}
         self._notes: dict[str, Check] = {}
         self._draining = False
+        self._together: Together | None = None
+
+    def speak_for(self, together: Together) -> None:
+        """Answer `/metrics` for several processes."""
+        self._together = together
 
     def require(self, name: str, check: Check) -> None:
         """Add a condition of readiness."""
@@ -58,7 +71,8 @@ class Health:
         elif scope["path"] == "/livez":
             body = b'{"status":"alive"}'
         elif scope["path"] == "/metrics":
-            body, kind = self._metrics.render(), b"text/plain; version=0.0.4; charset=utf-8"
+            body = self._metrics.render() if self._together is None else await self._together.metrics()
+            kind = b"text/plain; version=0.0.4; charset=utf-8"
         else:
             ready, conditions = self.readiness()
             status = 200 if ready else 503

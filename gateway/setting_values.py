@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -58,6 +59,13 @@ def whole(low: int, high: int) -> Callable[[str], int]:
         return int(value)
 
     return parse
+
+
+def workers(value: str) -> int:
+    """Read a number of processes; `auto`: as many as this process may use cores."""
+    if value.lower() == "auto":
+        return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return whole(1, 256)(value)
 
 
 def seconds(low: float, high: float) -> Callable[[str], float]:

@@ -32,6 +32,7 @@ class Settings:
 
     host: str
     port: int
+    workers: int
     issuer: str | None
     audience: str | None
     region: str | None

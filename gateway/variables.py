@@ -22,6 +22,7 @@ from gateway.setting_values import (
     size,
     text,
     whole,
+    workers,
 )
 from gateway.variable import Variable
 
@@ -31,6 +32,14 @@ TRAFFIC, OPERATIONS, DEVELOPMENT, CLIENT = "Traffic", "Operations", "Development
 VARIABLES: Final = (
     Variable("LLM_PROXY_HOST", "host", LISTEN, "127.0.0.1", "Address to listen on; `0.0.0.0` in a container.", text),
     Variable("PORT", "port", LISTEN, "8080", "Port to listen on; 0 takes a free one.", whole(0, 65535)),
+    Variable(
+        "LLM_PROXY_WORKERS",
+        "workers",
+        LISTEN,
+        "1",
+        "Processes of `serve` and `gateway` behind the port, `auto` for one a core that this machine gives it.",
+        workers,
+    ),
     Variable(
         "LLM_PROXY_ISSUER",
         "issuer",

@@ -30,19 +30,28 @@ def dev() -> None:
     run_dev(settings)
 
 
+_WORKERS = click.option(
+    "--workers",
+    metavar="N|auto",
+    help="Processes behind the port, `auto` for one a core; LLM_PROXY_WORKERS when not given.",
+)
+
+
 @click.command()
-def serve() -> None:
+@_WORKERS
+def serve(workers: str | None) -> None:
     """Run gateway and control plane behind one port: the usual production form.
 
     Everything comes from the environment (docs/configuration.md); it refuses to start on what is missing or unsafe.
     """
-    _run(data_path=True, control=True)
+    _run(data_path=True, control=True, workers=workers)
 
 
 @click.command()
-def gateway() -> None:
+@_WORKERS
+def gateway(workers: str | None) -> None:
     """Run the data path alone: inference requests only, no management API."""
-    _run(data_path=True, control=False)
+    _run(data_path=True, control=False, workers=workers)
 
 
 @click.command()
@@ -51,12 +60,24 @@ def control() -> None:
     _run(data_path=False, control=True)
 
 
-def _run(*, data_path: bool, control: bool) -> None:
+def _run(*, data_path: bool, control: bool, workers: str | None = "1") -> None:
     from gateway.preflight import preflight
+    from gateway.setting_values import workers as parse_workers
 
     settings = settings_from_environment()
     configure_logging(settings.log_level, settings.log_format)
     asyncio.run(preflight(settings, control=control))
+    try:
+        count = settings.workers if workers is None else parse_workers(workers)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--workers") from None
+    if count > 1:
+        from gateway.server import open_socket
+        from gateway.workers import supervise
+
+        listening = open_socket(settings.host, settings.port)
+        supervise(listening, count, data_path=data_path, control=control, drain_s=settings.drain_s)
+        return
     serve_forever(settings, data_path=data_path, control=control)
 
 

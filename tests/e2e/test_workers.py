@@ -1,0 +1,79 @@
+"""Several workers behind one port: as one gateway, through a crash, a rolling restart and a drain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from pathlib import Path
+
+import httpx2
+
+from tests.e2e.conftest import free_port, wait_for
+from tests.e2e.production import installation
+from tests.e2e.provider import run_provider
+
+SECRET = "sk-sim-workers-000000000000000"
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello!"}]}
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def until(found: str, log: Path, *, times: int = 1) -> None:
+    """Wait until a line was logged so often."""
+    async with asyncio.timeout(60):
+        while (await asyncio.to_thread(log.read_text)).count(found) < times:
+            await asyncio.sleep(0.1)
+
+
+async def test_workers_are_one_gateway_through_a_crash_a_roll_and_a_drain(tmp_path: Path) -> None:
+    port = free_port()
+    with run_provider(tmp_path, {"keys": [{"secret": SECRET, "name": "only"}]}) as provider:
+        pool = {
+            "name": "main",
+            "providers": [{"name": "only", "provider": "simulated", "base_url": provider.base_url, "api_key": SECRET}],
+        }
+        async with installation(tmp_path, port, LLM_PROXY_WORKERS="2", LLM_PROXY_LOG_FORMAT="json") as running:
+            process, log = running.spawn("serve", port)
+            url = f"http://127.0.0.1:{port}"
+            await asyncio.to_thread(wait_for, f"{url}/readyz", process, log)
+            await until("worker serves", log, times=2)
+            token = await asyncio.to_thread(running.new_tenant, url, "acme", pool)
+            headers = {"authorization": f"Bearer {token}", "connection": "close"}
+            answers: list[int] = []
+            stop = asyncio.Event()
+
+            async def ask() -> None:
+                """Send requests one after the other, each over a connection of its own."""
+                while not stop.is_set():
+                    async with httpx2.AsyncClient(base_url=url, headers=headers) as client:
+                        answers.append((await client.post("/v1/chat/completions", json=CHAT)).status_code)
+
+            # Between two requests nothing is in flight: a worker may be killed without anybody noticing.
+            for _ in range(4):
+                async with httpx2.AsyncClient(base_url=url, headers=headers) as client:
+                    assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+            before = children(process.pid)
+            assert len(before) == 2
+            os.kill(before[0], signal.SIGKILL)
+            asking = asyncio.create_task(ask())
+            await until("worker serves", log, times=3)
+            assert len(children(process.pid)) == 2
+
+            process.send_signal(signal.SIGHUP)
+            await until("all workers are replaced", log)
+            assert set(children(process.pid)).isdisjoint(before)
+            stop.set()
+            await asking
+            assert set(answers) == {200}
+            assert len(answers) > 10
+
+            metrics = httpx2.get(f"{url}/metrics").text
+            assert set(re.findall(r'llm_proxy_tenants{worker="(\d)"}', metrics)) == {"0", "1"}
+            assert metrics.count("# TYPE llm_proxy_requests_total counter") <= 1
+
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, 30) == 0
