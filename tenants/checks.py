@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from tenants.schemas import KeyIn, KeyPatch, PoolIn, PoolPatch, QuotaIn, QuotaPa
 Problem = tuple[str, str]
 S = TypeVar("S", bound=msgspec.Struct)
 
+MOST_AHEAD = timedelta(days=366)
 _TEXT_RULE = "must be 1 to 200 printable characters"
 
 
@@ -128,6 +130,17 @@ def rotate_problems(data: RotateIn, provider: str, base_url: str | None, catalog
     if data.base_url is not UNSET and (trouble := catalogue.provider_problem(provider, base_url)) is not None:
         problems.append((f"/{trouble[0]}", trouble[1]))
     return problems
+
+
+def moment_problems(at: datetime | None, now: datetime) -> list[Problem]:
+    """Check when something is asked to be done."""
+    if at is None:
+        return []
+    if at.tzinfo is None:
+        return [("/at", "needs a time zone, as in 2027-01-31T03:00:00Z")]
+    if not now < at <= now + MOST_AHEAD:
+        return [("/at", f"must be later than now and at most {MOST_AHEAD.days} days ahead")]
+    return []
 
 
 def convert_checked(value: Mapping[str, Any], shape: type[S], pointer: str) -> S:

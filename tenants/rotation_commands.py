@@ -47,16 +47,18 @@ def refuse_keyless(source: KeySource | None) -> None:
         )
 
 
-def intent(key: ProviderKey, versions: Sequence[KeyVersion], *, at: datetime) -> KeyVersion:
-    """Return the version that a driver shall make: stored before the provider is asked for anything."""
+def intent(
+    key: ProviderKey, versions: Sequence[KeyVersion], *, at: datetime, due: datetime | None = None
+) -> KeyVersion:
+    """Return the version that a driver shall make, `due` or at once: stored before the provider is asked."""
     return KeyVersion(
         tenant_id=key.tenant_id,
         key_id=key.id,
         number=next_number(versions),
         state=VersionState.PENDING.value,
-        step_at=at,
+        step_at=due or at,
         created_at=at,
-        state_changed_at=at,
+        state_changed_at=due or at,
     )
 
 

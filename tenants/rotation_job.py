@@ -54,7 +54,6 @@ def facts_of(version: KeyVersion) -> Facts:
         attempts=version.attempts,
         successes=version.successes,
         provider_ref=version.provider_ref,
-        created_at=version.created_at,
         state_changed_at=version.state_changed_at,
     )
 

@@ -83,7 +83,6 @@ class Facts:
     attempts: int
     successes: int
     provider_ref: str | None
-    created_at: datetime
     state_changed_at: datetime
 
 
@@ -91,7 +90,7 @@ def next_do(facts: Facts, settings: RotationSettings, *, now: datetime) -> Do:
     """Return the action that the table of the module gives."""
     match facts.state:
         case VersionState.PENDING:
-            if now - facts.created_at >= CREATE_DEADLINE:
+            if now - facts.state_changed_at >= CREATE_DEADLINE:
                 return Do.GIVE_UP
             return Do.RECOVER if facts.attempts else Do.CREATE
         case VersionState.CREATED:

@@ -195,13 +195,15 @@ class RotateIn(Struct, frozen=True, forbid_unknown_fields=True):
     """A rotation: with `api_key` to a supplied secret (`base_url` may change with it), without it the source makes one.
 
     `probe` tries a supplied secret against the provider first, and promotes it only when it works. `provider_ref` is
-    what the provider calls the supplied key, for sources that can switch it off later.
+    what the provider calls the supplied key, for sources that can switch it off later. `at` has it begin later; until
+    then the key takes no other rotation, and revoking the new version calls it off. A supplied secret is probed then.
     """
 
     api_key: ApiKey | None = None
     base_url: str | UnsetType | None = UNSET
     probe: bool = False
     provider_ref: str | None = None
+    at: Annotated[datetime | None, Meta(description="With its time zone, up to a year ahead")] = None
 
     def __repr__(self) -> str:
         return "RotateIn(api_key=…)"

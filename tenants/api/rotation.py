@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 from litestar import Response, Router, get, post, put
@@ -18,7 +19,7 @@ from tenants.api.call import Call, Caller, IfMatch, once, reply
 from tenants.api.keys import shown_key
 from tenants.api.pool_rotation import checked_rotation, rotate_as
 from tenants.api.services import Services, TenantServices
-from tenants.checks import refuse, rotate_problems
+from tenants.checks import moment_problems, refuse, rotate_problems
 from tenants.custody import seal_key
 from tenants.models import ProviderKey
 from tenants.rotation_commands import (
@@ -45,13 +46,14 @@ async def rotate_key(
 
     Requests that began with the old secret finish with it; afterwards it is disabled, and later revoked.
     """
+    refuse(moment_problems(data.at, services.now()))
     if data.api_key is None:
         refuse(rotate_problems(data, "", None, services.catalogue))
-        return await _start(key_id, call, services)
+        return await _start(key_id, data.at, call, services)
     return await _supply(key_id, data, Secret(data.api_key), call, services)
 
 
-async def _start(key_id: UUID, call: Call, services: TenantServices) -> Response[KeyOut]:
+async def _start(key_id: UUID, due: datetime | None, call: Call, services: TenantServices) -> Response[KeyOut]:
     now = services.now()
 
     async def work(session: AsyncSession) -> KeyOut:
@@ -64,8 +66,8 @@ async def _start(key_id: UUID, call: Call, services: TenantServices) -> Response
         refuse_keyless(await rotations.need_source(session, call.tenant_id, key.source_id))
         versions = await store.versions(session, call.tenant_id, key_id)
         refuse_when_busy(versions)
-        started = await store.add_version(session, intent(key, versions, at=now))
-        detail = {"name": key.name, "number": started.number}
+        started = await store.add_version(session, intent(key, versions, at=now, due=due))
+        detail = {"name": key.name, "number": started.number} | _told(due)
         subject = f"key:{key_id}"
         await audit.record(session, call.tenant_id, call.actor, "rotation.start", subject, at=now, detail=detail)
         return await shown_key(session, key)
@@ -76,7 +78,7 @@ async def _start(key_id: UUID, call: Call, services: TenantServices) -> Response
 async def _supply(
     key_id: UUID, data: RotateIn, secret: Secret, call: Call, services: TenantServices
 ) -> Response[KeyOut]:
-    now = services.now()
+    now, later = services.now(), data.probe or data.at is not None
     async with services.sessions.tenant(call.tenant_id) as session:
         row = await store.get(session, call.tenant_id, key_id)
         number = next_number(await store.versions(session, call.tenant_id, key_id))
@@ -100,20 +102,20 @@ async def _supply(
             raise Conflict("The key was rotated by someone else just now.", hint="Read the key and try again.")
         version = await store.add_version(session, supplied(key, number, secret, sealed, at=now))
         version.provider_ref = data.provider_ref
-        if data.probe:
+        if later:
             if base_url != key.base_url:
-                raise Conflict("A new base URL cannot be probed first.", hint="Leave probe out, or base_url.")
-            version.step_at = now
+                raise Conflict("A new base URL cannot be probed first.", hint="Leave out probe and at, or base_url.")
+            version.step_at = data.at or now
         else:
             await promote(session, version, versions, load_settings(key.rotation), at=now)
             key.base_url = base_url
             await store.save(session, key, at=now)
-        action = "rotation.start" if data.probe else "key.rotate"
-        detail = {"name": key.name, "number": number, "fingerprint": version.fingerprint}
+        action = "rotation.start" if later else "key.rotate"
+        detail = {"name": key.name, "number": number, "fingerprint": version.fingerprint} | _told(data.at)
         await audit.record(session, call.tenant_id, call.actor, action, f"key:{key_id}", at=now, detail=detail)
         return await shown_key(session, key)
 
-    status = 202 if data.probe else 200
+    status = 202 if later else 200
     return await once(call, services.sessions.tenant(call.tenant_id), KeyOut, work, at=now, status=status)
 
 
@@ -190,6 +192,10 @@ async def set_rotation(
         subject = f"key:{key_id}"
         await audit.record(session, call.tenant_id, call.actor, "rotation.set", subject, at=now, detail=detail)
     return reply(_rotation_out(row))
+
+
+def _told(due: datetime | None) -> dict[str, str]:
+    return {} if due is None else {"at": due.isoformat()}
 
 
 def _rotation_out(row: ProviderKey) -> KeyRotationOut:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -323,6 +323,47 @@ async def test_sources_and_minted_rotation(api: Api, acme: Planted, database: Co
     async with database.platform() as connection:
         for table in ("key_source", "audit_event", "idempotency_key"):
             assert credential not in str(await connection.fetch(f"select * from {table}"))
+
+
+async def test_a_rotation_that_is_to_begin_later(api: Api, acme: Planted) -> None:
+    path = f"/keys/{acme.key_id}"
+    later = (datetime.now(UTC) + timedelta(days=2)).isoformat()
+    body = {"api_key": NEW_KEY, "at": later}
+    planned = await api("POST", f"{path}/rotate", body, expect=202, idempotency_key="later")
+    assert planned.json()["current"]["number"] == 1
+    await api("POST", f"{path}/rotate", body, expect=202, idempotency_key="later")
+    waiting = (await api("GET", f"{path}/versions")).json()["items"]
+    assert [(each["number"], each["state"]) for each in waiting] == [(2, "created"), (1, "current")]
+    assert datetime.fromisoformat(waiting[0]["step_at"]) == datetime.fromisoformat(later)
+    await api("POST", f"{path}/rotate", {"api_key": NEW_KEY}, expect=409)
+    await api("POST", f"{path}/versions/2/revoke", {}, expect=200)
+    await api("POST", f"{path}/rotate", {"api_key": NEW_KEY}, expect=200)
+
+
+@pytest.mark.parametrize(
+    ("at", "says"),
+    [
+        ("2026-01-05T12:00:00Z", "later than now"),
+        ("2226-01-05T12:00:00Z", "366 days"),
+        ("2226-01-05T12:00:00", "time zone"),
+    ],
+)
+async def test_moments_that_cannot_be_meant(at: str, says: str, api: Api, acme: Planted) -> None:
+    refused = await api("POST", f"/keys/{acme.key_id}/rotate", {"api_key": NEW_KEY, "at": at}, expect=422)
+    assert refused.json()["errors"][0]["pointer"] == "/at"
+    assert says in refused.json()["errors"][0]["detail"]
+
+
+async def test_every_change_of_versions_can_be_repeated_safely(api: Api, acme: Planted) -> None:
+    path = f"/keys/{acme.key_id}"
+    await api("POST", f"{path}/rotate", {"api_key": NEW_KEY}, expect=200, idempotency_key="a")
+    for call in (f"{path}/rollback", f"{path}/versions/2/revoke"):
+        first = await api("POST", call, {}, expect=200, idempotency_key=call)
+        again = await api("POST", call, {}, expect=200, idempotency_key=call)
+        assert again.json() == first.json()
+        assert again.headers["idempotent-replayed"] == "true"
+    events = [event["action"] for event in (await api("GET", "/audit?limit=200")).json()["items"]]
+    assert events.count("key.rollback") == events.count("key.revoke") == 1
 
 
 async def test_roll_back_and_revoke(api: Api, acme: Planted) -> None:

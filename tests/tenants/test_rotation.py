@@ -489,6 +489,31 @@ async def test_a_drain_ends_with_its_last_request(bench: Bench) -> None:
     assert not bench.accepted("old")
 
 
+async def test_a_rotation_that_is_to_begin_later(bench: Bench) -> None:
+    due = START + timedelta(days=3)
+    async with bench.sessions.tenant(bench.planted.tenant_id) as session:
+        key = await keys.get(session, bench.planted.tenant_id, bench.planted.key_id, for_change=True)
+        versions = await keys.versions(session, bench.planted.tenant_id, bench.planted.key_id)
+        await keys.add_version(session, intent(key, versions, at=bench.now, due=due))
+    await bench.run(seconds=3 * 86400 - 60, step_s=43200)
+    assert bench.source.calls == []
+    await bench.run(seconds=90, step_s=5)
+    assert (await bench.states())[2] == "current"
+    await bench.assert_serving()
+
+
+async def test_a_rotation_that_is_to_begin_later_is_called_off(bench: Bench) -> None:
+    async with bench.sessions.tenant(bench.planted.tenant_id) as session:
+        key = await keys.get(session, bench.planted.tenant_id, bench.planted.key_id, for_change=True)
+        versions = await keys.versions(session, bench.planted.tenant_id, bench.planted.key_id)
+        await keys.add_version(session, intent(key, versions, at=bench.now, due=START + timedelta(days=3)))
+    await command(bench, revoke, 2, force=False)
+    await bench.run(seconds=4 * 86400, step_s=43200)
+    assert await bench.states() == {2: "revoked", 1: "current"}
+    assert bench.source.made == 0
+    await bench.start()
+
+
 async def test_rotations_in_a_row_leave_no_gap(bench: Bench) -> None:
     seen: set[str] = set()
     for _ in range(8):
