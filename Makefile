@@ -138,3 +138,9 @@ test-load-90: $(VENV)/.dev ## Offer 90 % of a pool's true capacity, hidden and d
 
 test-load-130: $(VENV)/.dev ## Offer 130 % with priorities for ten minutes: no critical request sees a 429
 	$(BIN)/python -m pytest tests/e2e/test_load.py -k 130 -m slow -s $(PYTEST_ARGS)
+
+SEED ?=
+.PHONY: chaos
+chaos: MINUTES := $(if $(filter-out file,$(origin MINUTES)),$(MINUTES),3)
+chaos: $(VENV)/.dev ## Random faults under load, for minutes: what must hold in all of them (MINUTES=3 SEED=…)
+	$(BIN)/python -m tests.chaos.run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -63,7 +64,8 @@ class GatewayServer(uvicorn.Server):
         """Handle SIGINT and SIGTERM while serving, and hand them back without raising them again."""
         try:
             previous = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
-            if self._tls is not None:
+            if self._tls is not None or not os.isatty(0):
+                # Who has a terminal ends with it; anybody else who sends this asks for a reload, as daemons read it.
                 previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._ask_reload)
         except ValueError:  # not the main thread: whoever started us stops us
             yield

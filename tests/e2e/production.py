@@ -35,6 +35,9 @@ class InterruptiblePostgres:
         self._target: int | None = None
         self._relay: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self.flowing = asyncio.Event()
+        """Cleared, the server is there and says nothing: bytes wait in both directions."""
+        self.flowing.set()
         self._password = Secret("")
 
     async def start(self) -> None:
@@ -61,17 +64,17 @@ class InterruptiblePostgres:
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
         self._open |= {writer, there_writer}
         try:
-            await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
+            await asyncio.gather(self._copy(reader, there_writer), self._copy(there_reader, writer))
         finally:
             self._open -= {writer, there_writer}
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await self.flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 @dataclass
@@ -94,7 +97,11 @@ class Installation:
         log = self.directory / f"{command}-{port}.log"
         with log.open("ab") as sink:
             process = subprocess.Popen(
-                [PROGRAM, command], stdout=sink, stderr=sink, env={**self.environment, "PORT": str(port)}
+                [PROGRAM, command],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                env={**self.environment, "PORT": str(port)},
             )
         self.processes.append(process)
         return process, log

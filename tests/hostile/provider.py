@@ -66,7 +66,8 @@ Script = Callable[[Wire, Seen], Awaitable[None]]
 class Provider:
     """A server on a loop of its own thread. `scripts` (by identity) take the place of the good answer.
 
-    Those of `early` begin as soon as the identity has been read, while the rest of the body may still come.
+    Those of `early` begin as soon as the identity has been read, while the rest of the body may still come. `mood` is
+    how all others are answered.
     """
 
     def __init__(self) -> None:
@@ -78,6 +79,7 @@ class Provider:
         self.left = 0
         self.scripts: dict[bytes, Script] = {}
         self.early: dict[bytes, Script] = {}
+        self.mood: Script = good_answer
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -188,7 +190,7 @@ class Provider:
                 if script is not None:
                     await script(wire, seen)
                     return
-            await good_answer(wire, seen)
+            await self.mood(wire, seen)
         except ConnectionError:
             self.left += wire.depart()
             raise

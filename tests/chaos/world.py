@@ -1,0 +1,142 @@
+"""What chaos happens to: two processes over one database and one spool, a steady and a wild provider."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import httpx2
+
+from tests.chaos.traffic import TOTAL_S, Callers
+from tests.e2e.conftest import free_port, wait_for
+from tests.e2e.production import Installation, InterruptiblePostgres, installation
+from tests.hostile.provider import Provider
+
+PATH = b"/pools/main/v1/chat/completions"
+
+
+@dataclass
+class Process:
+    """One process of the gateway, by its command; it keeps its port when it is started again."""
+
+    command: str
+    port: int
+    running: subprocess.Popen[bytes]
+    log: Path
+    callers: list[Callers] = field(default_factory=list)
+    killed_at: float = float("-inf")
+    first_mib: float = 0.0
+    most_mib: float = 0.0
+
+    def descriptors(self) -> int:
+        return sum(1 for _ in Path(f"/proc/{self.running.pid}/fd").iterdir())
+
+    def look(self) -> None:
+        """Note how much memory it takes."""
+        try:
+            status = Path(f"/proc/{self.running.pid}/status").read_text()
+        except OSError:
+            return
+        found = re.findall(r"VmRSS:\s+(\d+)", status)
+        if found:
+            self.most_mib = max(self.most_mib, int(found[0]) / 1024)
+
+    def freeze(self, *, frozen: bool) -> None:
+        for each in self.callers:
+            each.frozen = frozen
+
+
+@dataclass
+class World:
+    """Everything that faults reach for."""
+
+    installation: Installation
+    processes: list[Process]
+    wild: Provider
+    steady: Provider
+    token: bytes
+    pace_s: float
+
+    @property
+    def postgres(self) -> InterruptiblePostgres:
+        return self.installation.postgres
+
+    async def end(self, process: Process, how: signal.Signals) -> None:
+        """End a process by a signal and wait for it."""
+        process.killed_at = time.monotonic()
+        process.running.send_signal(how)
+        await asyncio.to_thread(process.running.wait, 60)
+
+    async def start(self, process: Process) -> None:
+        """Start it again at its port."""
+        process.running, process.log = self.installation.spawn(process.command, process.port)
+        await asyncio.to_thread(wait_for, f"http://127.0.0.1:{process.port}/readyz", process.running, process.log)
+
+    async def in_flight(self, process: Process) -> float:
+        async with httpx2.AsyncClient(timeout=10) as client:
+            text = (await client.get(f"http://127.0.0.1:{process.port}/metrics")).text
+        return float(re.findall(r"^llm_proxy_in_flight (\S+)$", text, re.MULTILINE)[0])
+
+    async def rows(self) -> dict[str, int]:
+        """Return how often each request id is in the usage table."""
+        connection = await asyncpg.connect(self.postgres.owner_url)
+        try:
+            found = await connection.fetch("select request_id, count(*) as times from usage_event group by 1")
+        finally:
+            await connection.close()
+        return {row["request_id"]: row["times"] for row in found}
+
+
+@asynccontextmanager
+async def made(directory: Path, pace_s: float) -> AsyncIterator[World]:
+    """Set it all up."""
+    wild, steady = Provider(), Provider()
+    wild.start()
+    steady.start()
+    port = free_port()
+    try:
+        settings = {
+            "LLM_PROXY_USAGE_SPOOL": str(directory / "spool"),
+            "LLM_PROXY_HEADER_TIMEOUT": "3",
+            "LLM_PROXY_BODY_TIMEOUT": "3",
+            "LLM_PROXY_DRAIN": "5",
+        }
+        async with installation(directory, port, **settings) as running:
+            process, log = running.spawn("serve", port)
+            base_url = f"http://127.0.0.1:{port}"
+            await asyncio.to_thread(wait_for, f"{base_url}/readyz", process, log)
+            token = await asyncio.to_thread(_tenant, running, base_url, wild, steady)
+            other_port = free_port()
+            other, other_log = running.spawn("gateway", other_port)
+            await asyncio.to_thread(wait_for, f"http://127.0.0.1:{other_port}/readyz", other, other_log)
+            processes = [Process("serve", port, process, log), Process("gateway", other_port, other, other_log)]
+            yield World(running, processes, wild, steady, token.encode(), pace_s)
+    finally:
+        wild.stop()
+        steady.stop()
+
+
+def _tenant(running: Installation, base_url: str, wild: Provider, steady: Provider) -> str:
+    keys = [
+        {"name": name, "provider": "simulated", "base_url": provider.base_url, "api_key": f"sk-chaos-{name}-0000000"}
+        for name, provider in (("wild-1", wild), ("wild-2", wild), ("steady", steady))
+    ]
+    token = running.new_tenant(base_url, "chaos", {"name": "main", "strategy": "round_robin", "providers": keys})
+    with httpx2.Client(base_url=base_url, headers={"authorization": f"Bearer {token}"}) as client:
+        pool = client.get("/api/v1/pools").json()["items"][0]
+        deadlines = {"connect_s": 1.0, "first_byte_s": 1.5, "idle_s": 1.5, "total_s": TOTAL_S}
+        changed = client.patch(
+            f"/api/v1/pools/{pool['id']}",
+            json={"settings": {"deadlines": deadlines}},
+            headers={"if-match": f'"{pool["version"]}"'},
+        )
+        assert changed.status_code == 200, changed.text
+    return token
