@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -41,7 +42,8 @@ class ServerConfig:
     """`issuer` is the public base URL, without query or fragment (RFC 8414 section 2); tokens are for `audience`.
 
     `resources` are further names of this gateway that clients may ask tokens for; its verifiers accept them. `mtls`:
-    certificates reach us, from the server itself or from a trusted proxy.
+    certificates reach us, from the server itself or from a trusted proxy. Failed authentications are answered a
+    multiple of `failure_step_s` after they came: rows that are read, or are not there, show in no answer's time.
     """
 
     issuer: str
@@ -49,6 +51,7 @@ class ServerConfig:
     resources: tuple[str, ...] = ()
     mtls: bool = False
     dpop_nonce_required: bool = True
+    failure_step_s: float = 0.05
 
 
 class OAuthServer:
@@ -174,6 +177,7 @@ class OAuthServer:
         self, call: Call, form: Form, tenant: str | None, proof_of: str | None = None
     ) -> tuple[AuthenticatedClient, Mapping[str, str]]:
         """Authenticate the client and read what keys it proves to hold: `jkt` and `x5t#S256`."""
+        began = asyncio.get_running_loop().time()
         now, issuer = self._clock(), tenant_issuer(self._config.issuer, tenant)
         credentials = read_credentials(call, form)
         try:
@@ -187,12 +191,20 @@ class OAuthServer:
         if isinstance(found, tuple):
             return found
         if isinstance(found, InvalidClient):
+            await self._hide_time_since(began)
             log.info("client authentication failed", extra={"address": call.address, "request_id": call.request_id})
             # Right credentials always pass, wherever guesses come from: many clients may share one address.
             self.failures.note(claimed_client(credentials), call.address, call.request_id)
             self._limit(("failed", call.address), FAILURES_PER_ADDRESS)
             self._limit(("failed", call.address, claimed_client(credentials)), FAILURES_PER_PAIR)
         raise found
+
+    async def _hide_time_since(self, began: float) -> None:
+        """Wait for the next step after `began`: a known client's rows take longer to read than none (CWE-208)."""
+        step_s = self._config.failure_step_s
+        if step_s > 0:
+            passed_s = asyncio.get_running_loop().time() - began
+            await asyncio.sleep(math.ceil(passed_s / step_s) * step_s - passed_s)
 
     async def _identify(
         self, call: Call, credentials: Credentials, tenant: str | None, issuer: str, proof_of: str | None

@@ -205,7 +205,7 @@ async def make_world(database: Connections, sessions: Sessions) -> AsyncIterator
     await signing.maintain(now=clock.now)
     verifier = Verifier(ISSUER, (ISSUER, f"{ISSUER}/v1"), keys, revocations, clock)
     jwks = InMemoryJwks()
-    config = ServerConfig(issuer=ISSUER, audience=ISSUER, resources=(f"{ISSUER}/v1",), mtls=True)
+    config = ServerConfig(issuer=ISSUER, audience=ISSUER, resources=(f"{ISSUER}/v1",), mtls=True, failure_step_s=0.0)
     server = OAuthServer(
         config,
         sessions=sessions,
