@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 from uuid_utils.compat import uuid7
@@ -117,16 +116,6 @@ async def revoke_token(session: AsyncSession, tenant_id: UUID, token_id: UUID, *
         await session.flush()
         await revoke_key(session, tenant_id, row.jti, now=now, expires_at=row.expires_at)
     return row
-
-
-async def mark_used(session: AsyncSession, tenant_id: UUID, last_used: Mapping[str, datetime]) -> None:
-    """Note when tokens, by `jti`, were last used: for the metering's batches, never for the request path."""
-    for jti, at in last_used.items():
-        await session.execute(
-            sa.update(ApiToken)
-            .where(col(ApiToken.tenant_id) == tenant_id, col(ApiToken.jti) == jti)
-            .values(last_used_at=sa.func.greatest(col(ApiToken.last_used_at), at))
-        )
 
 
 def _check(maker: Principal, spec: TokenSpec) -> None:

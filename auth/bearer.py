@@ -62,7 +62,10 @@ def refuse_unbound(principal: Principal) -> None:
 
 
 class RequestAuthenticator:
-    """Reads the caller from an ASGI scope; no IO. `base_url` is the public URL of the gateway."""
+    """Reads the caller from an ASGI scope; no IO. `base_url` is the public URL of the gateway.
+
+    `used` is told the `jti` of each token that was good, and when.
+    """
 
     def __init__(
         self,
@@ -72,17 +75,23 @@ class RequestAuthenticator:
         *,
         proofs: ProofCache | None = None,
         certificate: CertificateThumbprint = no_certificate,
+        used: Callable[[str, float], None] | None = None,
     ) -> None:
         self._verifier = verifier
+        self._clock = clock
+        self._used = used
         self._proofs = ProofChecker(base_url, clock, used=proofs)
         self._certificate = certificate
 
     def caller(self, scope: AsgiScope) -> Principal | Fault:
         """Return the caller by the Authorization header, or the fault to answer with."""
         try:
-            return self._by_header(scope)
+            found = self._by_header(scope)
         except Fault as fault:
             return fault
+        if self._used is not None:
+            self._used(found.token_id, self._clock())
+        return found
 
     def verify(self, scope: AsgiScope, token: str, *, dpop: bool = False) -> Principal:
         """Verify a token that was found in `scope`; `dpop`: it came as `Authorization: DPoP` with a proof beside it."""

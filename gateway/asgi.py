@@ -21,6 +21,7 @@ from auth.proof_sharing import TABLE as USED_PROOFS
 from auth.proof_sharing import ProofSharing
 from auth.revocations import Revocations
 from auth.signing_keys import SigningKeys
+from auth.token_uses import TokenUses
 from auth.tokens import Verifier
 from auth.vouching import AssertionSigner
 from gateway.custody import make_data_keys, make_shares
@@ -155,6 +156,9 @@ class Gateway:
         proofs = ProofCache()
         sharing = ProofSharing(proofs, postgres, clock=time.time, poll_s=settings.snapshot_poll_s)
         self._run(sharing.run(), "used proofs")
+        uses = TokenUses(postgres)
+        self._stack.push_async_callback(uses.close)
+        self._run(uses.run(), "token uses")
         signing = (
             SigningKeys(postgres, data_keys, keys, algs=settings.signing_algorithms) if self._has_control else None
         )
@@ -184,6 +188,7 @@ class Gateway:
                 health=self.health,
                 assertions=assertions,
                 proofs=proofs,
+                uses=uses,
             )
             self._stack.push_async_callback(self._data_path.close)
             await self._data_path.start()
@@ -205,6 +210,7 @@ class Gateway:
                 metrics=self.metrics,
                 assertions=assertions,
                 proofs=proofs,
+                uses=uses,
             )
             self._stack.push_async_callback(parts.close)
             await self._hold(parts.app.lifespan(), "control plane")

@@ -15,12 +15,14 @@ from uuid import UUID
 
 from auth.bearer import ProofChecker
 from auth.dpop import ProofCache
+from auth.token_uses import TokenUses
 from auth.vouching import AssertionSigner
 from gateway.database import Change, Postgres
 from gateway.guarded_calls import GuardedCalls
 from gateway.health import Health
 from gateway.leases.driver import LeaseDriver
 from gateway.leases.postgres_store import PostgresLeaseStore
+from gateway.metering.event import UsageEvent
 from gateway.metering.explanations import ExplanationRecorder, PostgresExplanationStore
 from gateway.metering.pricing import load_prices
 from gateway.metering.recorder import UsageRecorder
@@ -56,6 +58,17 @@ _FIRST_TOKENS_S = 5.0
 """So long the start waits for the federated keys' first tokens."""
 
 
+class TokenUseRecorder:
+    """Notes tokens' uses by their usage rows: a `Recorder` beside the one that stores them."""
+
+    def __init__(self, uses: TokenUses) -> None:
+        self._uses = uses
+
+    def record(self, row: UsageEvent) -> None:
+        """Note one use."""
+        self._uses.note(row.token_id, row.at.timestamp())
+
+
 class DataPathParts:
     """The running parts: `app` serves, `changed` takes notices, `start` and `close` belong to the process's life."""
 
@@ -70,6 +83,7 @@ class DataPathParts:
         health: Health,
         assertions: AssertionSigner,
         proofs: ProofCache | None = None,
+        uses: TokenUses | None = None,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -136,7 +150,7 @@ class DataPathParts:
             proofs=ProofChecker(settings.issuer or "", unix_clock, used=proofs),
             directory=self._directory,
             upstream=self._pool,
-            recorders=(self._usage, TrafficMetrics(metrics)),
+            recorders=(self._usage, TrafficMetrics(metrics), *([TokenUseRecorder(uses)] if uses else [])),
             prices=prices,
             rng=rng,
             allowances=InMemoryAllowances(book=book),

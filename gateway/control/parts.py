@@ -27,6 +27,7 @@ from auth.routes import make_routers as make_auth_routers
 from auth.secret import Secret
 from auth.server import OAuthServer, ServerConfig
 from auth.signing_keys import SigningKeys
+from auth.token_uses import TokenUses
 from auth.tokens import Verifier
 from auth.vouching import AssertionSigner
 from gateway.balancing.strategies.registry import ALIASES, STRATEGY_NAMES
@@ -138,6 +139,7 @@ class ControlParts:
         metrics: Metrics,
         assertions: AssertionSigner,
         proofs: ProofCache | None = None,
+        uses: TokenUses | None = None,
     ) -> None:
         if settings.database_url is None or settings.issuer is None or settings.token_audience is None:
             raise Invalid("DATABASE_URL and LLM_PROXY_ISSUER are needed.", hint="Run `llm-proxy config check`.")
@@ -198,7 +200,12 @@ class ControlParts:
             issuer=settings.issuer,
         )
         authenticator = RequestAuthenticator(
-            verifier, settings.issuer, time.time, proofs=proofs, certificate=thumbprint_of
+            verifier,
+            settings.issuer,
+            time.time,
+            proofs=proofs,
+            certificate=thumbprint_of,
+            used=None if uses is None else uses.note,
         )
         self.failures = server.failures
         self.app: Litestar = make_control(

@@ -118,6 +118,7 @@ class World:
     tenants: dict[str, UUID] = field(default_factory=dict)
     certificate: ClientCertificate | None = None
     jwks: InMemoryJwks = field(default_factory=InMemoryJwks)
+    used: list[str] = field(default_factory=list)
 
     async def client(self, slug: str, *, scopes: Any = None, **spec: Any) -> TestClient:
         """Register a client; every scope of its tenant unless told otherwise."""
@@ -229,11 +230,13 @@ async def make_world(database: Connections, sessions: Sessions) -> AsyncIterator
         certificate_of=lambda _: shown["world"].certificate,
         repeats=StoredRepeats(),
     )
-    app = _serve(services, RequestAuthenticator(verifier, ISSUER, clock))
+    used: list[str] = []
+    authenticator = RequestAuthenticator(verifier, ISSUER, clock, used=lambda token_id, _: used.append(token_id))
+    app = _serve(services, authenticator)
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url=ISSUER) as http:
         shown["world"] = World(
-            services, verifier, revocations, trail, clock, http, database, sessions, tenants, jwks=jwks
+            services, verifier, revocations, trail, clock, http, database, sessions, tenants, jwks=jwks, used=used
         )
         yield shown["world"]
 

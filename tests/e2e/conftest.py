@@ -106,7 +106,9 @@ def leave_nothing_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with run_dev(tmp_path_factory.mktemp("dev") / "home") as running:
+    # A provider that nobody asks: with one configured, members can be declared.
+    provider = {"LLM_PROXY_OIDC_ISSUER": "https://login.example.com", "LLM_PROXY_OIDC_CLIENT_ID": "llm-proxy"}
+    with run_dev(tmp_path_factory.mktemp("dev") / "home", **provider) as running:
         yield running
 
 

@@ -36,7 +36,7 @@ async def test_what_one_process_spends_is_spent_in_the_other_and_after_a_restart
     port, config = free_port(), {"keys": [{"secret": f"sk-sim-{name}-000000000000", "name": name} for name in KEYS]}
     with run_provider(tmp_path, config) as provider:
         async with installation(tmp_path, port) as setup:
-            control = await setup.start("control", port)
+            control = one = await setup.start("serve", port)
             owner = await asyncio.to_thread(setup.new_tenant, control, "acme", pool_of(provider, *KEYS))
             # In a thread: the way to Postgres leads through this test's own loop.
             made = await asyncio.to_thread(
@@ -50,7 +50,7 @@ async def test_what_one_process_spends_is_spent_in_the_other_and_after_a_restart
                 },
             )
             token = made.json()["access_token"]
-            one, two = await setup.start("gateway"), await setup.start("gateway")
+            two = await setup.start("gateway")
             served, refusal = await asyncio.to_thread(until_refused, one, token)
             assert served > 2
             assert refusal.status_code == 429
@@ -62,8 +62,7 @@ async def test_what_one_process_spends_is_spent_in_the_other_and_after_a_restart
                     assert time.monotonic() < give_up, "the other process still spends"
 
             await asyncio.to_thread(elsewhere)
-            for process in setup.processes[1:]:
-                process.send_signal(signal.SIGTERM)
-                await asyncio.to_thread(process.wait, 20)
+            setup.processes[1].send_signal(signal.SIGTERM)
+            await asyncio.to_thread(setup.processes[1].wait, 20)
             again = await setup.start("gateway")
             assert (await asyncio.to_thread(use, again, token)).status_code == 429
