@@ -13,7 +13,6 @@ from tenants.api import (
     pool_rotation,
     pools,
     quotas,
-    requests,
     rotation,
     rotation_preview,
     sources,
@@ -38,7 +37,6 @@ def make_router(services: TenantServices, *, path: str = "/api/v1") -> Router:
             sources.router(),
             quotas.router(),
             audit_trail.router(),
-            requests.router(),
             *([custody.router()] if services.custody is not None else []),
         ],
         dependencies={

@@ -386,29 +386,3 @@ class AuditVerdict(Struct, frozen=True):
     last_hash: str | None = None
     broken_at: int | None = None
     reason: str | None = None
-
-
-class RequestOut(Struct, frozen=True):
-    """One request: its caller, and the key version that served it. Names are those of today, null once deleted."""
-
-    request_id: str
-    at: datetime
-    client_id: str
-    token_id: str
-    pool_id: UUID | None
-    pool: str | None
-    key_id: UUID | None
-    key: str | None
-    key_version: int | None
-    provider: str | None
-    region: str | None
-    operation: str
-    model: str
-    served_model: str | None
-    status: int
-    outcome: str
-    attempts: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd_nanos: int | None
-    total_ms: float

@@ -26,8 +26,6 @@ from auth.secret import Secret
 from auth.storage import Connections
 from gateway.cli.audit import check_export
 from gateway.control.orm import OrmSessions
-from gateway.metering.event import UsageEvent
-from gateway.metering.store import PostgresUsageStore
 from gateway.problems import handle
 from tenants.api.services import CustodyParts, TenantServices
 from tenants.datakeys import DataKeys
@@ -641,56 +639,6 @@ async def test_an_export_is_checked_without_the_gateway_and_the_gateway_against_
     await owner.execute("update audit_event set actor = 'someone else' where seq = 1")
     assert (await api("GET", "/audit/verify", expect=200)).json()["broken_at"] == 1
     await owner.close()
-
-
-async def test_which_version_served_a_request_is_found_by_its_id(
-    api: Api, client: httpx.AsyncClient, acme: Planted, plant: Plant, database: Connections
-) -> None:
-    at = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
-    identity = UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | 12345)
-    row = UsageEvent(
-        id=identity,
-        tenant_id=acme.tenant_id,
-        at=at,
-        request_id=f"req_{identity.hex}",
-        client_id="c",
-        token_id="t",
-        pool_id=acme.pool_id,
-        key_id=acme.key_id,
-        key_version=3,
-        provider="openai",
-        region=None,
-        operation="chat",
-        model="gpt-4o",
-        served_model="gpt-4o-2024-08-06",
-        status=200,
-        outcome="ok",
-        attempts=1,
-        streamed=False,
-        input_tokens=10,
-        output_tokens=20,
-        cached_input_tokens=0,
-        usage_reported=True,
-        cost_usd_nanos=5,
-        first_byte_ms=1.0,
-        total_ms=2.0,
-    )
-    async with database.platform() as connection:
-        await connection.execute("select usage_partitions($1, 1)", at.date())
-    await PostgresUsageStore(database).write([row])
-    for name in (row.request_id, identity.hex):
-        found = (await api("GET", f"/requests/{name}", expect=200)).json()
-        assert (found["key"], found["pool"], found["key_version"]) == ("k1", "main", 3)
-        assert found["key_id"] == str(acme.key_id)
-    other = Api(client, (await plant("other")).tenant_id)
-    for caller, name in (
-        (other, row.request_id),
-        (api, "req_" + "0" * 32),
-        (api, "nonsense"),
-        (api, "req_" + "f" * 32),
-    ):
-        await caller("GET", f"/requests/{name}", expect=404)
-    await Api(client, acme.tenant_id, "inference")("GET", f"/requests/{row.request_id}", expect=403)
 
 
 async def test_rows_that_are_put_back_in_sql_contradict_the_trail(
