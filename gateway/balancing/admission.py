@@ -28,6 +28,8 @@ from gateway.balancing.ewma import Ewma
 
 PATIENCE = 8
 _RATE_TAU_S = 10.0
+_RATE_KNOWN_S = 60.0
+"""How fast turns come is forgotten after this: what a stall had shown holds nobody up once it is over."""
 
 LevelKey = tuple[int, bool]
 
@@ -156,6 +158,7 @@ class Admission:
         self._arrivals: list[tuple[float, int]] = []
         self._turns = 0
         self._interval = Ewma(_RATE_TAU_S)
+        self._measured_at = -inf
         self._last_turn: float | None = None
 
     def __len__(self) -> int:
@@ -163,13 +166,16 @@ class Admission:
 
     def join(self, ticket: Ticket, now: float, *, earliest: float = 0.0) -> Joined | TurnedAway:
         """Let a ticket wait, if there is room and sense in it; `earliest` is when capacity is known to come."""
+        if not self._where:
+            # Nobody has waited since the last turn: the time until the next one says nothing about capacity.
+            self._last_turn = None
         ahead = sum(
             len(tickets)
             for (priority, _), level in self._levels.items()
             if priority <= ticket.priority
             for tickets in level.clients.values()
         )
-        wait_s = max(0.0, earliest - now, self._estimate(ahead))
+        wait_s = max(0.0, earliest - now, self._estimate(ahead, now))
         if now + wait_s > ticket.deadline:
             return TurnedAway(Away.TOO_LATE, wait_s)
         displaced: Ticket | None = None
@@ -208,8 +214,9 @@ class Admission:
             return None
         return next(reversed(level.clients[greedy].values()))
 
-    def _estimate(self, ahead: int) -> float:
-        return 0.0 if self._interval.value is None else ahead * self._interval.value
+    def _estimate(self, ahead: int, now: float) -> float:
+        known = self._interval.value
+        return 0.0 if known is None or now - self._measured_at > _RATE_KNOWN_S else ahead * known
 
     def next(self, now: float, *, skip: Container[str] = frozenset()) -> Ticket | None:
         """Take the ticket whose turn it is, of the lines not in `skip`; None when none waits for any of them."""
@@ -232,6 +239,7 @@ class Admission:
         """Take in that a ticket's turn found capacity: the rate of this is what waits are estimated by."""
         if self._last_turn is not None:
             self._interval.add(max(0.0, now - self._last_turn), now)
+            self._measured_at = now
         self._last_turn = now
 
     def _longest_waiting(self, skip: Container[str]) -> Ticket | None:

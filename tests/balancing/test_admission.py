@@ -137,11 +137,12 @@ def test_no_room_at_all() -> None:
 
 def test_who_would_be_too_late_is_told_at_once_with_an_honest_delay() -> None:
     door = Door()
+    door.join()
     for turn in range(21):
         door.join(now=float(turn))
         door.queue.next(float(turn))
         door.queue.served(float(turn))  # one a second
-    for _ in range(10):
+    for _ in range(9):
         door.join(now=21.0)
     answer = door.join(now=21.0, deadline=25.0)
     assert answer == TurnedAway(Away.TOO_LATE, pytest.approx(10.0, rel=0.05))  # type: ignore[arg-type]
@@ -150,6 +151,30 @@ def test_who_would_be_too_late_is_told_at_once_with_an_honest_delay() -> None:
     assert joined.ahead == 10
     ticket = Ticket(99, "a", joined_at=21.0, deadline=30.0)
     assert door.queue.join(ticket, 21.0, earliest=50.0) == TurnedAway(Away.TOO_LATE, 29.0)
+
+
+def test_quiet_times_say_nothing_about_how_long_a_turn_takes() -> None:
+    queue = Admission()
+    for at in (0.0, 300.0, 600.0):
+        for number in (1, 2):
+            joined = queue.join(Ticket(number, "a", joined_at=at, deadline=at + 30.0), at)
+            assert isinstance(joined, Joined), f"refused at {at} for a wait that idle minutes were taken for"
+        for _ in range(2):
+            assert queue.next(at + 0.1) is not None
+            queue.served(at + 0.1)
+
+
+def test_a_stall_is_forgotten() -> None:
+    queue = Admission()
+    for number in range(3):
+        queue.join(Ticket(number, "a"), 0.0)
+    for now in (0.0, 50.0):
+        queue.next(now)
+        queue.served(now)
+    late = queue.join(Ticket(7, "b", joined_at=51.0, deadline=81.0), 51.0)
+    assert isinstance(late, TurnedAway)
+    assert late.retry_after_s >= 45.0
+    assert isinstance(queue.join(Ticket(8, "b", joined_at=120.0, deadline=150.0), 120.0), Joined)
 
 
 def test_deadlines_take_tickets_out() -> None:
