@@ -223,6 +223,12 @@ class DataPathParts:
         gauge, counter = metrics.watch_gauge, metrics.watch_counter
         gauge("llm_proxy_in_flight", "Inference requests in progress.", lambda: app.in_flight)
         gauge("llm_proxy_queued", "Inference requests that wait for capacity.", self._queued)
+        gauge("llm_proxy_queue_oldest_seconds", "How long the request waits that waits longest.", self._oldest_s)
+        served = "Requests that waited for capacity and were served; their waits are llm_proxy_queue_wait_seconds."
+        counter("llm_proxy_queue_served", served, lambda: self._queue_sum("served"))
+        counter("llm_proxy_queue_wait_seconds", "Their waits, in all.", lambda: self._queue_sum("waited_s"))
+        away = "Requests that waited for capacity, or would have, and were not served, by reason."
+        metrics.watch_labelled("llm_proxy_queue_turned_away", away, "reason", self._turned_away)
         gauge("llm_proxy_tenants", "Tenants in memory.", lambda: sum(1 for _ in self._directory))
         served = "1 while what is served comes from the sealed state, Postgres being away since the start."
         gauge("llm_proxy_serving_from_state", served, lambda: float(self._directory.is_adopted))
@@ -284,6 +290,17 @@ class DataPathParts:
         for tenant_id in tenants:
             if (tenant := self._directory.get(tenant_id)) is not None:
                 tenant.book.wake()
+
+    def _queue_sum(self, member: str) -> float:
+        queues = (pool.queue for tenant in self._directory for pool in tenant.pools.values())
+        return float(sum(getattr(queue.tally, member) for queue in queues))
+
+    def _turned_away(self) -> dict[str, float]:
+        return {reason: self._queue_sum(reason) for reason in ("full", "too_late", "expired", "displaced", "left")}
+
+    def _oldest_s(self) -> float:
+        queues = (pool.queue for tenant in self._directory for pool in tenant.pools.values())
+        return max((queue.view().oldest_s for queue in queues if queue.waiting), default=0.0)
 
     def _queued(self) -> int:
         return sum(pool.queue.waiting for tenant in self._directory for pool in tenant.pools.values())

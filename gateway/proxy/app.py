@@ -20,9 +20,10 @@ from auth.bearer import ProofChecker, refuse_unbound
 from auth.details import Detail, read_details
 from auth.errors import Fault
 from auth.principal import Principal
-from auth.scopes import INFERENCE
+from auth.scopes import INFERENCE, USAGE_READ
 from gateway.metering.explanations import StoredExplanation
 from gateway.metering.pricing import PriceTable
+from gateway.policy.access import may_use_pool
 from gateway.policy.allowance import Allowances, InMemoryAllowances
 from gateway.proxy.asgi_channel import AsgiChannel, Receive, Scope, Send
 from gateway.proxy.call import Call
@@ -32,13 +33,22 @@ from gateway.proxy.credentials import find_token
 from gateway.proxy.dialects import Shape, error_answer, status_of
 from gateway.proxy.directory import Directory
 from gateway.proxy.fallback import Climb
-from gateway.proxy.faults import Broken, Forbidden, NoSuchPath, RequestFault, TenantSuspended, WrongMethod
+from gateway.proxy.faults import (
+    Broken,
+    Forbidden,
+    NoSuchPath,
+    RequestFault,
+    TenantSuspended,
+    UnknownPool,
+    WrongMethod,
+)
 from gateway.proxy.head import RequestHead
 from gateway.proxy.inquiry import Inquiry, Leaver
 from gateway.proxy.intake import Intake, IntakeLimits, take_in
 from gateway.proxy.model_list import list_body, models_of, one_body
+from gateway.proxy.pool_state import state_body
 from gateway.proxy.record import Recorder, RequestRecord
-from gateway.proxy.routes import GET_MODEL, LIST_MODELS, Unroutable, is_inference, match
+from gateway.proxy.routes import GET_MODEL, LIST_MODELS, POOL_STATE, Unroutable, is_inference, match
 from gateway.proxy.runtime import TenantRuntime
 from gateway.proxy.spending import Spending
 from gateway.proxy.stream import queue_headers, relay
@@ -103,6 +113,7 @@ class DataPath:
         self._recorders = tuple(recorders)
         self._prices = prices
         self._explanations = explanations
+        self._process = f"{rng.getrandbits(32):08x}"
         self._places = places
         self._rng = rng
         self._limits = limits or IntakeLimits()
@@ -186,15 +197,19 @@ class DataPath:
         channel, record, operation = inquiry.channel, inquiry.record, inquiry.route.operation
         record.operation = operation.name
         principal = record.principal = self._caller(channel, inquiry.head)
-        if INFERENCE not in principal.scopes:
-            raise _no_scope()
+        scope = USAGE_READ if operation.name == POOL_STATE else INFERENCE
+        if scope not in principal.scopes:
+            raise _no_scope(scope)
         tenant = await self._tenant(principal)
         inquiry.admit(self._details_of(principal))
+        if operation.name == POOL_STATE:
+            await self._send_state(tenant, inquiry)
+            return
         if operation.name in (LIST_MODELS, GET_MODEL):
             body = self._models(tenant, inquiry)
             if body is None:
                 body = self._models(await self._look_again(tenant), inquiry, is_last=True)
-            await _send_models(channel, record, body or b"")
+            await _send_json(channel, record, body or b"")
             return
         intake = await take_in(channel, inquiry.head, operation, self._limits)
         record.model = intake.model or inquiry.route.model or ""
@@ -209,6 +224,15 @@ class DataPath:
                 raise
             answer = await self._send(changed, inquiry, intake)
         await relay(channel, answer, record, shape=shape, est_input_tokens=intake.est_input_tokens)
+
+    async def _send_state(self, tenant: TenantRuntime, inquiry: Inquiry) -> None:
+        record, named = inquiry.record, inquiry.named or ""
+        pool = tenant.pools.get(named)
+        if pool is None or not may_use_pool(inquiry.details, named):
+            raise UnknownPool(f"There is no pool {named[:64]!r} for this token.", hint="GET /api/v1/pools lists them.")
+        # Looking on is no use of the pool: no row.
+        record.principal = None
+        await _send_json(inquiry.channel, record, state_body(pool, now=self._clock(), process=self._process))
 
     def _caller(self, channel: Channel, head: RequestHead) -> Principal:
         token, is_dpop = find_token(head.credentials, channel.query)
@@ -300,7 +324,7 @@ class DataPath:
         return found
 
 
-async def _send_models(channel: Channel, record: RequestRecord, body: bytes) -> None:
+async def _send_json(channel: Channel, record: RequestRecord, body: bytes) -> None:
     identifier = record.request_id.encode()
     headers = [
         (b"content-type", b"application/json"),
@@ -319,10 +343,10 @@ def _unroutable(found: Unroutable) -> RequestFault:
     return NoSuchPath(found.sentence) if found.status == 404 else RequestFault(found.sentence)
 
 
-def _no_scope() -> Forbidden:
+def _no_scope(scope: str) -> Forbidden:
     return Forbidden(
-        "The access token lacks the scope 'inference'.",
-        hint="Request a token with scope=inference, for a client that may have it.",
+        f"The access token lacks the scope {scope!r}.",
+        hint=f"Request a token with scope={scope}, for a client that may have it.",
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-from gateway.balancing.admission import Admission, AdmissionView, Ticket, TurnedAway
+from gateway.balancing.admission import Admission, AdmissionView, Away, Ticket, TurnedAway
 
 _FAR_S = 3600.0
 
@@ -26,6 +26,19 @@ class _Line:
     size: int = 0
     trying: Place | None = None
     closed_until: float = -inf
+
+
+@dataclass(slots=True)
+class QueueTally:
+    """What became of those who stood here: `served` after `waited_s` in all, and who was not, by reason."""
+
+    served: int = 0
+    waited_s: float = 0.0
+    full: int = 0
+    too_late: int = 0
+    expired: int = 0
+    displaced: int = 0
+    left: int = 0
 
 
 class Place:
@@ -77,6 +90,7 @@ class PoolQueue:
     def __init__(self, clock: Callable[[], float], *, max_waiting: int = 1000, late_lane: bool = False) -> None:
         self._clock = clock
         self._admission = Admission(max_waiting=max_waiting, late_lane=late_lane)
+        self.tally = QueueTally()
         self._lines: dict[str, _Line] = {}
         self._places: dict[int, Place] = {}
         self._tickets = 0
@@ -137,6 +151,10 @@ class PoolQueue:
             joined = self._admission.join(ticket, now, earliest=now if until is None else until)
             if isinstance(joined, TurnedAway):
                 place.retry_after_s = joined.retry_after_s
+                if joined.reason is Away.FULL:
+                    self.tally.full += 1
+                else:
+                    self.tally.too_late += 1
                 return False
             place.ahead = joined.ahead
             self._places[ticket.id] = place
@@ -144,6 +162,7 @@ class PoolQueue:
             line.size += 1
             if joined.displaced is not None:
                 self._places[joined.displaced.id].retry_after_s = joined.wait_s
+                self.tally.displaced += 1
                 self._dismiss(joined.displaced)
         if until is not None:
             line.closed_until = until
@@ -160,7 +179,12 @@ class PoolQueue:
         else:
             self._admission.leave(ticket.id)
         if served:
-            self._admission.served(self._clock())
+            now = self._clock()
+            self._admission.served(now)
+            self.tally.served += 1
+            self.tally.waited_s += now - ticket.joined_at
+        else:
+            self.tally.left += 1
         self._shorten(ticket.line)
         self._go_on()
 
@@ -179,6 +203,7 @@ class PoolQueue:
         """Send home whose time is over, let one of each open line try, and set the alarm for what comes next."""
         now = self._clock()
         for ticket in self._admission.expire(now):
+            self.tally.expired += 1
             self._dismiss(ticket)
         shut = {name for name, line in self._lines.items() if line.trying is not None or line.closed_until > now}
         while len(shut) < len(self._lines):

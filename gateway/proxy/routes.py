@@ -54,6 +54,7 @@ class Unroutable:
 
 LIST_MODELS = "models.list"
 GET_MODEL = "models.get"
+POOL_STATE = "pools.state"
 """Operations that the gateway answers itself."""
 
 _OPENAI = [
@@ -91,6 +92,8 @@ _GET: dict[Dialect, Operation] = {
     dialect: Operation(GET_MODEL, "models", dialect, "none", "GET", model_in_path=True)
     for dialect in ("openai", "anthropic", "gemini")
 }
+
+_STATE = Operation(POOL_STATE, "state", "openai", "none", "GET")
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _MODEL = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._:@+-]{0,127}(?:/[A-Za-z0-9@][A-Za-z0-9._:@+-]{0,127}){0,3}")
@@ -141,6 +144,8 @@ def _match(method: str, raw_path: bytes, is_anthropic: bool) -> Route | Unroutab
         pool, _, rest = rest[6:].partition("/")
         if not _SEGMENT.fullmatch(pool):
             return Unroutable(404, dialect, "The path names no pool: use /pools/{name}/v1/….")
+        if rest == "state" and method == "GET":
+            return Route(_STATE, pool)
     found = _operation(rest, is_anthropic)
     if found is None:
         return Unroutable(

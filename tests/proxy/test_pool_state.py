@@ -1,0 +1,103 @@
+"""What a pool's state says, to whom, and that looking on leaves no trace; callers who leave the queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gateway.simulation.faults import Fault, FaultKind
+from tests.fakes.provider import RunningProvider, provider_config, running_provider
+from tests.proxy.harness import Gateway, key, pool, running_gateway, tenant
+
+CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.fixture
+def provider() -> Iterator[RunningProvider]:
+    with running_provider(provider_config(a=10_000, b=10_000)) as running:
+        yield running
+
+
+def snapshot(provider: RunningProvider, **settings: Any) -> Any:
+    keys = key("a", provider.base_url, max_in_flight=1, region="eu-1"), key("b", provider.base_url, weight=0)
+    return tenant(
+        pool("main", *keys, strategy="predictive", limits={"rpm": 600}, settings=settings, is_default=True),
+        pool("other", key("c", provider.base_url)),
+    )
+
+
+async def state(gateway: Gateway, pool_name: str = "main") -> dict[str, Any]:
+    reply = await gateway.call(f"/pools/{pool_name}/state", token="auditor")
+    assert reply.status == 200, reply.body
+    found: dict[str, Any] = reply.json()
+    return found
+
+
+async def test_it_says_what_is_believed_of_keys_quotas_and_queue(provider: RunningProvider) -> None:
+    async with running_gateway(snapshot(provider, hedging={}, right_size=True)) as gateway:
+        gateway.verifier.add("auditor", scopes=("usage:read",))
+        assert (await gateway.call("/v1/chat/completions", CHAT)).status == 200
+        found = await state(gateway)
+        assert (found["pool"], found["strategy"], found["in_flight"]) == ("main", "predictive", 0)
+        a = next(each for each in found["keys"] if each["key"] == "a")
+        assert (a["region"], a["breaker"], a["picks"], a["outcomes"]) == ("eu-1", "closed", 1, {"ok": 1})
+        used = next(each for each in found["quotas"] if each["id"] == a["quota_id"])
+        (ledger,) = used["ledgers"]
+        assert ledger["limits"]["rpm"][0] == pytest.approx(10_000)
+        assert ledger["misconfigured"] == {} or "rpm" in ledger["misconfigured"]
+        assert ledger["belief"] is not None
+        assert found["hedging"] == {"sent": 0, "won": 0, "lost": 0, "failed": 0}
+        assert found["right_size"] == {"sized": 0, "truncated": 0}
+        assert "sim-key" not in str(found)
+        await gateway.settled(1)
+        assert len(gateway.usage.rows) == 1, "looking on is no use"
+
+
+async def test_the_queue_is_seen_and_who_leaves_it_is_gone(provider: RunningProvider) -> None:
+    provider.fault("a", Fault(kind=FaultKind.HANG, delay_s=30.0))
+    one = tenant(pool("main", key("a", provider.base_url, max_in_flight=1), is_default=True))
+    async with running_gateway(one) as gateway:
+        gateway.verifier.add("auditor", scopes=("usage:read",))
+        calls = [
+            asyncio.create_task(gateway.call("/v1/chat/completions", CHAT, headers={"x-llm-proxy-priority": priority}))
+            for priority in ("1", "0", "1")
+        ]
+
+        async def waiting() -> int:
+            return int((await state(gateway))["queue"]["waiting"])
+
+        async with asyncio.timeout(10):
+            while await waiting() < 2:
+                await asyncio.sleep(0.01)
+            queue = (await state(gateway))["queue"]
+            assert queue["by_client"] == {"app": 2}
+            assert queue["oldest_s"] > 0.0
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            while await waiting():
+                await asyncio.sleep(0.01)
+        left = (await state(gateway))["queue"]
+        assert left["left"] == 2
+        assert left["served"] == 0
+        await gateway.settled(3)
+        assert {row.outcome for row in gateway.usage.rows} == {"abandoned"}
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "status"),
+    [
+        ("/pools/main/state", "good", 403),
+        ("/pools/main/state", "narrow", 404),
+        ("/pools/none/state", "auditor", 404),
+        ("/pools/other/state", "narrow", 200),
+    ],
+)
+async def test_who_may_see_it(provider: RunningProvider, path: str, token: str, status: int) -> None:
+    async with running_gateway(snapshot(provider)) as gateway:
+        gateway.verifier.add("auditor", scopes=("usage:read",))
+        gateway.verifier.add("narrow", scopes=("usage:read",), details=({"type": "llm_proxy", "pools": ["other"]},))
+        assert (await gateway.call(path, token=token)).status == status
