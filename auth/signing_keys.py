@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -67,6 +67,8 @@ class SigningKeys:
         self._announce_s = announce_s
         self._signers: dict[str, Signer] = {}
         self.keys = keys
+        self.on_changed: Callable[[Sequence[Step]], Awaitable[None]] | None = None
+        """Told of the steps that `maintain` carried out in this process: for the audit trail."""
 
     @property
     def algs(self) -> tuple[str, ...]:
@@ -113,7 +115,10 @@ class SigningKeys:
                 steps = plan(await _states(connection), self._algs, self._policy, now=now)
             if not steps:
                 break
-            changed = await self._apply(steps, now=now) or changed
+            if done := await self._apply(steps, now=now):
+                changed = True
+                if self.on_changed is not None:
+                    await self.on_changed(done)
         await self.refresh()
         return changed
 
@@ -166,11 +171,12 @@ class SigningKeys:
             count += done == "UPDATE 1"
         return count
 
-    async def _apply(self, steps: Sequence[Step], *, now: float) -> bool:
+    async def _apply(self, steps: Sequence[Step], *, now: float) -> list[Step]:
+        """Carry out what no other replica has done yet; returns that."""
         # Sealing may ask a KMS: it is done before the transaction that holds the lock.
         candidates = [await self._candidate(step.alg) if isinstance(step, Create) else None for step in steps]
         moment = datetime.fromtimestamp(now, UTC)
-        changed = False
+        done: list[Step] = []
         async with self._connections.platform() as connection:
             await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
             for step, candidate in zip(steps, candidates, strict=True):
@@ -191,9 +197,13 @@ class SigningKeys:
                         "update signing_key set state = 'active', activated_at = $2 where kid = $1", step.kid, moment
                     )
                 elif isinstance(step, Remove):
-                    await connection.execute("delete from signing_key where kid = $1 and state = 'retired'", step.kid)
-                changed = True
-        return changed
+                    gone = await connection.execute(
+                        "delete from signing_key where kid = $1 and state = 'retired'", step.kid
+                    )
+                    if gone != "DELETE 1":
+                        continue
+                done.append(step)
+        return done
 
     async def _candidate(self, alg: str) -> _Candidate:
         signer = Signer.generate(alg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -18,8 +19,10 @@ from auth.client_secrets import Peppers
 from auth.deps import AuthServices
 from auth.dpop import ProofCache
 from auth.errors import Invalid
+from auth.key_rotation import Create, Promote, Remove, Step
 from auth.middleware import authentication
 from auth.people import purge_sessions
+from auth.principal import PLATFORM_TENANT_ID
 from auth.proof_sharing import purge_proofs
 from auth.replay import purge_seen
 from auth.revocation_store import purge_revocations
@@ -208,6 +211,7 @@ class ControlParts:
             used=None if uses is None else uses.note,
         )
         self.failures = server.failures
+        signing.on_changed = self._record_rotation
         self.app: Litestar = make_control(
             [*make_auth_routers(auth), make_tenants_router(tenants), make_requests_router(postgres)],
             middleware=[authentication(authenticator)],
@@ -254,12 +258,26 @@ class ControlParts:
             async for _ in shred_noted(self._sessions, self._shares, _now):
                 pass
 
+    async def _record_rotation(self, steps: Sequence[Step]) -> None:
+        """Note in the operators' trail what the schedule did to the signing keys; commands are noted by their route."""
+        async with self._sessions.tenant(PLATFORM_TENANT_ID) as session:
+            for step in steps:
+                await TenantTrail().append(session, _rotation_event(step, _now()))
+
     async def _purge(self) -> None:
         async with self._sessions.platform() as session:
             await purge_revocations(session, now=_now())
             await purge_seen(session, now=_now())
             await purge_sessions(session, now=_now())
         await purge_proofs(self._postgres)
+
+
+def _rotation_event(step: Step, now: datetime) -> Event:
+    """Say what one step of the plan did."""
+    done = {Create: "create", Promote: "activate", Remove: "remove"}[type(step)]
+    detail = {name: getattr(step, name) for name in ("alg", "state") if hasattr(step, name)}
+    subject = f"signing_key:{getattr(step, 'kid', '')}".rstrip(":")
+    return Event(PLATFORM_TENANT_ID, now, "schedule", f"signing_key.{done}", subject, detail=detail)
 
 
 def _now() -> datetime:

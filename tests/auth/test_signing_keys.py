@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
@@ -119,6 +120,22 @@ async def test_replicas_agree_on_one_key_and_rotate_it_together(database: Connec
     await load_public(database, public)
     assert public.get(before) is None  # what a stolen key signed is refused at once
     assert public.get(first.kid) is not None
+
+
+async def test_what_the_schedule_did_is_told_by_whoever_did_it(database: Connections) -> None:
+    sealer = InMemorySealer(await data_key(database))
+    policy = RotationPolicy(period_s=1000, publish_ahead_s=100, keep_s=50)
+    replicas = [SigningKeys(database, sealer, KeySet(), policy=policy) for _ in range(2)]
+    told: list[Step] = []
+
+    async def note(steps: Sequence[Step]) -> None:
+        told.extend(steps)
+
+    for each in replicas:
+        each.on_changed = note
+    for now in (0.0, 899.0, 900.0, 1000.0, 1049.0, 1050.0):
+        await asyncio.gather(*(each.maintain(now=now) for each in replicas))
+    assert [type(step) for step in told] == [Create, Create, Promote, Remove]
 
 
 async def test_private_keys_are_sealed_for_their_row_alone(database: Connections) -> None:
