@@ -10,7 +10,7 @@ import msgspec
 
 from auth.storage import Connections
 
-_REQUEST_ID = re.compile(r"req_([0-9a-f]{32})")
+_REQUEST_ID = re.compile(r"(?:req_)?([0-9a-f]{32})")
 _SLACK = timedelta(hours=1)
 """Rows are partitioned by day: the id tells the time to within the clocks' differences."""
 
@@ -28,16 +28,22 @@ class Residency(msgspec.Struct, frozen=True):
 
 
 class RequestReport(msgspec.Struct, frozen=True):
-    """One request as it was metered; `residency` is the proof of where it went."""
+    """One request as it was metered: its caller, the key version that served it, and the proof of where it went.
+
+    `pool` and `key` are the names of today, null once deleted.
+    """
 
     request_id: str
     at: datetime
     client_id: str
+    token_id: str
     operation: str
     model: str
     served_model: str | None
     pool_id: UUID | None
+    pool: str | None
     key_id: UUID | None
+    key: str | None
     key_version: int | None
     provider: str | None
     region: str | None
@@ -52,10 +58,15 @@ class RequestReport(msgspec.Struct, frozen=True):
     residency: Residency
 
 
-_COLUMNS = ", ".join(name for name in RequestReport.__struct_fields__ if name != "residency")
+_ELSEWHERE = {"pool": "p.name as pool", "key": "k.name as key"}
+_COLUMNS = ", ".join(
+    _ELSEWHERE.get(name, f"u.{name}") for name in RequestReport.__struct_fields__ if name != "residency"
+)
 _QUERY = (
-    f"select {_COLUMNS}, regions, residency from usage_event "  # noqa: S608 - names come from the struct
-    "where tenant_id = $1 and id = $2 and at between $3 and $4"
+    f"select {_COLUMNS}, u.regions, u.residency from usage_event u "  # noqa: S608 - names come from the struct
+    "left join pool p on p.tenant_id = u.tenant_id and p.id = u.pool_id "
+    "left join provider_key k on k.tenant_id = u.tenant_id and k.id = u.key_id "
+    "where u.tenant_id = $1 and u.id = $2 and u.at between $3 and $4"
 )
 
 

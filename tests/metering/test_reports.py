@@ -14,6 +14,9 @@ from auth.storage import Connections
 from gateway.metering.reports import Residency, read_report, residency_of
 from gateway.metering.store import PostgresUsageStore
 from tests.metering.rows import TENANT, usage_row
+from tests.tenants.conftest import Plant, clock, data_keys, keyring, plant
+
+__all__ = ["clock", "data_keys", "keyring", "plant"]
 
 CASES: list[tuple[int, str | None, str | None, str | None, Residency]] = [
     (1, "eu-1", None, None, Residency(None, ["eu-1"], True)),
@@ -42,9 +45,21 @@ async def test_a_request_is_found_by_its_id_in_its_tenant(database: Connections)
     assert found is not None
     assert (found.model, found.attempts, found.residency.kept) == ("gpt-4o", 2, True)
     assert await read_report(database, UUID(int=9), row.request_id) is None
+    assert await read_report(database, TENANT, identifier.hex) == found
 
 
-@given(st.text() | st.from_regex(r"req_[0-9a-f]{32}", fullmatch=True))
+async def test_it_names_the_key_version_that_served(database: Connections, plant: Plant) -> None:
+    acme, identifier = await plant("acme"), uuid7()
+    row = usage_row(id=identifier, request_id=f"req_{identifier.hex}", at=datetime.now(UTC), tenant_id=acme.tenant_id,
+                    pool_id=acme.pool_id, key_id=acme.key_id, key_version=3)  # fmt: skip
+    await PostgresUsageStore(database).write([row])
+    found = await read_report(database, acme.tenant_id, row.request_id)
+    assert found is not None
+    assert (found.pool, found.key, found.key_id, found.key_version) == ("main", "k1", acme.key_id, 3)
+    assert await read_report(database, (await plant("other")).tenant_id, row.request_id) is None
+
+
+@given(st.text() | st.from_regex(r"(req_)?[0-9a-f]{32}", fullmatch=True))
 def test_no_id_breaks_it(text: str) -> None:
     class NoConnections:
         def tenant(self, tenant_id: UUID) -> object:
@@ -53,4 +68,4 @@ def test_no_id_breaks_it(text: str) -> None:
     coroutine = read_report(NoConnections(), TENANT, text)  # type: ignore[arg-type]
     with pytest.raises((StopIteration, LookupError)) as ended:
         coroutine.send(None)
-    assert text.startswith("req_") or ended.value.args in ((), (None,))
+    assert len(text) >= 32 or ended.value.args in ((), (None,))
