@@ -32,7 +32,7 @@ from gateway.proxy.inquiry import Inquiry
 from gateway.proxy.intake import Intake, Upload
 from gateway.proxy.output_limit import with_output_limit
 from gateway.proxy.queue import Place
-from gateway.proxy.runtime import Face
+from gateway.proxy.runtime import Face, PoolRuntime
 from gateway.proxy.sizing import Sized
 from gateway.upstream.dispatch import MIN_TOTAL_S, Answer, Prepared, Sender, dispatch
 from gateway.upstream.message import UpstreamRequest
@@ -276,11 +276,15 @@ class Call:
         if self._place is None:
             ask, pool = self._ask, self._choice.pool
             principal = self._record.principal
+            deadline = min(ask.deadline, began + self._policy.max_pause_s)
+            if self._answer_by is not None:
+                # Who gets a key at the last moment has its request cut before the provider can answer.
+                deadline = min(deadline, self._answer_by - _answers_in_s(pool, self._answer_by - began, began))
             self._place = pool.queue.place(
                 self._line(),
                 client_id=principal.client_id if principal is not None else "",
                 priority=ask.priority,
-                deadline=min(ask.deadline, began + self._policy.max_pause_s),
+                deadline=deadline,
                 cost=float(max(1, ask.est_input_tokens + ask.est_output_tokens)),
                 late_s=pool.settings.late_after_s(ask.priority),
             )
@@ -339,6 +343,12 @@ class Call:
             )
         reached = "could not be reached" if kind is OutcomeKind.CONNECT_FAILED else "failed"
         return UpstreamFailed(f"The provider {reached}{tried}.", hint="Try again in a moment.", retry_after_s=1.0)
+
+
+def _answers_in_s(pool: PoolRuntime, left_s: float, now: float) -> float:
+    """Give how long the pool's keys take to begin an answer, at most half of what is left."""
+    known = (state.latency.read(now) or 0.0 for state in pool.balancer.endpoint_states())
+    return min(max(known, default=0.0), left_s / 2.0)
 
 
 def _caller_region(inquiry: Inquiry, choice: Choice) -> str | None:

@@ -226,7 +226,7 @@ async def offer(
                 int(told.get("x-llm-proxy-attempts", 0)),
             )
         )
-        if answer.status_code not in (200, 429):
+        if answer.status_code not in (200, 429, 504):
             run.errors.append(f"{kind.name}: {answer.status_code} {answer.text[:300]}")
 
     drifting = asyncio.create_task(drift.run())

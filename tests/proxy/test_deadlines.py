@@ -47,6 +47,20 @@ async def test_an_answer_that_does_not_begin_in_time_is_given_up(provider: Runni
         assert provider.use("b").requests == 0, "nothing falls back past the deadline"
 
 
+async def test_nobody_gets_a_key_too_late_to_be_answered(provider: RunningProvider) -> None:
+    one = tenant(pool("main", key("a", provider.base_url, max_in_flight=1)))
+    async with running_gateway(one) as gateway:
+        provider.fault("a", Fault(kind=FaultKind.DELAY, delay_s=0.4))
+        first = asyncio.create_task(gateway.call("/v1/chat/completions", CHAT))
+        assert (await first).status == 200, "the pool is known to take 0.4 s"
+        held = asyncio.create_task(gateway.call("/v1/chat/completions", CHAT))
+        await asyncio.sleep(0.02)
+        reply = await gateway.call("/v1/chat/completions", CHAT, headers={"x-llm-proxy-deadline": "0.6"})
+        assert reply.status == 429, "its turn would come after 0.4 s, and its answer after 0.8"
+        assert (await held).status == 200
+        assert provider.use("a").requests == 2, "nothing was sent to be cut"
+
+
 async def test_who_waits_is_told_how_many_stood_before(provider: RunningProvider) -> None:
     async with running_gateway(tenant(pool("main", key("a", provider.base_url, max_in_flight=1)))) as gateway:
         replies = await asyncio.gather(*(gateway.call("/v1/chat/completions", CHAT) for _ in range(5)))
