@@ -36,9 +36,9 @@ def refuse(problems: Iterable[Problem]) -> None:
         )
 
 
-def tenant_problems(data: TenantIn) -> list[Problem]:
+def tenant_problems(data: TenantIn, catalogue: Catalogue) -> list[Problem]:
     """Check a new tenant."""
-    problems = []
+    problems = settings_problems(data.settings, catalogue)
     if not re.fullmatch(SLUG, data.slug):
         rule = "must be 1 to 63 lower-case letters, digits or hyphens, and start with a letter or digit"
         problems.append(("/slug", rule))
@@ -46,6 +46,22 @@ def tenant_problems(data: TenantIn) -> list[Problem]:
         problems.append(("/name", _TEXT_RULE))
     if not _is_text(data.client_name):
         problems.append(("/client_name", _TEXT_RULE))
+    return problems
+
+
+def settings_problems(settings: Mapping[str, Any], catalogue: Catalogue) -> list[Problem]:
+    """Check those of a tenant's settings that mean something; others are notes."""
+    problems = []
+    strategy = settings.get("default_strategy")
+    if strategy is not None:
+        problem = catalogue.strategy_problem(strategy) if isinstance(strategy, str) else "must be a strategy's name"
+        if problem is None and strategy == "default":
+            problem = "cannot be 'default', which is what pools say that leave it to this setting"
+        if problem is not None:
+            problems.append(("/settings/default_strategy", problem))
+    regions = settings.get("residency", [])
+    if not isinstance(regions, list) or not all(isinstance(each, str) and each for each in regions):
+        problems.append(("/settings/residency", 'must be a list of regions or globs, such as ["eu-*"]'))
     return problems
 
 

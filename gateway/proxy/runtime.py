@@ -24,6 +24,7 @@ from gateway.balancing.hedging import HedgePolicy, Hedging
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.retry import RetryBudget, RetryPolicy
 from gateway.balancing.strategies.cache_affinity import CacheAffinity
+from gateway.balancing.strategies.registry import DEFAULT, TENANTS_DEFAULT
 from gateway.balancing.strategy import Strategy
 from gateway.metering.pricing import PriceTable
 from gateway.proxy.channel import HeaderList
@@ -240,6 +241,9 @@ def _build_pool(
     tenant: TenantSnapshot, pool: PoolSnapshot, before: PoolRuntime | None, book: QuotaBook, workshop: Workshop
 ) -> PoolRuntime:
     settings = read_settings(pool, tenant.slug)
+    if pool.strategy == TENANTS_DEFAULT:
+        wanted = tenant.settings.get("default_strategy")
+        pool = replace(pool, strategy=wanted if isinstance(wanted, str) else DEFAULT)
     targets: dict[str, KeyTarget] = {}
     endpoints = []
     for key in pool.keys:

@@ -26,7 +26,7 @@ from tenants import audit
 from tenants.api.call import Caller, Cursor, IfMatch, Limit, once, reply
 from tenants.api.services import Services
 from tenants.api.views import tenant_out
-from tenants.checks import refuse, tenant_problems
+from tenants.checks import refuse, settings_problems, tenant_problems
 from tenants.merge_patch import merge_patch
 from tenants.models import Tenant
 from tenants.schemas import FirstClient, TenantCreated, TenantIn, TenantOut, TenantPage, TenantPatch
@@ -37,7 +37,7 @@ from tenants.store import tenants as store
 @post("/", summary="Create a tenant and its first client")
 async def create_tenant(data: JSONBody[TenantIn], call: Caller, services: Services) -> Response[TenantCreated]:
     """The first client holds every scope of its tenant; its secret is in this answer and nowhere else."""
-    refuse(tenant_problems(data))
+    refuse(tenant_problems(data, services.catalogue))
     now = services.now()
 
     async def work(session: AsyncSession) -> TenantCreated:
@@ -112,6 +112,7 @@ async def change_tenant(
             row.status = data.status
         if data.settings is not UNSET:
             row.settings = merge_patch(row.settings, data.settings)
+            refuse(settings_problems(row.settings, services.catalogue))
         await store.save(session, row, at=now)
         if data.status == "suspended":
             await _revoke_tokens(session, row.id, at=now)

@@ -12,7 +12,8 @@ from uuid import UUID
 import pytest
 
 from auth.details import Detail, read_details
-from gateway.balancing.decision import Ask
+from gateway.balancing.decision import Ask, Picked
+from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.metering.pricing import Price, PriceTable
 from gateway.policy.access import Denied, judge
 from gateway.proxy.choice import choose_pool
@@ -88,6 +89,32 @@ def test_options_reach_the_strategy_and_a_change_replaces_it() -> None:
     affine = built(tenant(pool("main", key("a", URL), strategy="weighted", settings=settings), revision=3), same)
     assert affine.pools["main"].strategy.name == "weighted+cache_affinity"
     assert affine.pools["main"].has_affinity
+
+
+def test_a_pool_may_leave_its_strategy_to_the_tenant_and_a_change_loses_nothing() -> None:
+    def snapshot(revision: int, **settings: Any) -> TenantSnapshot:
+        found = tenant(pool("main", key("a", URL), key("b", URL), strategy="default"), revision=revision)
+        return replace(found, settings=settings)
+
+    plain = built(snapshot(1))
+    found = plain.pools["main"]
+    assert found.strategy.name == "rate_limit_aware"
+    decision = found.balancer.acquire(Ask("m"), now=0.0)
+    assert isinstance(decision, Picked)
+    found.balancer.observe(decision.lease, Outcome(OutcomeKind.OK, first_byte_s=0.5, total_s=1.0), now=1.0)
+    place = found.queue.place("x", client_id="app", priority=1, deadline=9.0)
+    known = found.balancer.view(1.0)
+    for revision, name in ((2, "adaptive"), (3, "predictive"), (4, "round_robin")):
+        changed = built(snapshot(revision, default_strategy=name), plain).pools["main"]
+        assert changed.strategy.name == name
+        assert changed.balancer is found.balancer
+        assert changed.queue is found.queue
+        after = changed.balancer.view(1.0)
+        assert after.endpoints == known.endpoints, "picks, latencies, breakers"
+        assert [each.in_flight for each in after.quotas] == [each.in_flight for each in known.quotas]
+    assert place.ticket.id == 1
+    broken = built(snapshot(5, default_strategy="best"), plain).pools["main"]
+    assert broken.strategy.name == "weighted"
 
 
 def test_keys_are_priced_by_model_and_provider() -> None:

@@ -56,6 +56,10 @@ _FACTORIES: Mapping[str, Callable[[StrategyOptions], Strategy]] = {
 
 STRATEGY_NAMES: tuple[str, ...] = tuple(_FACTORIES)
 MODIFIER = "cache_affinity"
+TENANTS_DEFAULT = "default"
+"""What a pool says that leaves the choice to its tenant."""
+DEFAULT = "rate_limit_aware"
+"""What is used where neither a pool nor its tenant says anything."""
 
 ALIASES: Mapping[str, str] = {
     "weighted_round_robin": "weighted",
