@@ -144,3 +144,13 @@ SEED ?=
 chaos: MINUTES := $(if $(filter-out file,$(origin MINUTES)),$(MINUTES),3)
 chaos: $(VENV)/.dev ## Random faults under load, for minutes: what must hold in all of them (MINUTES=3 SEED=…)
 	$(BIN)/python -m tests.chaos.run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+SECONDS ?= 60
+TARGET  ?=
+.PHONY: fuzz-http
+fuzz-http: $(VENV)/.dev .venv-atheris/.ready ## Fuzz what reads HTTP from callers, providers, bodies (SECONDS=60 each, TARGET=caller steers by coverage)
+	PYTHONPATH=.venv-atheris $(BIN)/python -m tests.fuzz.http --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--atheris --target $(TARGET))
+
+.venv-atheris/.ready: requirements/atheris.lock $(VENV)/.dev
+	@$(PIP) install --require-hashes --target .venv-atheris --upgrade -r requirements/atheris.lock
+	@touch $@

@@ -53,7 +53,12 @@ def find_model(held: bytes, boundary: bytes) -> tuple[str, tuple[int, int]] | No
                     "The form's model is cut or too long.", hint="Send the model as a short part of its own."
                 )
             span = (head_end + 4, end)
-            found = model_name(held[slice(*span)].decode("utf-8", "replace")), span
+            try:
+                found = model_name(held[slice(*span)].decode()), span
+            except UnicodeDecodeError:
+                raise BadBody(
+                    "The form's model is not UTF-8.", hint="Send its name as the model list shows it."
+                ) from None
         start = end + 2 if end >= 0 else -1
     return found
 
