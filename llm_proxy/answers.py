@@ -17,21 +17,29 @@ Content = str | list[dict[str, Any]] | None
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One try: the key's name, what became of it ("ok", "rate_limited", …), the HTTP status if any, seconds."""
+    """One try: the key's name, what became of it ("ok", "rate_limited", …), the HTTP status if any, seconds.
+
+    `hedge`: it was made beside one that was late.
+    """
 
     key: str
     outcome: str
     status: int | None
     total_s: float
+    hedge: bool = False
 
 
 class Served(msgspec.Struct, frozen=True):
-    """Who answered: the key's name, its provider, the provider's id of the request, and every attempt in order."""
+    """Who answered: the key's name, its provider, the provider's id of the request, and every attempt in order.
+
+    `fallback` is the model that stood in for the one that was asked for, None where that one served.
+    """
 
     key: str
     provider: str
     request_id: str | None
     attempts: tuple[Attempt, ...]
+    fallback: str | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -95,6 +95,23 @@ def json_call(dialect: Dialect, path: str, parameters: Mapping[str, Any]) -> Cal
         est_input_tokens=len(body) // 4 + 1,
         est_output_tokens=_output_tokens(msgspec.convert(parameters, _Fields)) if path in _GENERATING else 0,
     )
+
+
+def with_model(call: Call, model: str) -> Call | None:
+    """Return the call for another model; None where its model cannot be replaced (an upload, or it names none)."""
+    if call.dialect == "gemini":
+        at = call.path.rfind(f"models/{call.model}:")
+        if at < 0:
+            return None
+        path = f"{call.path[:at]}models/{model}:{call.path[at + len(f'models/{call.model}:') :]}"
+        return replace(call, path=path, model=model)
+    try:
+        parameters = msgspec.json.decode(call.body, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if parameters.get("model") != call.model:
+        return None
+    return replace(call, body=msgspec.json.encode({**parameters, "model": model}), model=model)
 
 
 def chat_call(model: str, messages: Sequence[Any], stream: bool, parameters: Mapping[str, Any]) -> Call:

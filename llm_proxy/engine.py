@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
@@ -16,23 +16,23 @@ from random import Random
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.decision import Ask, Lease
 from gateway.balancing.exchange import Exchange
+from gateway.balancing.fallback import Cause, Ladder, Rung, cause_of_answer, cause_of_failure
+from gateway.balancing.hedging import HedgePolicy, Hedging
+from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.retry import RetryBudget, RetryPolicy
-from gateway.balancing.steps import Failure, Pause
+from gateway.balancing.steps import BACKOFF, Failure, Pause
 from gateway.balancing.strategies.registry import make_strategy
 from gateway.upstream.connect import DirectConnector, EgressProxy, tls_context
-from gateway.upstream.dispatch import Answer, Prepared, dispatch
+from gateway.upstream.dispatch import MIN_TOTAL_S, Answer, Prepared, dispatch
 from gateway.upstream.message import Deadlines, UpstreamRequest
 from gateway.upstream.pool import ConnectionPool
 from llm_proxy.answers import Attempt, Served
-from llm_proxy.calls import Call
+from llm_proxy.calls import Call, with_model
 from llm_proxy.config import EGRESS, Configuration, Key
-from llm_proxy.errors import BalancerClosed, ConfigurationError
+from llm_proxy.errors import BalancerClosed, ConfigurationError, LLMProxyError
 from llm_proxy.failures import as_error, full
 from llm_proxy.line import Lines, Place
 from llm_proxy.stats import Stats, make_stats
-
-BACKOFF = "backoff"
-"""The reason of an `Exchange`'s pause between two tries that is not about capacity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,19 @@ class Options:
     """How calls are made; times in seconds.
 
     `deadlines` bounds the phases of an attempt, its `total_s` the whole call with all attempts. `max_wait_s` is how
-    long a call may wait for capacity, `max_attempts` how many keys it may try (the first included). `egress_proxy` is
-    http://[user:password@]host:port, `ca_file` adds a certificate authority to the public ones.
+    long a call may wait for capacity, `max_attempts` how many keys it may try (the first included). `hedge_share` of
+    the calls may be sent to a second key when their answer is late (0: none). `fallback_models` maps a model to those
+    that stand in for it, in order, where no key can serve it for one of the causes in `fallback_on` ("capacity",
+    "outage", "context_length", "content_policy"). `egress_proxy` is http://[user:password@]host:port, `ca_file` adds a
+    certificate authority to the public ones.
     """
 
     deadlines: Deadlines = field(default_factory=lambda: Deadlines(total_s=600.0))
     max_wait_s: float = 30.0
     max_attempts: int = 4
+    hedge_share: float = 0.0
+    fallback_models: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fallback_on: Collection[str] = ("capacity", "outage")
     egress_proxy: str | None = field(default=None, repr=False)
     ca_file: str | None = None
 
@@ -92,6 +98,7 @@ class Engine:
             max_attempts=options.max_attempts, failover=configuration.failover, max_pause_s=options.max_wait_s
         )
         self._budget = RetryBudget()
+        self._hedging = Hedging(HedgePolicy(options.hedge_share)) if options.hedge_share > 0.0 else None
         self._connector = _connector(options)
         self._connections: ConnectionPool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -102,10 +109,43 @@ class Engine:
 
         `answer_s` bounds the time to the answer's head over all attempts (default: `deadlines.total_s`).
         """
-        connections = self._pool()
         deadlines = deadlines or self.options.deadlines
+        began = self._clock()
+        deadline = began + (deadlines.total_s if answer_s is None else min(answer_s, deadlines.total_s))
         model = call.model or self._any_model(call.dialect)
-        deadline = self._clock() + (deadlines.total_s if answer_s is None else min(answer_s, deadlines.total_s))
+        stand_ins = self.options.fallback_models.get(model, ())
+        causes = frozenset(map(Cause, self.options.fallback_on))
+        ladder = Ladder([Rung(model=each, causes=causes) for each in stand_ins], pool="", model=model)
+        tried: list[Attempt] = []
+        total_s = deadlines.total_s
+        while True:
+            # While a stand-in for want of capacity is left, nobody waits for the model that is full.
+            wait_s = 0.0 if ladder.patience_s(Cause.CAPACITY) is not None else self._policy.max_pause_s
+            if tried:
+                deadlines = replace(deadlines, total_s=max(MIN_TOTAL_S, began + total_s - self._clock()))
+            found = await self._try(call, model, deadlines, deadline, wait_s)
+            tried += found.attempts
+            cause = found.cause
+            if found.answer is not None and found.answer.kind is not OutcomeKind.OK and stand_ins:
+                try:
+                    cause = cause_of_answer(found.answer.status, await found.answer.peek())
+                except BaseException:
+                    found.answer.close(aborted=True)
+                    raise
+            place = ladder.climb(cause, replayable=True, now=self._clock(), deadline=deadline)
+            following = None if place is None else with_model(call, place[1])
+            if place is None or following is None:
+                if found.answer is None:
+                    raise found.error or AssertionError("neither an answer nor an error")
+                fallback = model if ladder.cause is not None else None
+                return self._opened(found.answer, tried, fallback)
+            if found.answer is not None:
+                found.answer.close()
+            call, model = following, place[1]
+
+    async def _try(self, call: Call, model: str, deadlines: Deadlines, deadline: float, wait_s: float) -> _Found:
+        connections, now = self._pool(), self._clock()
+        hedging = self._hedging
         exchange = Exchange(
             self._balancer,
             Ask(
@@ -115,14 +155,16 @@ class Engine:
                 est_output_tokens=call.est_output_tokens,
                 deadline=deadline,
             ),
-            self._policy,
+            self._policy if wait_s >= self._policy.max_pause_s else replace(self._policy, max_pause_s=wait_s),
             self._budget,
             rng=self._rng,
+            hedge=None if hedging is None or self._lines.size else hedging.begin(model, now),
         )
-        attempt = _Attempts(self, call, deadlines, Place(self._lines, (call.dialect, model)), deadline)
+        until = min(deadline, now + wait_s)
+        attempt = _Attempts(self, call, deadlines, Place(self._lines, (call.dialect, model)), until)
         try:
             if (call.dialect, model) in self._lines.waiting and not await attempt.stand(deadline):
-                raise full(self.configuration.name, model, None)
+                return _Found(error=full(self.configuration.name, model, None), cause=Cause.CAPACITY)
             found = await dispatch(
                 exchange,
                 attempt.prepare,
@@ -136,9 +178,24 @@ class Engine:
         if isinstance(found, Failure):
             if self._closed:
                 raise BalancerClosed("The balancer was closed during the call.")
-            raise as_error(found, self.configuration.name, model, len(exchange.attempts))
-        key = self.configuration.keys[found.lease.endpoint.id]
-        return Opened(found, _served(found, key, exchange), key)
+            error = as_error(found, self.configuration.name, model, len(exchange.attempts))
+            return _Found(error=error, cause=cause_of_failure(found), attempts=_attempts(exchange, None))
+        if hedging is not None:
+            served = found.lease.endpoint.id if found.kind is OutcomeKind.OK else None
+            hedging.ended(model, exchange.attempts, served)
+        return _Found(answer=found, attempts=_attempts(exchange, found))
+
+    def _opened(self, answer: Answer, attempts: Sequence[Attempt], fallback: str | None) -> Opened:
+        key = self.configuration.keys[answer.lease.endpoint.id]
+        request_id = next((v for n, v in answer.headers if n in (b"x-request-id", b"request-id")), None)
+        served = Served(
+            key=key.name,
+            provider=key.provider,
+            request_id=None if request_id is None else request_id.decode("latin-1"),
+            attempts=tuple(attempts),
+            fallback=fallback,
+        )
+        return Opened(answer, served, key)
 
     def stats(self) -> Stats:
         """Say what is known now."""
@@ -189,22 +246,27 @@ class Engine:
         """The monotonic clock that deadlines are given in."""
         return self._clock
 
-    @property
-    def max_wait_s(self) -> float:
-        """How long a call may wait for capacity."""
-        return self._policy.max_pause_s
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What came of one model's keys: an answer, or the error to raise and why another model might do better."""
+
+    answer: Answer | None = None
+    error: LLMProxyError | None = None
+    cause: Cause | None = None
+    attempts: Sequence[Attempt] = ()
 
 
 class _Attempts:
     """What `dispatch` asks of one call: a request for each lease, and a place to wait in."""
 
-    __slots__ = ("_call", "_deadline", "_deadlines", "_engine", "place")
+    __slots__ = ("_call", "_deadlines", "_engine", "_until", "place")
 
-    def __init__(self, engine: Engine, call: Call, deadlines: Deadlines, place: Place, deadline: float) -> None:
+    def __init__(self, engine: Engine, call: Call, deadlines: Deadlines, place: Place, until: float) -> None:
         self._engine = engine
         self._call = call
         self._deadlines = deadlines
-        self._deadline = deadline
+        self._until = until
         self.place = place
 
     def prepare(self, lease: Lease) -> Prepared:
@@ -234,27 +296,22 @@ class _Attempts:
         return await self.stand(pause.until)
 
     async def stand(self, until: float) -> bool:
-        deadline = min(self._deadline, self._engine.clock() + self._engine.max_wait_s)
-        return await self.place.wait(until, deadline)
+        return await self.place.wait(until, self._until)
 
 
-def _served(answer: Answer, key: Key, exchange: Exchange) -> Served:
-    request_id = next((v for n, v in answer.headers if n in (b"x-request-id", b"request-id")), None)
-    attempts = [
+def _attempts(exchange: Exchange, answer: Answer | None) -> list[Attempt]:
+    answering = OutcomeKind.OK if answer is None else answer.kind
+    first_byte_s = 0.0 if answer is None else answer.first_byte_s
+    return [
         Attempt(
             attempt.endpoint_id,
-            str(attempt.kind or answer.kind),
+            str(attempt.kind or answering),
             attempt.status,
-            answer.first_byte_s if attempt.total_s is None else attempt.total_s,
+            first_byte_s if attempt.total_s is None else attempt.total_s,
+            attempt.hedge,
         )
         for attempt in exchange.attempts
     ]
-    return Served(
-        key=key.name,
-        provider=key.provider,
-        request_id=None if request_id is None else request_id.decode("latin-1"),
-        attempts=tuple(attempts),
-    )
 
 
 @cache
@@ -285,6 +342,13 @@ def check_options(options: Options) -> None:
         problems.append(("/max_wait_s", "must be 0 seconds or more"))
     if options.max_attempts < 1:
         problems.append(("/max_attempts", "must be 1 or more"))
+    if not 0.0 <= options.hedge_share <= 0.5:
+        problems.append(("/hedge_share", "must be a share of the calls, 0 to 0.5"))
+    if unknown := set(options.fallback_on) - set(Cause):
+        problems.append(("/fallback_on", f"has {min(unknown)!r}; the causes are {', '.join(Cause)}"))
+    for model, others in options.fallback_models.items():
+        if isinstance(others, str) or not others or model in others:
+            problems.append(("/fallback_models", f"must list the models that stand in for {model!r}, not itself"))
     if problems:
         raise ConfigurationError(problems)
 

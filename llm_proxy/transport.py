@@ -77,6 +77,8 @@ class _Relay:
             (b"x-llm-proxy-provider", opened.key.provider.encode()),
             (b"x-llm-proxy-attempts", b"%d" % len(opened.served.attempts)),
         ]
+        if opened.served.fallback is not None:
+            self.headers.append((b"x-llm-proxy-fallback", f"model={opened.served.fallback}".encode("ascii", "replace")))
         self.status = opened.answer.status
         self.ended = False
         self._said_all = False
