@@ -22,7 +22,8 @@ def test_pods_meet_the_restricted_standard(name: str) -> None:
         assert pod["runAsNonRoot"] is True
         assert pod["runAsUser"] > 0
         assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert all(set(volume) & {"emptyDir", "configMap", "secret", "projected"} for volume in spec.get("volumes", []))
+        allowed = {"emptyDir", "configMap", "secret", "projected", "persistentVolumeClaim"}
+        assert all(set(volume) & allowed for volume in spec.get("volumes", []))
         for container in containers(spec):
             own = container["securityContext"]
             assert own["allowPrivilegeEscalation"] is False

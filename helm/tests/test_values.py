@@ -59,6 +59,14 @@ DECLARED = (
     "resources",
 )
 NEEDS = {
+    "tls.clientCASecret": ("minimal", {"tls": {"existingSecret": "llm-tls"}}),
+    "encryption.shares": ("minimal", {}),
+    "encryption.sharesClaim": (
+        "minimal",
+        {"encryption": {"shares": "file:/var/lib/llm-proxy/shares", "sharesClaim": "shares"}},
+    ),
+    "encryption.azure.clientSecretKey": ("minimal", {"encryption": {"azure": {"existingSecret": "azure"}}}),
+    "oidc.key": ("minimal", {"oidc": {"existingSecret": "llm-oidc"}}),
     "declarations.enabled": ("declarations", {}),
     "declarations.existingConfigMap": (
         "minimal",
@@ -202,7 +210,11 @@ def test_what_no_value_may_be_is_refused_by_the_schema(changes: dict[str, Any], 
         ({"ingress": {"enabled": True}}, "routes.hosts is empty"),
         ({"httpRoute": {"enabled": True}, "routes": {"hosts": ["a.example"]}}, "parentRefs is empty"),
         ({"externalSecret": {"enabled": True}}, "externalSecret needs"),
-        ({"encryption": {"kek": "awskms://eu-west-1/key"}}, "encryption.aws.existingSecret is empty"),
+        ({"encryption": {"shares": "file:/var/lib/llm-proxy/shares"}}, "encryption.sharesClaim is empty"),
+        ({"encryption": {"sharesClaim": "shares"}}, "goes with encryption.shares"),
+        ({"encryption": {"spare": "vault://v:8200/transit/k"}}, "vault:// needs a token"),
+        ({"tls": {"clientCASecret": "ca"}}, "needs tls.existingSecret"),
+        ({"config": {"LLM_PROXY_CLIENT_CERTIFICATES": "server"}}, "the pods do not end TLS"),
         ({"encryption": {"kek": "vault://v:8200/transit/k,env"}}, "vault:// needs a token"),
         ({"database": {"maxConnections": 50}}, "above database.maxConnections"),
     ],

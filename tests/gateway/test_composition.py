@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from auth.secret import Secret
 from gateway.asgi import Gateway
@@ -63,6 +65,15 @@ async def test_it_serves_what_it_documents(gateway: Gateway) -> None:
         assert (await client.get("/readyz")).status_code == 200
         assert (await client.get("/livez")).status_code == 200
         assert "llm_proxy_tenants" in (await client.get("/metrics")).text
+
+
+async def test_the_chart_routes_every_path_of_the_control_plane(gateway: Gateway) -> None:
+    values = yaml.safe_load((Path(__file__).parents[2] / "helm/llm-proxy/values.yaml").read_text())
+    prefixes = tuple(values["routes"]["controlPaths"])
+    assert gateway._control is not None
+    paths = {route.path for route in gateway._control.routes}
+    assert len(paths) > 20
+    assert {path for path in paths if not f"{path}/".startswith(tuple(f"{prefix}/" for prefix in prefixes))} == set()
 
 
 @pytest.mark.parametrize(

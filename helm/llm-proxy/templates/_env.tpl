@@ -20,7 +20,8 @@ environment. Only passwords that are put into a URL here must be variables.
 {{- /* Tells whether a place of key-encryption keys is in use; takes (list .Values "vault://"). */ -}}
 {{- define "llm-proxy.kekIn" -}}
 {{- $word := last . -}}
-{{- range splitList "," (first .).encryption.kek -}}
+{{- $encryption := (first .).encryption -}}
+{{- range splitList "," (printf "%s,%s,%s" $encryption.kek $encryption.spare $encryption.shares) -}}
 {{- if hasPrefix $word (trim .) -}}true{{- end -}}
 {{- end -}}
 {{- end -}}
@@ -55,11 +56,14 @@ environment. Only passwords that are put into a URL here must be variables.
 {{- if include "llm-proxy.kekIn" (list . "env") }}
 {{ include "llm-proxy.secretFile" (dict "secret" (default .existingSecret .encryption.existingSecret) "key" .encryption.kekKeysKey "file" "kek-keys") }}
 {{- end }}
-{{- if include "llm-proxy.kekIn" (list . "awskms://") }}
+{{- if .encryption.aws.existingSecret }}
 {{ include "llm-proxy.secretFile" (dict "secret" .encryption.aws.existingSecret "key" .encryption.aws.secretAccessKeyKey "file" "aws-secret-access-key") }}
 {{- if .encryption.aws.sessionTokenKey }}
 {{ include "llm-proxy.secretFile" (dict "secret" .encryption.aws.existingSecret "key" .encryption.aws.sessionTokenKey "file" "aws-session-token") }}
 {{- end }}
+{{- end }}
+{{- if .encryption.azure.existingSecret }}
+{{ include "llm-proxy.secretFile" (dict "secret" .encryption.azure.existingSecret "key" .encryption.azure.clientSecretKey "file" "azure-client-secret") }}
 {{- end }}
 {{- if and (include "llm-proxy.kekIn" (list . "vault://")) (not .encryption.vault.tokenPath) }}
 {{ include "llm-proxy.secretFile" (dict "secret" .encryption.vault.existingSecret "key" .encryption.vault.tokenKey "file" "vault-token") }}
@@ -69,6 +73,9 @@ environment. Only passwords that are put into a URL here must be variables.
 {{- end }}
 {{- if eq $.component "control" }}
 {{ include "llm-proxy.secretFile" (dict "secret" (default .existingSecret .peppers.existingSecret) "key" .peppers.key "file" "peppers") }}
+{{- if .oidc.existingSecret }}
+{{ include "llm-proxy.secretFile" (dict "secret" .oidc.existingSecret "key" .oidc.key "file" "oidc-client-secret") }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -154,15 +161,36 @@ environment. Only passwords that are put into a URL here must be variables.
 {{- include "llm-proxy.env.database" $root }}
 - name: LLM_PROXY_KEK
   value: {{ .encryption.kek | quote }}
+{{- with .encryption.spare }}
+- name: LLM_PROXY_KEK_SPARE
+  value: {{ . | quote }}
+{{- end }}
+{{- with .encryption.shares }}
+- name: LLM_PROXY_KEK_SHARES
+  value: {{ . | quote }}
+{{- end }}
+{{- if .tls.existingSecret }}
+- name: LLM_PROXY_TLS_CERTIFICATE
+  value: /etc/llm-proxy/tls/tls.crt
+- name: LLM_PROXY_TLS_KEY
+  value: /etc/llm-proxy/tls/tls.key
+{{- if .tls.clientCASecret }}
+- name: LLM_PROXY_TLS_CLIENT_CA
+  value: /etc/llm-proxy/client-ca/ca.crt
+{{- end }}
+{{- end }}
 {{- if include "llm-proxy.kekIn" (list . "env") }}
 {{ include "llm-proxy.env.fromFile" (dict "name" "LLM_PROXY_KEK_KEYS" "file" "kek-keys") }}
 {{- end }}
-{{- if include "llm-proxy.kekIn" (list . "awskms://") }}
+{{- if .encryption.aws.existingSecret }}
 {{ include "llm-proxy.env.fromSecret" (dict "name" "AWS_ACCESS_KEY_ID" "secret" .encryption.aws.existingSecret "key" .encryption.aws.accessKeyIdKey) }}
 {{ include "llm-proxy.env.fromFile" (dict "name" "AWS_SECRET_ACCESS_KEY" "file" "aws-secret-access-key") }}
 {{- if .encryption.aws.sessionTokenKey }}
 {{ include "llm-proxy.env.fromFile" (dict "name" "AWS_SESSION_TOKEN" "file" "aws-session-token") }}
 {{- end }}
+{{- end }}
+{{- if .encryption.azure.existingSecret }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "AZURE_CLIENT_SECRET" "file" "azure-client-secret") }}
 {{- end }}
 {{- if include "llm-proxy.kekIn" (list . "vault://") }}
 {{- if .encryption.vault.tokenPath }}
@@ -177,6 +205,9 @@ environment. Only passwords that are put into a URL here must be variables.
 {{- end }}
 {{- if eq $.component "control" }}
 {{ include "llm-proxy.env.fromFile" (dict "name" "LLM_PROXY_PEPPERS" "file" "peppers") }}
+{{- if .oidc.existingSecret }}
+{{ include "llm-proxy.env.fromFile" (dict "name" "LLM_PROXY_OIDC_CLIENT_SECRET" "file" "oidc-client-secret") }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}

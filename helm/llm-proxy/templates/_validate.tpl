@@ -17,8 +17,17 @@ values.schema.json.
 {{- if and (not .existingSecret) (not .database.existingSecret) (not .cnpg.enabled) -}}
 {{- $e = append $e "no Secret for the database: set existingSecret or database.existingSecret" -}}
 {{- end -}}
-{{- if and (include "llm-proxy.kekIn" (list . "awskms://")) (not .encryption.aws.existingSecret) -}}
-{{- $e = append $e "encryption.aws.existingSecret is empty: awskms:// needs an access key" -}}
+{{- if and (contains "file:/var/lib/llm-proxy/shares" .encryption.shares) (not .encryption.sharesClaim) -}}
+{{- $e = append $e "encryption.sharesClaim is empty: shares on a pod's own disk would be lost with it, and every tenant's secrets with them" -}}
+{{- end -}}
+{{- if and .encryption.sharesClaim (not .encryption.shares) -}}
+{{- $e = append $e "encryption.sharesClaim goes with encryption.shares: set it to file:/var/lib/llm-proxy/shares" -}}
+{{- end -}}
+{{- if and .tls.clientCASecret (not .tls.existingSecret) -}}
+{{- $e = append $e "tls.clientCASecret needs tls.existingSecret: only a server that ends TLS sees callers' certificates" -}}
+{{- end -}}
+{{- if and (eq (dig "LLM_PROXY_CLIENT_CERTIFICATES" "off" .config) "server") (not .tls.existingSecret) -}}
+{{- $e = append $e "config.LLM_PROXY_CLIENT_CERTIFICATES is server, but the pods do not end TLS: set tls.existingSecret" -}}
 {{- end -}}
 {{- if and (include "llm-proxy.kekIn" (list . "vault://")) (not .encryption.vault.tokenPath) (not .encryption.vault.existingSecret) -}}
 {{- $e = append $e "vault:// needs a token: set encryption.vault.tokenPath (an agent's file) or encryption.vault.existingSecret" -}}

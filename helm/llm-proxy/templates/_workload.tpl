@@ -105,7 +105,7 @@ spec:
             - name: http
               containerPort: 8080
               protocol: TCP
-          {{- include "llm-proxy.probes" $v | nindent 10 }}
+          {{- include "llm-proxy.probes" (dict "probes" $v.probes "scheme" (include "llm-proxy.scheme" $root | upper)) | nindent 10 }}
           {{- with $v.resources }}
           resources:
             {{- toYaml . | nindent 12 }}
@@ -128,6 +128,11 @@ spec:
         {{- end }}
 {{- end -}}
 
+{{- /* What the pods speak: https when they end TLS themselves. */ -}}
+{{- define "llm-proxy.scheme" -}}
+{{- if .Values.tls.existingSecret -}}https{{- else -}}http{{- end -}}
+{{- end -}}
+
 {{- define "llm-proxy.podBasics" -}}
 serviceAccountName: {{ .serviceAccountName }}
 automountServiceAccountToken: {{ .root.Values.serviceAccount.automountToken }}
@@ -146,17 +151,17 @@ imagePullSecrets:
 
 {{- define "llm-proxy.probes" -}}
 startupProbe:
-  httpGet: {path: /livez, port: http}
+  httpGet: {path: /livez, port: http, scheme: {{ .scheme }}}
   periodSeconds: 2
   timeoutSeconds: {{ .probes.livenessTimeoutSeconds }}
   failureThreshold: {{ div (add .probes.startupSeconds 1) 2 }}
 livenessProbe:
-  httpGet: {path: /livez, port: http}
+  httpGet: {path: /livez, port: http, scheme: {{ .scheme }}}
   periodSeconds: {{ .probes.livenessPeriodSeconds }}
   timeoutSeconds: {{ .probes.livenessTimeoutSeconds }}
   failureThreshold: {{ .probes.livenessFailures }}
 readinessProbe:
-  httpGet: {path: /readyz, port: http}
+  httpGet: {path: /readyz, port: http, scheme: {{ .scheme }}}
   periodSeconds: {{ .probes.readinessPeriodSeconds }}
   timeoutSeconds: {{ .probes.readinessTimeoutSeconds }}
   failureThreshold: {{ .probes.readinessFailures }}
@@ -179,6 +184,22 @@ readinessProbe:
 - name: database-ca
   mountPath: /etc/llm-proxy/database-ca
   readOnly: true
+{{- end }}
+{{- if ne .component "migrate" }}
+{{- if .root.Values.tls.existingSecret }}
+- name: tls
+  mountPath: /etc/llm-proxy/tls
+  readOnly: true
+{{- if .root.Values.tls.clientCASecret }}
+- name: client-ca
+  mountPath: /etc/llm-proxy/client-ca
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- if .root.Values.encryption.sharesClaim }}
+- name: shares
+  mountPath: /var/lib/llm-proxy/shares
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -204,6 +225,27 @@ readinessProbe:
   secret:
     secretName: {{ .root.Values.database.caSecret }}
     items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
+{{- if ne .component "migrate" }}
+{{- with .root.Values.tls }}
+{{- if .existingSecret }}
+- name: tls
+  secret:
+    secretName: {{ .existingSecret }}
+    defaultMode: 0440
+{{- if .clientCASecret }}
+- name: client-ca
+  secret:
+    secretName: {{ .clientCASecret }}
+    items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .root.Values.encryption.sharesClaim }}
+- name: shares
+  persistentVolumeClaim:
+    claimName: {{ . }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -257,7 +299,7 @@ spec:
       port: {{ $v.service.port }}
       targetPort: http
       protocol: TCP
-      appProtocol: http
+      appProtocol: {{ include "llm-proxy.scheme" .root }}
       {{- with $v.service.nodePort }}
       nodePort: {{ . }}
       {{- end }}
