@@ -154,3 +154,7 @@ fuzz-http: $(VENV)/.dev .venv-atheris/.ready ## Fuzz what reads HTTP from caller
 .venv-atheris/.ready: requirements/atheris.lock $(VENV)/.dev
 	@$(PIP) install --require-hashes --target .venv-atheris --upgrade -r requirements/atheris.lock
 	@touch $@
+
+.PHONY: test-outage
+test-outage: $(VENV)/.dev ## Take Postgres away under load for OUTAGE_S=600 seconds: no request fails, no usage row is lost
+	$(BIN)/python -m pytest tests/e2e/test_postgres_faults.py -m slow -s $(PYTEST_ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_RETRY_S = 1.0
 Finding = tuple[str, str]
 
 
@@ -143,11 +145,15 @@ def revision_findings(revision: str | None) -> list[Finding]:
     return []
 
 
-async def preflight(settings: Settings, *, control: bool = True) -> None:
-    """Raise `ConfigurationInvalid` with every reason not to start; with a sealed state, Postgres away is none."""
+async def preflight(settings: Settings, *, control: bool = True, patience_s: float = 0.0) -> None:
+    """Raise `ConfigurationInvalid` with every reason not to start; with a sealed state, Postgres away is none.
+
+    Without one the database may take `patience_s` to answer: machines start in any order.
+    """
     found = static_findings(settings, control=control)
     try:
-        found += await database_findings(settings)
+        has_state = settings.state_path is not None and settings.state_path.exists()
+        found += await _patient_findings(settings, 0.0 if found or has_state else patience_s)
     except DatabaseAway as error:
         if settings.state_path is None or not settings.state_path.exists():
             found.append(_unanswered(error.debug))
@@ -155,6 +161,19 @@ async def preflight(settings: Settings, *, control: bool = True) -> None:
             log.warning("the database does not answer: starting from the sealed state", extra={"reason": error.debug})
     if found:
         raise invalid(found)
+
+
+async def _patient_findings(settings: Settings, patience_s: float) -> list[Finding]:
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + patience_s
+    while True:
+        try:
+            return await database_findings(settings)
+        except DatabaseAway as error:
+            if loop.time() + _RETRY_S > give_up:
+                raise
+            log.warning("waiting for the database: Postgres does not answer", extra={"reason": error.debug})
+            await asyncio.sleep(_RETRY_S)
 
 
 class NoCalls:

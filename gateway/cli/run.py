@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
 
 
+_DATABASE_PATIENCE_S = 60.0
+
+
 @click.command()
 def dev() -> None:
     """Run everything on this machine: an embedded Postgres, a demo tenant on a simulated provider, the gateway.
@@ -66,7 +69,7 @@ def _run(*, data_path: bool, control: bool, workers: str | None = "1") -> None:
 
     settings = settings_from_environment()
     configure_logging(settings.log_level, settings.log_format)
-    asyncio.run(preflight(settings, control=control))
+    asyncio.run(preflight(settings, control=control, patience_s=_DATABASE_PATIENCE_S))
     try:
         count = settings.workers if workers is None else parse_workers(workers)
     except ValueError as error:

@@ -110,11 +110,14 @@ async def provider_hangs(world: World, rng: random.Random) -> AsyncIterator[None
 async def _limited(world: World, rng: random.Random, what: int, room: Callable[[Process], int]) -> AsyncIterator[None]:
     process = rng.choice(world.processes)
     pid = process.running.pid
-    before = resource.prlimit(pid, what)
-    resource.prlimit(pid, what, (room(process), before[1]))
+    before = None
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # another fault has ended it just now
+        before = resource.prlimit(pid, what)
+        resource.prlimit(pid, what, (room(process), before[1]))
     yield
-    with contextlib.suppress(ProcessLookupError):
-        resource.prlimit(pid, what, before)
+    if before is not None:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, what, before)
 
 
 def disk_full(world: World, rng: random.Random) -> AbstractAsyncContextManager[None]:

@@ -76,7 +76,9 @@ class World:
         await asyncio.to_thread(process.running.wait, 60)
 
     async def start(self, process: Process) -> None:
-        """Start it again at its port."""
+        """Start it again at its port, unless another fault's end has done so."""
+        if process.running.poll() is None:
+            return
         process.running, process.log = self.installation.spawn(process.command, process.port)
         await asyncio.to_thread(wait_for, f"http://127.0.0.1:{process.port}/readyz", process.running, process.log)
 

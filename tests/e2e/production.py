@@ -38,6 +38,8 @@ class InterruptiblePostgres:
         self.flowing = asyncio.Event()
         """Cleared, the server is there and says nothing: bytes wait in both directions."""
         self.flowing.set()
+        self.delay_s = 0.0
+        """How long each packet is held back."""
         self._password = Secret("")
 
     async def start(self) -> None:
@@ -52,6 +54,11 @@ class InterruptiblePostgres:
         for writer in list(self._open):
             writer.transport.abort()
         await asyncio.to_thread(self._server.stop)
+
+    @property
+    def server_port(self) -> int | None:
+        """The port of the server itself, behind the fixed one."""
+        return self._target
 
     def url(self, user: str, password: Secret) -> str:
         return f"postgresql://{user}:{password.reveal()}@127.0.0.1:{self.port}/postgres"
@@ -72,6 +79,8 @@ class InterruptiblePostgres:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
                 await self.flowing.wait()
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
                 writer.write(data)
                 await writer.drain()
         writer.close()
