@@ -223,6 +223,10 @@ class DataPath:
             if changed is tenant:
                 raise
             answer = await self._send(changed, inquiry, intake)
+        if intake.replayable:
+            # Streams are open for minutes, thousands at a time: what was sent is not needed any more.
+            intake.held = b""
+            inquiry.release()
         await relay(channel, answer, record, shape=shape, est_input_tokens=intake.est_input_tokens)
 
     async def _send_state(self, tenant: TenantRuntime, inquiry: Inquiry) -> None:

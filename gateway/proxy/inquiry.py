@@ -41,6 +41,10 @@ class Inquiry:
             self.explains = principal is not None and principal.may(USAGE_READ)
             self.record.explanation = None if self.explains else NOT_ALLOWED
 
+    def release(self) -> None:
+        """Forget the headers: there is an answer, and nobody asks again."""
+        self.channel.headers = self.head.credentials = self.head.forwarded = []
+
 
 class Leaver:
     """Cancels the request's own task when the caller disconnects, and remembers that it was that."""

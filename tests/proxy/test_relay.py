@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 from collections.abc import Iterator
 
 import pytest
 
+from gateway.proxy.intake import Intake
 from gateway.simulation.faults import Fault, FaultKind
 from tests.fakes.provider import RunningProvider, provider_config, running_provider
 from tests.proxy import harness
 from tests.proxy.harness import key, pool, running_gateway, tenant
+from tests.proxy.scripted import Exchange, scripted_upstream
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
 MESSAGE = {"model": "claude-sonnet-5", "max_tokens": 50, "messages": [{"role": "user", "content": "hello"}]}
@@ -197,3 +201,26 @@ async def test_the_model_list_is_the_gateways_own(provider: RunningProvider) -> 
         assert (await gateway.call("/v1/models/gpt-4o")).json()["object"] == "model"
         assert (await gateway.call("/v1/models/nope")).status == 404
         assert provider.log == ()
+
+
+async def test_what_was_sent_is_not_kept_while_an_answer_streams() -> None:
+    release = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.head_of_stream()
+        await exchange.chunk(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')
+        await release.wait()
+        await exchange.send(b"0\r\n\r\n")
+
+    async with (
+        scripted_upstream(script) as upstream,
+        running_gateway(tenant(pool("m", key("a", upstream.base_url)))) as g,
+    ):
+        prompt = "a prompt that nobody else has " * 1000
+        body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": prompt}]}
+        stream = await g.open("/v1/chat/completions", body)
+        assert await stream.read()
+        held = [each for each in gc.get_objects() if isinstance(each, Intake) and prompt.encode() in each.held]
+        assert not held
+        release.set()
+        assert await stream.read() == b""
