@@ -153,6 +153,16 @@ fuzz-http: $(VENV)/.dev .venv-atheris/.ready ## Fuzz what reads HTTP from caller
 
 .venv-atheris/.ready: requirements/atheris.lock $(VENV)/.dev
 	@$(PIP) install --require-hashes --target .venv-atheris --upgrade -r requirements/atheris.lock
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure CPU, latency and memory beside nginx, Envoy and LiteLLM (wants gcc, wrk, nginx; six minutes)
+	@$(MAKE) --no-print-directory .venv-bench/.ready || echo "The peers could not be installed: the tables are made without them."
+	$(BIN)/python bench/table.py
+
+.venv-bench/.ready: requirements/bench.lock
+	@$(PYTHON) -m venv .venv-bench
+	@echo "installing the peers"
+	@.venv-bench/bin/python -m pip --disable-pip-version-check --no-input -q install --require-hashes -r requirements/bench.lock
 	@touch $@
 
 .PHONY: test-outage

@@ -38,6 +38,7 @@ from gateway.metering.recorder import UsageRecorder
 from gateway.proxy.app import DataPath
 from gateway.proxy.directory import Directory, InMemoryLoader
 from gateway.proxy.runtime import Workshop
+from gateway.relay_protocol import RelayProtocol
 from gateway.telemetry import Metrics
 from gateway.traffic_metrics import TrafficMetrics
 from gateway.upstream.connect import DirectConnector
@@ -130,7 +131,7 @@ def gateway(pipe: Connection, upstream_port: int, profile: str | None) -> None:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=type("Protocol", (RelayProtocol,), {"find_relay": staticmethod(lambda: data_path.serve)}),
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -25,12 +25,19 @@ wrk.headers["Accept"] = "application/json"
 wrk.headers["User-Agent"] = "OpenAI/Python 2.8.1"
 wrk.headers["X-Stainless-Lang"] = "python"
 wrk.headers["X-Stainless-OS"] = "Linux"
+%s
 function done(summary, latency, requests)
   local errors = summary.errors
   io.write(string.format(
     '\\nRESULT {"requests": %%d, "duration_us": %%d, "bad": %%d, "p50_us": %%d, "p99_us": %%d}\\n',
     summary.requests, summary.duration, errors.status + errors.connect + errors.read + errors.write + errors.timeout,
     latency:percentile(50), latency:percentile(99)))
+end
+"""
+
+_PAUSE = """\
+function delay()
+  return math.floor(-math.log(1 - math.random()) * %g + 0.5)
 end
 """
 
@@ -45,17 +52,43 @@ class Round:
     p99_ms: float
     memory_mb: float
 
+    @property
+    def figures(self) -> tuple[float, float, float, float, float]:
+        """Give them in their order."""
+        return self.cpu_ms, self.rps, self.p50_ms, self.p99_ms, self.memory_mb
+
 
 def run_load(
-    directory: Path, port: int, case: str, token: str, *, connections: int, seconds: float, measured: Running | None
+    directory: Path,
+    port: int,
+    case: str,
+    token: str,
+    *,
+    connections: int,
+    seconds: float,
+    measured: Running | None,
+    pause_ms: float = 0.0,
 ) -> Round:
-    """Load `port` for so long; SystemExit when an answer was no 2xx."""
+    """Load `port` for so long; SystemExit when an answer was no 2xx.
+
+    `pause_ms`: each connection waits for a random time, of this mean, before each request.
+    """
     wrk = shutil.which("wrk")
     if wrk is None:
         raise SystemExit("wrk is not installed (Debian: apt-get install wrk)")
     script = directory / f"{case}.lua"
-    script.write_text(_SCRIPT % (json.dumps(CASES[case]), token))
-    command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), f"http://127.0.0.1:{port}"]
+    script.write_text(_SCRIPT % (json.dumps(CASES[case]), token, _PAUSE % pause_ms if pause_ms else ""))
+    command = [
+        wrk,
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds:g}s",
+        "--timeout",
+        "30s",
+        "-s",
+        str(script),
+        f"http://127.0.0.1:{port}",
+    ]
     before = measured.cpu_s() if measured else 0.0
     done = subprocess.run(pinned(OTHER_CORE, command), capture_output=True, text=True, check=True)
     used = measured.cpu_s() - before if measured else 0.0

@@ -89,8 +89,18 @@ async def plant(owner_url: str, kek: bytes, provider_port: int, tenants: int, ke
     await owner.close()
 
 
-def measure(installation: Installation, token: str, seconds: float, label: str) -> None:
-    """Start a gateway, wait for it, load it, and print the row."""
+HEAD = """\
+| tenants and keys | start to ready s | CPU s | MiB | MiB under load | CPU ms a request |
+|---|---|---|---|---|---|"""
+
+
+def plant_tenants(installation: Installation, provider_port: int, tenants: int, keys: int) -> None:
+    """Fill the installation's database."""
+    asyncio.run(plant(installation.owner_url, installation.kek, provider_port, tenants, keys))
+
+
+def measure(installation: Installation, token: str, seconds: float, label: str) -> str:
+    """Start a gateway, wait for it, load it, and give the table's row."""
     began = time.monotonic()
     gateway, port = installation.start_gateway()
     ready_s, cpu_s = time.monotonic() - began, gateway.cpu_s()
@@ -101,11 +111,9 @@ def measure(installation: Installation, token: str, seconds: float, label: str) 
         run_load(where, port, "small", token, connections=64, seconds=seconds, measured=gateway) for _ in range(3)
     ]
     cpu_ms = statistics.median(each.cpu_ms for each in rounds)
-    print(
-        f"| {label} | {ready_s:.1f} | {cpu_s:.1f} | {memory:.0f} | {gateway.memory_mb():.0f} | {cpu_ms:.3f} |",
-        flush=True,
-    )
+    loaded = gateway.memory_mb()
     gateway.stop()
+    return f"| {label} | {ready_s:.1f} | {cpu_s:.1f} | {memory:.0f} | {loaded:.0f} | {cpu_ms:.3f} |"
 
 
 def main() -> None:
@@ -123,14 +131,11 @@ def main() -> None:
             installation.start_control()
             token = installation.new_tenant(provider_port)
             installation.stop_control()
-            print("| tenants and keys | start to ready s | CPU s | MiB | MiB under load | CPU ms a request |")
-            print("|---|---|---|---|---|---|")
-            measure(installation, token, arguments.seconds, "1 and 3")
-            asyncio.run(
-                plant(installation.owner_url, installation.kek, provider_port, arguments.tenants, arguments.keys)
-            )
-            label = f"{arguments.tenants:,} and {arguments.tenants * arguments.keys:,}"
-            measure(installation, token, arguments.seconds, label)
+            print(HEAD)
+            print(measure(installation, token, arguments.seconds, "1 and 3"), flush=True)
+            plant_tenants(installation, provider_port, arguments.tenants, arguments.keys)
+            label = f"{arguments.tenants + 1:,} and {arguments.tenants * arguments.keys + 3:,}"
+            print(measure(installation, token, arguments.seconds, label))
         finally:
             installation.close()
             provider.stop()

@@ -48,7 +48,7 @@ class Running:
                 start_new_session=True,
             )
 
-    def wait_for_port(self, port: int, timeout_s: float = 60.0) -> None:
+    def wait_for_port(self, port: int, timeout_s: float = 180.0) -> None:
         """Return when something listens on `port`; SystemExit with the log when the process has ended before."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:

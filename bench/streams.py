@@ -24,6 +24,9 @@ from processes import Running
 
 PACED = STREAM.replace('"stream":true', '"stream":true,"paced":true')
 
+refusals: list[str] = []
+"""The first answer that was none."""
+
 
 class Reader(asyncio.Protocol):
     """One caller: sends its request and counts what comes."""
@@ -39,7 +42,10 @@ class Reader(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.started:
             self.started = True
-            self.counts["open" if data.startswith(b"HTTP/1.1 200") else "refused"] += 1
+            served = data.startswith(b"HTTP/1.1 200")
+            self.counts["open" if served else "refused"] += 1
+            if not served and not refusals:
+                refusals.append(data[:1000].decode("latin-1"))
         self.counts["events"] += data.count(b"data:")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -69,7 +75,7 @@ async def hold(port: int, token: str, streams: int, seconds: float, gateway: Run
         until = time.monotonic() + 120
         while counts["open"] < wanted and time.monotonic() < until:
             if counts["refused"] or counts["lost"]:
-                raise SystemExit(f"not every stream was served: {counts}")
+                raise SystemExit(f"not every stream was served: {counts} {refusals}")
             await asyncio.sleep(0.05)
         await asyncio.sleep(seconds)
 
