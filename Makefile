@@ -25,6 +25,10 @@ test-rotations: $(VENV)/.dev ## Rotate a key 200 times in a row under load, and 
 test-kms: $(VENV)/.dev .venv-kms/.ready ## Try the KEK providers against OpenBao and moto's AWS KMS (real servers, 120 MB to download)
 	$(BIN)/python -m pytest tests/kms -m slow $(PYTEST_ARGS)
 
+.PHONY: test-custody-docs
+test-custody-docs: $(VENV)/.dev ## Run the commands of docs/custody.md as printed over a real installation (two minutes)
+	$(BIN)/python -m pytest tests/e2e/test_custody_docs.py -m slow $(PYTEST_ARGS)
+
 .venv-kms/.ready: requirements/kms.lock
 	@$(PYTHON) -m venv .venv-kms
 	@.venv-kms/bin/python -m pip --disable-pip-version-check --no-input -q install --require-hashes -r requirements/kms.lock

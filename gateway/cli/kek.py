@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import getpass
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -90,6 +92,7 @@ def rewrap() -> None:
     _watch(
         "rewrapping data keys",
         lambda custody: rewrap_data_keys(custody.postgres, custody.data_keys.wrapper, spare=custody.data_keys.spare),
+        action="kek.rewrap",
     )
 
 
@@ -113,7 +116,7 @@ def recover(opener: str) -> None:
         data_keys = custody.data_keys
         return recover_data_keys(custody.postgres, data_keys.wrapper, wrapper, spare=data_keys.spare)
 
-    _watch("recovering data keys", steps)
+    _watch("recovering data keys", steps, action="kek.recover")
 
 
 @kek.command("verify")
@@ -127,7 +130,7 @@ def verify(spare: str | None) -> None:
         opener = None if spare is None else make_spare(custody.settings, custody.http, spare).wrapper
         return verify_everything(custody.postgres, custody.data_keys, spare=opener)
 
-    _watch("opening envelopes", steps)
+    _watch("opening envelopes", steps, action="kek.verify")
 
 
 @kek.command("reencrypt")
@@ -149,7 +152,12 @@ def reencrypt_command(tenant_id: UUID, anew: bool) -> None:
         await new_data_key(custody.postgres, data_keys.wrapper, tenant_id, spare=data_keys.spare)
 
     _with_custody(make)
-    _watch("re-encrypting keys", lambda custody: reencrypt(custody.postgres, custody.data_keys, tenant_id))
+    _watch(
+        "re-encrypting keys",
+        lambda custody: reencrypt(custody.postgres, custody.data_keys, tenant_id),
+        action="kek.reencrypt",
+        subject=f"tenant:{tenant_id}",
+    )
 
 
 @kek.command("shred")
@@ -193,7 +201,14 @@ def shredded(as_json: bool) -> None:
     print_list(_with_custody(work), columns, as_json=as_json)
 
 
-def _watch(title: str, steps: Callable[[Custody], AsyncIterator[Steps]]) -> None:
+def _watch(
+    title: str,
+    steps: Callable[[Custody], AsyncIterator[Steps]],
+    *,
+    action: str | None = None,
+    subject: str = "installation",
+) -> None:
+    """Show a job's progress to its end; `action` notes in the platform's audit trail what was done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors) as shown:
         task = shown.add_task(title, total=None)
@@ -202,6 +217,9 @@ def _watch(title: str, steps: Callable[[Custody], AsyncIterator[Steps]]) -> None
             last = None
             async for last in steps(custody):
                 shown.update(task, completed=last.done, total=last.total)
+            if action is not None and last is not None:
+                detail = {"done": last.done, "failed": len(last.failed)}
+                await _note(custody, action, subject, detail)
             return last
 
         last = _with_custody(work)
@@ -217,6 +235,27 @@ def _watch(title: str, steps: Callable[[Custody], AsyncIterator[Steps]]) -> None
         for identity, reason in list(last.failed.items())[:_FAILED_SHOWN]:
             errors.print(f"  - {identity}: {reason}", markup=False, soft_wrap=True)
         raise Fault(f"{len(last.failed)} failed.", hint="Mend what the reasons say and run it again: it goes on.")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return f"uid {os.getuid()}"
+
+
+async def _note(custody: Custody, action: str, subject: str, detail: Mapping[str, int]) -> None:
+    from auth.principal import PLATFORM_TENANT_ID
+    from tenants import audit
+
+    sessions = custody.sessions
+    actor = audit.Actor(f"{_user()} (llm-proxy kek)")
+    try:
+        async with sessions.platform() as session:
+            now = datetime.now(UTC)
+            await audit.record(session, PLATFORM_TENANT_ID, actor, action, subject, at=now, detail=detail)
+    finally:
+        await sessions.aclose()
 
 
 def _with_custody(work: Callable[[Custody], Awaitable[T]]) -> T:

@@ -153,6 +153,37 @@ def rotate(*, key_name: str, profile: Path | None, as_json: bool) -> None:
         print_one(client.request("POST", f"{path}/rotate", {"api_key": read_secret("New key")}).data, as_json=as_json)
 
 
+@key.command("versions")
+@click.argument("key_name", metavar="KEY")
+@connected
+def versions(*, key_name: str, profile: Path | None, as_json: bool) -> None:
+    """List the secrets that a key has had: which one serves, which drain, which are revoked, and why one failed."""
+    with client_for(profile) as client:
+        found = client.request("GET", f"{_find(client, key_name)}/versions").data
+        print_list(found["items"], ("number", "state", "prefix", "state_changed_at", "error"), as_json=as_json)
+
+
+@key.command("rollback")
+@click.argument("key_name", metavar="KEY")
+@connected
+def rollback(*, key_name: str, profile: Path | None, as_json: bool) -> None:
+    """Put the previous secret back into service, while it drains or is kept disabled."""
+    with client_for(profile) as client:
+        print_one(client.request("POST", f"{_find(client, key_name)}/rollback", {}).data, as_json=as_json)
+
+
+@key.command("revoke")
+@click.argument("key_name", metavar="KEY")
+@click.argument("version", type=click.IntRange(1))
+@click.option("--force", is_flag=True, help="Also when it is the key's only living secret.")
+@connected
+def revoke(*, key_name: str, version: int, force: bool, profile: Path | None, as_json: bool) -> None:
+    """Take a secret out of use everywhere, at once and for good: when it may be known."""
+    with client_for(profile) as client:
+        path = f"{_find(client, key_name)}/versions/{version}/revoke"
+        print_one(client.request("POST", path, {"force": force}).data, as_json=as_json)
+
+
 @key.command("delete")
 @click.argument("key_name", metavar="KEY")
 @click.option("--yes", is_flag=True, help="Do not ask.")

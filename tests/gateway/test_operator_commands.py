@@ -107,6 +107,16 @@ def test_a_kek_is_rotated_while_everything_stays_readable(test_database: TestDat
     assert after["kek"] != before["kek"]
     assert "1 of 1" in done(run(environment(test_database, NEW), "kek", "verify"))
 
+    async def noted() -> list[tuple[str, str]]:
+        connection = await asyncpg.connect(test_database.owner_url)
+        rows = await connection.fetch("select action, actor from audit_event order by seq")
+        await connection.close()
+        return [(row["action"], row["actor"]) for row in rows]
+
+    events = asyncio.run(noted())
+    assert [action for action, _ in events] == ["kek.rewrap", "kek.verify"]
+    assert all(actor.endswith("(llm-proxy kek)") for _, actor in events)
+
 
 def test_a_lost_kek_is_told(test_database: TestDatabase) -> None:
     asyncio.run(seal_something(test_database))

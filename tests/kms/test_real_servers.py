@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from uuid_utils.compat import uuid7
 
 from auth.secret import Secret
 from gateway.guarded_calls import GuardedCalls
@@ -20,9 +22,11 @@ from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.pool import ConnectionPool
 from tenants.errors import KekDisabled, KekUnavailable, SealBroken
 from tenants.keyring import KeyWrapper, Wrapped
+from tenants.shares.protocol import ShareMissing, Shredded
+from tenants.shares.vault import VaultShares
 from tenants.sources.protocol import HttpCalls
 from tenants.wrappers.aws import AwsKms, signed_headers
-from tenants.wrappers.aws_identity import AwsCredentials, fixed
+from tenants.wrappers.aws_identity import AwsCredentials, fixed, web_identity
 from tenants.wrappers.vault import VaultTransit
 from tests.e2e.conftest import free_port
 
@@ -161,3 +165,52 @@ async def test_kms_binds_the_context_and_can_be_disabled(moto: str, calls: HttpC
     assert await wrapper.status(wrapped.kek_uri) == "disabled"
     await kms.ask("EnableKey", body)
     assert await wrapper.unwrap(CONTEXT, wrapped) == KEY
+
+
+async def test_openbao_keeps_and_destroys_shares(bao: str, calls: HttpCalls) -> None:
+    """The version 2 KV engine that a development server mounts at secret/."""
+    host = bao.removeprefix("http://")
+
+    def store(token: str = TOKEN) -> VaultShares:
+        return VaultShares(f"vault://{host}/secret/llm-proxy/shares", calls, lambda: Secret(token), scheme="http")
+
+    gone, kept = uuid7(), uuid7()
+    with pytest.raises(ShareMissing):
+        await store().get(gone)
+    racers = await asyncio.gather(*(store().get_or_create(gone) for _ in range(5)))
+    assert len(set(racers)) == 1
+    await store().get_or_create(kept)
+    assert await store().shredded() == {}
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    await store().destroy(gone, at=at)
+    await store().destroy(gone, at=datetime.now(UTC))
+    for again in (store().get, store().get_or_create):
+        with pytest.raises(Shredded):
+            await again(gone)
+    assert await store().shredded() == {gone: at}
+    assert len(await store().get(kept)) == 32
+    data = httpx2.get(f"{bao}/v1/secret/metadata/llm-proxy/shares/{gone}", headers={"x-vault-token": TOKEN})
+    assert data.status_code == 404, "no version of it is left"
+    with pytest.raises(KekUnavailable):
+        await store("wrong").get_or_create(uuid7())
+
+
+async def test_kms_by_web_identity(moto: str, calls: HttpCalls, tmp_path: Path) -> None:
+    """IRSA against moto's STS: the temporary credentials sign what KMS is asked."""
+    token = tmp_path / "token"
+    token.write_text("a.projected.token")
+    source = web_identity(
+        calls,
+        role_arn="arn:aws:iam::123456789012:role/llm-proxy",
+        token_path=token,
+        session_name="llm-proxy",
+        region="eu-central-1",
+        now=lambda: datetime.now(UTC),
+        endpoint=moto,
+    )
+    credentials = await source()
+    assert credentials.access_key_id.startswith("ASIA")
+    assert credentials.session_token is not None
+    key_id, _ = await Kms(moto, calls).wrapper()
+    uri = f"awskms://eu-central-1/{key_id}"
+    await assert_wraps(AwsKms(uri, calls, source, now=lambda: datetime.now(UTC), endpoint=moto))

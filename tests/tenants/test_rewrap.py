@@ -166,3 +166,46 @@ async def test_a_shredded_tenants_ciphertexts_open_for_nobody(
     data_keys.forget(planted.tenant_id)
     with pytest.raises(ValueError, match="does not exist"):
         await data_keys.open(planted.tenant_id, row["data_key_id"], ("x",), bytes(row["envelope"]))
+
+
+async def test_a_rewrap_is_safe_while_keys_are_read_and_written(
+    database: Connections, keyring: LocalKeyring, data_keys: DataKeys, plant: Plant, clock: Clock
+) -> None:
+    """Processes with the old order of keys and with the new one read and seal; tenants are made and re-encrypted."""
+    planted = [await plant(slug) for slug in ("a", "b", "c")]
+    both = LocalKeyring([NEW_KEK, KEK])
+    ahead = DataKeys(database, both, clock=clock)
+    behind = DataKeys(database, LocalKeyring([KEK, NEW_KEK]), clock=clock)
+    running = True
+    sealed = []
+
+    async def use(keys: DataKeys) -> None:
+        while running:
+            for each in planted:
+                loaded = await SnapshotLoader(database, keys).load(each.tenant_id)
+                assert loaded is not None
+                assert loaded.pools[0].keys[0].secret == each.secret
+                one = await keys.seal(each.tenant_id, ("row",), b"x")
+                sealed.append((each.tenant_id, one))
+                keys.forget(each.tenant_id)
+
+    async def work() -> None:
+        nonlocal running
+        for round_number in range(3):
+            late = uuid7()
+            async with database.platform() as connection:
+                await connection.execute(
+                    "insert into tenant (id, slug, name) values ($1, $2, 't')", late, f"late-{round_number}"
+                )
+            sealed.append((late, await behind.seal(late, ("row",), b"x")))
+            await new_data_key(database, behind.wrapper, planted[0].tenant_id)
+            assert (await last(rewrap_data_keys(database, both))).failed == {}
+        running = False
+
+    await asyncio.gather(use(ahead), use(behind), work())
+    assert (await last(rewrap_data_keys(database, both))).failed == {}
+    assert await kek_uses(database) == [KekUse(both.uri, "wraps", 9)]
+    alone = DataKeys(database, LocalKeyring([NEW_KEK]), clock=clock)
+    for tenant_id, one in sealed:
+        assert await alone.open(tenant_id, one.data_key_id, ("row",), one.blob) == b"x"
+    assert len(sealed) > 6
