@@ -9,7 +9,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from uuid import UUID
 
@@ -33,6 +33,9 @@ from gateway.policy.allowance import InMemoryAllowances
 from gateway.policy.budget_sharing import BudgetSharing
 from gateway.policy.budget_store import PostgresBudgets
 from gateway.policy.budgets import BudgetBook
+from gateway.policy.rate_sharing import RateSharing
+from gateway.policy.rate_store import PostgresRates
+from gateway.policy.rates import RateLog, Use
 from gateway.proxy.app import DataPath, Verifier
 from gateway.proxy.beliefs import BeliefKeeper, PostgresBeliefStore
 from gateway.proxy.directory import Directory
@@ -138,7 +141,13 @@ class DataPathParts:
         self._prober = Prober(self._directory, self._pool, clock=clock, token_refused=self._tokens.refused)
         self._drains = DrainReporter(self._directory, postgres, clock=clock)
         self._tasks: list[asyncio.Task[None]] = []
-        book = BudgetBook()
+        book, rates = BudgetBook(), RateLog()
+        allowances = InMemoryAllowances(book=book, rates=rates)
+
+        def learn(uses: Iterable[Use]) -> None:
+            allowances.learn(uses, now=unix_clock())
+
+        self._rates = RateSharing(rates, PostgresRates(postgres), learn, clock=unix_clock)
         self._budgets = BudgetSharing(book, PostgresBudgets(postgres), clock=unix_clock)
         self._spool: UsageSpool | None = None
         if settings.usage_spool is not None:
@@ -153,7 +162,7 @@ class DataPathParts:
             recorders=(self._usage, TrafficMetrics(metrics), *([TokenUseRecorder(uses)] if uses else [])),
             prices=prices,
             rng=rng,
-            allowances=InMemoryAllowances(book=book),
+            allowances=allowances,
             explanations=self._explanations,
             places=places_of(settings, clock),
             limits=IntakeLimits(
@@ -183,7 +192,9 @@ class DataPathParts:
             async with asyncio.timeout(_FIRST_TOKENS_S):
                 await self._tokens.settled()
         await self._budgets.exchange()
+        await self._rates.exchange()
         self._tasks = [
+            asyncio.create_task(self._rates.run(), name="rates"),
             asyncio.create_task(self._budgets.run(), name="budgets"),
             asyncio.create_task(self._prober.run(), name="prober"),
             asyncio.create_task(self._drains.run(), name="drain reports"),
@@ -240,6 +251,8 @@ class DataPathParts:
             counter("llm_proxy_usage_recovered", "Usage rows read from disk again.", lambda: spool.recovered)
         counter("llm_proxy_usage_dropped", "Usage rows dropped, the buffer being full.", lambda: usage.dropped)
         budgets = self._budgets
+        rates = self._rates
+        gauge("llm_proxy_rate_exchange_failures", "Rate exchanges failed in a row.", lambda: rates.failures)
         gauge("llm_proxy_budget_exchange_failures", "Budget exchanges failed in a row.", lambda: budgets.failures)
         counter("llm_proxy_keys_unopened", "Provider keys that did not open.", lambda: loader.unopened_total)
         gauge("llm_proxy_upstream_connections", "Provider connections.", lambda: pool.view().open)

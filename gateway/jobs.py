@@ -19,6 +19,7 @@ import asyncpg
 
 from gateway.database import AWAY, DatabaseAway, Postgres
 from gateway.metering.explanations import KEPT_DAYS, PostgresExplanationStore
+from gateway.policy.rate_store import purge_rates
 from gateway.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -124,5 +125,6 @@ def maintenance_jobs(postgres: Postgres) -> list[Job]:
         Job("usage-partitions", 3600.0, partitions),
         Job("idempotency-keys", 600.0, answered),
         Job("budgets", 3600.0, budgets),
+        Job("rates", 60.0, lambda: purge_rates(postgres)),
         Job("explanations", 3600.0, explained),
     ]

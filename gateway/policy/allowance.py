@@ -1,20 +1,21 @@
 """Where the use of tokens' limits is kept: a protocol, and the keeper of one process.
 
-Budgets are shared between processes through the book (`budgets`, `budget_sharing`). Rates are counted by each process
-for itself: behind N processes a token gets up to N times its rate. Both calls, before and after a request, never wait.
+Budgets are shared between processes through the book (`budgets`, `budget_sharing`), rates through the log (`rates`,
+`rate_sharing`). Both calls, before and after a request, never wait.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from auth.details import Limit
 from gateway.policy.budgets import BudgetBook
-from gateway.policy.limits import Account, Entry, Exceeded, Need
+from gateway.policy.limits import WINDOW_S, Account, Entry, Exceeded, Need
+from gateway.policy.rates import RateLog, Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,11 @@ class Allowances(Protocol):
 class InMemoryAllowances:
     """The keeper of one process: at most `max_accounts` buckets, of which the longest unused is forgotten first."""
 
-    def __init__(self, *, max_accounts: int = 100_000, book: BudgetBook | None = None) -> None:
+    def __init__(
+        self, *, max_accounts: int = 100_000, book: BudgetBook | None = None, rates: RateLog | None = None
+    ) -> None:
         self._max_accounts = max_accounts
+        self._rates = rates
         self._book = BudgetBook() if book is None else book
         self._accounts: OrderedDict[str, Account] = OrderedDict()
 
@@ -69,10 +73,16 @@ class InMemoryAllowances:
         for entry in taken.entries:
             self._account(entry.limit.bucket).settle(entry, tokens, nanos, now, sent=sent)
 
+    def learn(self, uses: Iterable[Use], *, now: float) -> None:
+        """Count what other processes admitted."""
+        for use in uses:
+            if use.second > now - WINDOW_S - 1:
+                self._account(use.bucket).learn(use, now)
+
     def _account(self, bucket: str) -> Account:
         account = self._accounts.get(bucket)
         if account is None:
-            account = self._accounts[bucket] = Account(bucket, self._book)
+            account = self._accounts[bucket] = Account(bucket, self._book, self._rates)
             if len(self._accounts) > self._max_accounts:
                 self._accounts.popitem(last=False)
         else:

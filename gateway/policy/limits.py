@@ -17,6 +17,7 @@ from uuid import UUID
 
 from auth.details import Detail, Limit
 from gateway.policy.budgets import BudgetBook, period_ends_in, period_of
+from gateway.policy.rates import RateLog, Share, Use
 
 WINDOW_S = 60
 NANOS = 1_000_000_000
@@ -106,27 +107,39 @@ class Entry:
     period: int
 
 
+NEXT_EXCHANGE_S = 1.0
+"""When a process that has used its share of the room may know more."""
+
+
 class Account:
-    """What has been used of one bucket: rates as this process saw them, budgets by `book`."""
+    """What has been used of one bucket: rates here and, by `rates`, in other processes; budgets by `book`."""
 
-    __slots__ = ("_book", "_bucket", "_requests", "_tokens")
+    __slots__ = ("_book", "_bucket", "_rates", "_request_share", "_requests", "_token_share", "_tokens")
 
-    def __init__(self, bucket: str, book: BudgetBook) -> None:
+    def __init__(self, bucket: str, book: BudgetBook, rates: RateLog | None = None) -> None:
         self._bucket = bucket
         self._book = book
+        self._rates = rates
         self._requests = SlidingMinute()
         self._tokens = SlidingMinute()
+        self._request_share = Share()
+        self._token_share = Share()
 
     def refuses(self, limit: Limit, need: Need, now: float) -> Exceeded | None:
         """Tell what of `limit` stands against the request; takes nothing."""
         if limit.rpm is not None and (at := self._requests.ready_at(1, limit.rpm, now)) > now:
             return Exceeded(limit, "rpm", at - now)
+        if limit.rpm is not None and not self._shares(self._request_share, 1, limit.rpm - self._requests.total):
+            return Exceeded(limit, "rpm", NEXT_EXCHANGE_S)
         if limit.tpm is not None:
             if need.input_tokens > limit.tpm:
                 return Exceeded(limit, "tpm", None, "too_large")
-            at = self._tokens.ready_at(_tokens(limit, need), limit.tpm, now)
+            wanted = _tokens(limit, need)
+            at = self._tokens.ready_at(wanted, limit.tpm, now)
             if at > now:
                 return Exceeded(limit, "tpm", at - now)
+            if not self._shares(self._token_share, wanted, limit.tpm - self._tokens.total):
+                return Exceeded(limit, "tpm", NEXT_EXCHANGE_S)
         if limit.budget_usd is not None and limit.budget_period is not None:
             if need.cost_nanos is None:
                 return Exceeded(limit, "budget_usd", None, "no_price")
@@ -140,6 +153,10 @@ class Account:
         second = self._requests.take(1, now)
         tokens = _tokens(limit, need)
         self._tokens.take(tokens, now)
+        if self._rates is not None:
+            self._request_share.take(1, self._rates)
+            self._token_share.take(tokens, self._rates)
+            self._rates.use(self._bucket, second, 1, tokens)
         nanos, period = need.cost_nanos or 0, 0
         if limit.budget_period is not None:
             period = period_of(limit.budget_period, now)
@@ -153,10 +170,28 @@ class Account:
         """
         if not sent:
             self._requests.adjust(entry.second, -1, now)
-        self._tokens.adjust(entry.second, used_tokens - entry.tokens, now)
+        more = used_tokens - entry.tokens
+        self._tokens.adjust(entry.second, more, now)
+        if self._rates is not None and (more or not sent):
+            self._rates.use(self._bucket, floor(now) if more > 0 else entry.second, 0, more)
+            self._token_share.correct(more, self._rates)
+            if not sent:
+                self._request_share.correct(-1, self._rates)
+                self._rates.use(self._bucket, entry.second, -1, 0)
         period = entry.limit.budget_period
         if period is not None and used_nanos is not None:
             self._book.spend(self._bucket, period, entry.period, used_nanos - entry.nanos)
+
+    def learn(self, use: Use, now: float) -> None:
+        """Count what another process admitted, as of then; what it gave back, where it is found."""
+        for window, amount in ((self._requests, use.requests), (self._tokens, use.tokens)):
+            if amount > 0:
+                window.take(amount, min(use.second, now))
+            elif amount < 0:
+                window.adjust(use.second, amount, now)
+
+    def _shares(self, share: Share, amount: int, left: int) -> bool:
+        return self._rates is None or share.allows(amount, left, self._rates)
 
 
 def _tokens(limit: Limit, need: Need) -> int:
