@@ -107,7 +107,7 @@ class Entry:
     period: int
 
 
-NEXT_EXCHANGE_S = 1.0
+NEXT_EXCHANGE_S = 0.25
 """When a process that has used its share of the room may know more."""
 
 

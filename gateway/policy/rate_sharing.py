@@ -1,4 +1,4 @@
-"""Exchanges this process's use of tokens' rates with the others', about once a second, off the request path."""
+"""Exchanges this process's use of tokens' rates with the others', off the request path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from gateway.policy.rates import Learn, RateLog
 
 log = logging.getLogger(__name__)
 
-INTERVAL_S: Final = 1.0
+BUSY_S: Final = 0.25
+"""Between exchanges while there is something to tell or to ask for."""
+
+IDLE_BEATS: Final = 4
+"""Otherwise every so many of these: who says nothing is not counted among the processes."""
+
 _TIMEOUT_S: Final = 5.0
 
 
@@ -66,6 +71,10 @@ class RateSharing:
 
     async def run(self) -> None:
         """Exchange for ever."""
+        idle = 0
         while True:
-            await asyncio.sleep(INTERVAL_S)
-            await self.exchange()
+            await asyncio.sleep(BUSY_S)
+            idle += 1
+            if self._rates.is_busy or idle >= IDLE_BEATS:
+                idle = 0
+                await self.exchange()

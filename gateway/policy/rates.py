@@ -1,12 +1,19 @@
 """What processes tell each other of tokens' rates, so that `rpm` and `tpm` hold over all of them. Pure.
 
-Each process tells about once a second what it admitted, and counts what the others told in its own windows. Between two
-exchanges it does not know what they admit; so it admits
+Each process tells a few times a second what it admitted, and counts what the others told in its own windows. Between
+two exchanges (an epoch) it does not know what they admit; so it admits
 
-    its first request, if it fits at all, and further ones up to   room at the last exchange / processes
+    its first request, if it fits at all, and further ones up to   room / (4 * processes)
 
-where the room is what the window had left then. All processes together so admit no more than the limit and one request
-for each further process. One process alone is not held back by it.
+where the room is what its window has left. Why a quarter: processes exchange at different moments, so what one admitted
+in an epoch may reach another only after that one's next epoch. With a share of 1 / (c * processes) and S(k) the part of
+the limit that all have admitted after k epochs, at worst
+
+    S(k+1) = S(k) + (1 - S(k-1)) / c
+
+whose characteristic equation x^2 - x + 1/c = 0 has real roots, and S no overshoot, for c >= 4. What remains are the
+first requests, which are admitted without a share: two for each further process at the most. One process alone is not
+held back at all.
 """
 
 from __future__ import annotations
@@ -14,6 +21,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from uuid import UUID
+
+_CAUTION = 4
+"""`c` above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +52,12 @@ class RateLog:
         self._uses: dict[tuple[str, int], list[int]] = {}
         self.processes = 1
         self.epoch = 0
+        self.is_busy = False
+        """Whether there is something to tell, or somebody was refused for want of news, since the last exchange."""
 
     def use(self, bucket: str, second: int, requests: int, tokens: int) -> None:
         """Note what was admitted or given back."""
+        self.is_busy = True
         found = self._uses.get((bucket, second))
         if found is None:
             self._uses[bucket, second] = [requests, tokens]
@@ -55,6 +68,7 @@ class RateLog:
     def hand_out(self) -> tuple[Use, ...]:
         """Return what is to be told; `kept` takes it back when it was not."""
         uses, self._uses = self._uses, {}
+        self.is_busy = False
         return tuple(
             Use(bucket, second, requests, tokens)
             for (bucket, second), (requests, tokens) in uses.items()
@@ -86,7 +100,9 @@ class Share:
         """Tell whether `amount` may be admitted here now; `left` is what the window has left, `amount` fits in it."""
         if log.processes == 1 or self._epoch != log.epoch or self._taken <= 0:
             return True
-        return (self._taken + amount) * log.processes <= left + self._taken
+        fits = (self._taken + amount) * log.processes * _CAUTION <= left + self._taken
+        log.is_busy = log.is_busy or not fits
+        return fits
 
     def take(self, amount: int, log: RateLog) -> None:
         """Count what was admitted."""

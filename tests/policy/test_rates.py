@@ -1,4 +1,4 @@
-"""Rates over several processes: all together admit the limit, and one more for each further process at the most."""
+"""Rates over several processes: all together admit the limit, and two more for each further process at the most."""
 
 from __future__ import annotations
 
@@ -78,23 +78,22 @@ async def test_one_process_alone_has_it_all_at_once(store: Stores) -> None:
 
 
 async def test_a_burst_in_all_at_once_is_no_more_than_the_limit(store: Stores) -> None:
-    processes = await fleet(store, 4)
-    assert sum(each.burst(RPM) for each in processes) == 60
-    for each in processes:
-        await each.sharing.exchange()
-    for each in processes:
-        await each.sharing.exchange()
-    assert sum(each.burst(RPM) for each in processes) == 0
+    processes, admitted = await fleet(store, 4), 0
+    for _ in range(20):
+        admitted += sum(each.burst(RPM) for each in processes)
+        for each in processes:
+            await each.sharing.exchange()
+    assert 60 <= admitted <= 66
 
 
 async def test_one_busy_process_gets_to_the_limit_within_seconds(store: Stores) -> None:
     one, *others = await fleet(store, 4)
     admitted = []
-    for _ in range(20):
+    for _ in range(60):
         admitted.append(one.burst(RPM))
         for each in (one, *others):
             await each.sharing.exchange()
-    assert admitted[0] == 15
+    assert admitted[0] == 3
     assert sum(admitted) == 60
     assert sum(each.burst(RPM) for each in others) == 0
 
@@ -149,7 +148,7 @@ async def test_an_outage_forgets_nothing_that_still_counts() -> None:
     await two.sharing.exchange()
     assert two.burst(RPM) == 0
     now[0] += 62
-    assert two.burst(RPM) == 30
+    assert two.burst(RPM) == 7
 
 
 async def test_told_uses_are_purged(database: Postgres) -> None:
@@ -165,33 +164,34 @@ async def test_told_uses_are_purged(database: Postgres) -> None:
         assert await connection.fetchval("select count(*) from token_rate_use") == 1
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
-    rpm=st.integers(1, 30),
-    steps=st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.sampled_from([0.0, 0.3, 7.0, 61.0])), max_size=120),
+    rpm=st.integers(1, 60),
+    epochs=st.lists(
+        st.tuples(st.permutations(range(3)), st.lists(st.integers(0, 2), max_size=40), st.sampled_from([0.25, 30.0])),
+        max_size=25,
+    ),
 )
-async def test_no_minute_holds_more_than_the_limit_and_one_for_each_further_process(
-    rpm: int, steps: list[tuple[int, bool, float]]
+async def test_no_minute_holds_more_than_the_limit_and_two_for_each_further_process(
+    rpm: int, epochs: list[tuple[list[int], list[int], float]]
 ) -> None:
-    """Whatever is asked of whom and when, with exchanges at least once a second as their interval has it."""
+    """In each epoch every process exchanges once, in any order and at any moment among the requests."""
     now = [NOON]
     told: list[Any] = []
     processes = await fleet(lambda: InMemoryRates(told), 3, lambda: now[0])
     limit, admitted = Limit("jti:0", rpm=rpm), list[float]()
-
-    async def exchange() -> None:
-        for _ in range(2):
-            for each in processes:
+    for order, requests, lasts_s in epochs:
+        now[0] += lasts_s
+        if lasts_s > 1:  # nobody asks for long: everybody exchanges meanwhile
+            for each in (*processes, *processes):
                 await each.sharing.exchange()
-
-    since = 0.0
-    for which, exchanges, wait_s in steps:
-        now[0] += wait_s
-        since += wait_s
-        if exchanges or since >= 1.0:
-            await exchange()
-            since = 0.0
-        if processes[which].use(limit):
-            admitted.append(now[0])
+        pause = len(requests) // 3 + 1
+        for place, which in enumerate(requests):
+            if place % pause == 0 and place // pause < len(order):
+                await processes[order[place // pause]].sharing.exchange()
+            if processes[which].use(limit):
+                admitted.append(now[0])
+        for place in range(-(-len(requests) // pause), len(order)):
+            await processes[order[place]].sharing.exchange()
     for at in admitted:
-        assert sum(at <= each < at + 60 for each in admitted) <= rpm + 2
+        assert sum(at <= each < at + 60 for each in admitted) <= rpm + 4
