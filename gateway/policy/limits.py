@@ -38,12 +38,15 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Exceeded:
-    """`limit` refuses by its `member`; trying again makes sense after `retry_after_s`, None: never."""
+    """`limit` refuses by its `member`; trying again makes sense after `retry_after_s`, None: never.
+
+    `no_news`: it may fit, and what the other processes admit is not known yet.
+    """
 
     limit: Limit
     member: Member
     retry_after_s: float | None
-    reason: Literal["spent", "too_large", "no_price"] = "spent"
+    reason: Literal["spent", "too_large", "no_price", "no_news"] = "spent"
 
 
 class SlidingMinute:
@@ -130,7 +133,7 @@ class Account:
         if limit.rpm is not None and (at := self._requests.ready_at(1, limit.rpm, now)) > now:
             return Exceeded(limit, "rpm", at - now)
         if limit.rpm is not None and not self._shares(self._request_share, 1, limit.rpm - self._requests.total):
-            return Exceeded(limit, "rpm", NEXT_EXCHANGE_S)
+            return Exceeded(limit, "rpm", NEXT_EXCHANGE_S, "no_news")
         if limit.tpm is not None:
             if need.input_tokens > limit.tpm:
                 return Exceeded(limit, "tpm", None, "too_large")
@@ -139,7 +142,7 @@ class Account:
             if at > now:
                 return Exceeded(limit, "tpm", at - now)
             if not self._shares(self._token_share, wanted, limit.tpm - self._tokens.total):
-                return Exceeded(limit, "tpm", NEXT_EXCHANGE_S)
+                return Exceeded(limit, "tpm", NEXT_EXCHANGE_S, "no_news")
         if limit.budget_usd is not None and limit.budget_period is not None:
             if need.cost_nanos is None:
                 return Exceeded(limit, "budget_usd", None, "no_price")

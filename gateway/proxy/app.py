@@ -292,7 +292,7 @@ class DataPath:
             now=self._unix_clock(),
         )
         record.pool = choice.pool
-        choice = self._spending.admit(choice, intake, record)
+        choice = await self._spending.admit_soon(choice, intake, record)
         if choice.pool.rungs:
             climb = Climb(
                 tenant,

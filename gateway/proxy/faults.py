@@ -128,6 +128,8 @@ class TokenLimitReached(RequestFault):
 
     code = "token_limit_reached"
     status = 429
+    is_passing = False
+    """Whether it is only not known yet what the other processes admit: the next exchange may tell that it fits."""
 
 
 class NoUsableKey(RequestFault):

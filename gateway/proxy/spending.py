@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from math import ceil
+from typing import Final
 
 from auth.details import Limit
 from gateway.balancing.outcome import TokenUsage
@@ -14,6 +16,11 @@ from gateway.proxy.choice import Choice
 from gateway.proxy.faults import TokenLimitReached
 from gateway.proxy.intake import Intake
 from gateway.proxy.record import RequestRecord
+
+PATIENCE_S: Final = 1.5
+"""How long a request waits for news of the other processes' use before it is refused: some exchanges' time."""
+
+_AGAIN_S: Final = 0.1
 
 
 class Spending:
@@ -42,7 +49,22 @@ class Spending:
             refusal = refusal or found
         if refusal is None:
             raise AssertionError("there is one choice at least")
-        raise _fault(refusal, choice.model, token_id)
+        fault = _fault(refusal, choice.model, token_id)
+        fault.is_passing = refusal.reason == "no_news"
+        raise fault
+
+    async def admit_soon(self, choice: Choice, intake: Intake, record: RequestRecord) -> Choice:
+        """Do as `admit` does, but wait a moment where only news of the other processes is wanting."""
+        loop = asyncio.get_running_loop()
+        gives_up_at = loop.time() + PATIENCE_S
+        while True:
+            try:
+                return self.admit(choice, intake, record)
+            except TokenLimitReached as fault:
+                if not fault.is_passing or loop.time() >= gives_up_at:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
+            record.waited_s += _AGAIN_S
 
     def release(self, record: RequestRecord) -> None:
         """Give back all that `record` reserved: the request goes elsewhere, where it is admitted anew."""
