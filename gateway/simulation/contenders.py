@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.balancing.semantics import Semantics, SemanticsOf, semantics_of
-from gateway.balancing.strategies.registry import STRATEGY_NAMES, canonical_name, make_strategy
+from gateway.balancing.strategies.registry import MODIFIER, STRATEGY_NAMES, canonical_name, make_strategy
 from gateway.balancing.strategy import Strategy
 
 ORACLE = "oracle"
@@ -53,4 +53,4 @@ def contender(name: str) -> Contender:
     return Contender(known, lambda: make_strategy(known))
 
 
-ALL_NAMES: tuple[str, ...] = (*BASELINES, *STRATEGY_NAMES)
+ALL_NAMES: tuple[str, ...] = (*BASELINES, *STRATEGY_NAMES, f"adaptive+{MODIFIER}")

@@ -41,7 +41,10 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One request as the gateway gets it, with what only the simulator knows (`output_tokens`)."""
+    """One request as the gateway gets it, with what only the simulator knows (`output_tokens`).
+
+    `affinity` names what its prompt begins with: the conversation, else the tenant. Empty: nothing is known.
+    """
 
     at: float
     tenant: str
@@ -54,6 +57,7 @@ class Demand:
     priority: int
     deadline_at: float
     patience_until: float
+    affinity: str = ""
 
     @property
     def est_output_tokens(self) -> int:
@@ -89,6 +93,7 @@ def make_demands(arrivals: Sequence[Arrival], rng: Random, assumptions: Assumpti
                 priority=kind.priority,
                 deadline_at=each.t + kind.deadline_s,
                 patience_until=each.t + kind.patience_s,
+                affinity=each.conversation or each.tenant,
             )
         )
     return demands

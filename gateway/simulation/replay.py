@@ -95,6 +95,7 @@ class _Replay:
                 provider=key.style,
                 region=key.region,
                 weight=key.weight,
+                tier=key.tier,
                 input_price=key.input_price,
                 output_price=key.output_price,
             )
@@ -162,6 +163,7 @@ class _Replay:
             priority=demand.priority,
             deadline=demand.patience_until,
             output_unset=demand.max_tokens is None,
+            affinity=demand.affinity or None,
         )
         exchange = Exchange(self._leasing, ask, self._policy, self._budget, rng=self._rng)
         request = _Request(demand, exchange)
@@ -228,8 +230,8 @@ class _Replay:
         demand, answer = request.demand, request.answer
         if not isinstance(answer, Taken):
             raise RuntimeError("only an admitted request ends")
-        usage = self._world.end(request.key, demand, answer.ticket, now)
-        self._tally.ended(demand, self._world.price(request.key, demand), now)
+        usage = self._world.end(request.key, demand, answer, now)
+        self._tally.ended(demand, self._world.price(request.key, usage), usage.cached_input, now)
         if self._oracle is not None:
             # What a settlement gives back is room at once.
             self._freed = True

@@ -11,11 +11,12 @@ from gateway.simulation import plots
 from gateway.simulation.contenders import ORACLE
 from gateway.simulation.tally import Result
 
-COLUMNS = ("strategy", "429s", "lost", "on time", "goodput", "p50", "p95", "p99", "fair", "cost")
+COLUMNS = ("strategy", "429s", "lost", "on time", "goodput", "p50", "p95", "p99", "fair", "cost", "cached")
 LEGEND = (
     "429s: refusals by providers per 10,000 requests. lost: requests without an answer per 10,000. on time: started by "
     "their deadline, in %. goodput: served tokens in % of the oracle's, which sees every limiter's true state. p50, "
-    "p95, p99: seconds until a provider took the request. fair: Jain's index over tenants. cost: at the pool's prices."
+    "p95, p99: seconds until a provider took the request. fair: Jain's index over tenants. cost: at the pool's prices. "
+    "cached: % of what prompt caches could have answered."
 )
 
 
@@ -39,6 +40,7 @@ def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
             *(_seconds(wait) for wait in (each.waits.p50, each.waits.p95, each.waits.p99)),
             f"{each.fairness:.3f}",
             f"{each.cost:.3g}" if each.cost < 1_000 else f"{each.cost:.0f}",
+            "-" if each.cache_hits is None else f"{100 * each.cache_hits:.0f}",
         )
         for each in results
     ]

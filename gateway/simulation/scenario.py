@@ -31,8 +31,9 @@ _DAY_REQUESTS = 1_440
 class SimulatedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One key. `limits` are true, `configured` is what the balancer is told (None: the truth; empty: nothing).
 
-    Keys that name the same `quota` share its limits. `drift` are (seconds, factor) from the start; `outside_share` of
-    the limits is used by others, on and off in turns of `outside_period_s`. Prices per million tokens.
+    Keys that name the same `quota` share its limits. `tier` 0 is premium. `drift` are (seconds, factor) from the start;
+    `outside_share` of the limits is used by others, on and off in turns of `outside_period_s`. Prices per million
+    tokens.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SimulatedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     configured: Limits | None = None
     quota: str = ""
     weight: int = 1
+    tier: int = 0
     region: str | None = None
     first_byte_s: float = 0.4
     token_s: float = 0.01
@@ -214,6 +216,9 @@ def _final_charge(style: str, charges: dict[str, float], demand: Demand) -> dict
     return {**charges, **used}
 
 
-def cost_of(demand: Demand) -> Cost:
-    """Return what a provider counts at admission; its estimate of the prompt is the true count."""
-    return Cost(demand.model, demand.input_tokens, demand.max_tokens, demand.cached_tokens)
+def cost_of(demand: Demand, *, warm: bool = True) -> Cost:
+    """Return what a provider counts at admission; its estimate of the prompt is the true count.
+
+    Not `warm`: the prompt's beginning is not in its cache.
+    """
+    return Cost(demand.model, demand.input_tokens, demand.max_tokens, demand.cached_tokens if warm else 0)

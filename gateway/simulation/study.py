@@ -127,4 +127,5 @@ def mean_of(results: Sequence[Result]) -> Result:
         ),
         duration_s=sum(each.duration_s for each in results) / count,
         goodput=sum(each.goodput or 0.0 for each in results) / count,
+        cache_hits=None if first.cache_hits is None else sum(each.cache_hits or 0.0 for each in results) / count,
     )

@@ -57,6 +57,8 @@ class Result:
     duration_s: float
     goodput: float | None = field(default=None)
     """Served tokens over the oracle's, when one ran."""
+    cache_hits: float | None = field(default=None)
+    """Of the tokens that could be read from a prompt cache, the share that was; None: there were none."""
 
     def per_10k(self, count: int) -> float:
         """Return a count per 10,000 requests."""
@@ -77,6 +79,7 @@ class Tally:
         self._failures: Counter[str] = Counter()
         self._tokens = 0
         self._cost = 0.0
+        self._cacheable = self._cached = 0
         self._tenant_tokens: Counter[str] = Counter()
         self._slice_tokens = [0] * _SLICES
         self._slice_rejected = [0] * _SLICES
@@ -93,8 +96,10 @@ class Tally:
         self._by_key[key][1] += 1
         self._slice_rejected[self._slice(now)] += 1
 
-    def ended(self, demand: Demand, cost: float, now: float) -> None:
+    def ended(self, demand: Demand, cost: float, cached_tokens: int, now: float) -> None:
         """An answer is complete."""
+        self._cacheable += demand.cached_tokens
+        self._cached += cached_tokens
         tokens = demand.input_tokens + demand.output_tokens
         self._served[demand.priority] += 1
         self._tokens += tokens
@@ -146,6 +151,7 @@ class Tally:
                 for index, (tokens, rejected) in enumerate(zip(self._slice_tokens, self._slice_rejected, strict=True))
             ),
             duration_s=now,
+            cache_hits=self._cached / self._cacheable if self._cacheable else None,
         )
 
     def _jain(self) -> float:

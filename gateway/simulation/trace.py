@@ -19,13 +19,17 @@ _COLUMNS = {
     "cached": ("cached", "cached_tokens", "cached_input_tokens"),
     "model": ("model",),
     "tenant": ("kind", "tenant", "client", "client_id", "tenant_id"),
+    "conversation": ("conversation", "conversation_id", "session", "session_id", "affinity"),
 }
 _REQUIRED = ("t", "input", "output")
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request: `t` seconds from the start of the trace, tokens as they turned out."""
+    """One request: `t` seconds from the start of the trace, tokens as they turned out.
+
+    `cached_tokens` could be read from a prompt cache, where the same `conversation` was served shortly before.
+    """
 
     t: float
     input_tokens: int
@@ -33,6 +37,7 @@ class Arrival:
     cached_tokens: int = 0
     tenant: str = ""
     model: str = DEFAULT_MODEL
+    conversation: str = ""
 
 
 class BadTrace(ValueError):
@@ -88,6 +93,7 @@ def _moved(arrival: Arrival, by_s: float) -> Arrival:
         arrival.cached_tokens,
         arrival.tenant,
         arrival.model,
+        arrival.conversation,
     )
 
 
@@ -103,6 +109,7 @@ def _arrival(row: Sequence[str], places: dict[str, int | None], line: int) -> Ar
         cached_tokens=_count(cell("cached") or "0", "cached", line),
         tenant=cell("tenant"),
         model=cell("model") or DEFAULT_MODEL,
+        conversation=cell("conversation"),
     )
 
 
@@ -132,8 +139,9 @@ def _count(text: str, field: str, line: int) -> int:
 
 def write_trace(arrivals: Iterable[Arrival]) -> Iterator[str]:
     """Give the lines of a CSV file that `parse_trace` reads."""
-    yield "t,input_tokens,output_tokens,cached_tokens,tenant,model\n"
+    yield "t,input_tokens,output_tokens,cached_tokens,tenant,model,conversation\n"
     for each in arrivals:
         yield (
-            f"{each.t:.3f},{each.input_tokens},{each.output_tokens},{each.cached_tokens},{each.tenant},{each.model}\n"
+            f"{each.t:.3f},{each.input_tokens},{each.output_tokens},{each.cached_tokens},{each.tenant},{each.model},"
+            f"{each.conversation}\n"
         )

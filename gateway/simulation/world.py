@@ -19,6 +19,10 @@ START_UNIX = 1_767_225_600.0
 """2026-01-01 00:00 UTC: the moment that second 0 of a replay stands for."""
 _OUTSIDE_STEP_S = 0.5
 _OUTSIDE_KEPT_S = 120.0
+WARM_S = 300.0
+"""How long a provider keeps a prompt's beginning that nobody asks for (OpenAI: 5 to 10 minutes, Anthropic: 5)."""
+CACHED_PRICE = 0.5
+"""What a cached input token costs, as a share of the price."""
 _HINT_STYLES: Mapping[str, str] = {
     **{style: style for style in ("openai", "azure", "anthropic", "mistral", "groq")},
     "paced": "generic",
@@ -33,6 +37,7 @@ class Taken:
     ticket: Ticket
     first_byte_s: float
     total_s: float
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class Refused:
 class _Quota:
     """One true quota with its drift and its other users."""
 
-    __slots__ = ("_drifts", "_key", "_outside_at", "_phase_s", "model")
+    __slots__ = ("_drifts", "_key", "_outside_at", "_phase_s", "_warm", "model")
 
     def __init__(self, key: SimulatedKey, rng: Random) -> None:
         self.model: LimitModel = (
@@ -54,9 +59,19 @@ class _Quota:
             else make_limit_model(key.style, key.limits, organisation=key.quota_id)
         )
         self._key = key
+        self._warm: dict[str, float] = {}
         self._drifts = sorted(key.drift, reverse=True)
         self._outside_at = 0.0
         self._phase_s = rng.uniform(0.0, 2 * key.outside_period_s)
+
+    def is_warm(self, demand: Demand, now: float) -> bool:
+        """Tell whether the request's beginning is in the prompt cache."""
+        return bool(demand.cached_tokens) and now - self._warm.get(demand.affinity, -math.inf) <= WARM_S
+
+    def warmed(self, demand: Demand, now: float) -> None:
+        """Take in that the prompt was read."""
+        if demand.affinity:
+            self._warm[demand.affinity] = now
 
     def advance(self, name: str, now: float) -> None:
         """Bring drift and outside load up to date."""
@@ -94,40 +109,45 @@ class World:
         key, quota = self.keys[key_name], self._of_key[key_name]
         quota.advance(demand.model, now)
         unix = START_UNIX + now
-        answer = quota.model.admit(cost_of(demand), unix)
+        warm = quota.is_warm(demand, now)
+        answer = quota.model.admit(cost_of(demand, warm=warm), unix)
         style = _HINT_STYLES.get(key.style)
         hint = None
         if answer.headers and style is not None and self._tells:
             # Through the wire format and back: the balancer gets what a real one would, rounding included.
             hint = parse_hint(dict(answer.headers), style, now_unix=unix)
         if isinstance(answer, Admitted):
+            quota.warmed(demand, now)
             first_byte_s = key.first_byte_s
-            return Taken(hint, answer.ticket, first_byte_s, first_byte_s + key.token_s * demand.output_tokens)
+            total_s = first_byte_s + key.token_s * demand.output_tokens
+            return Taken(hint, answer.ticket, first_byte_s, total_s, demand.cached_tokens if warm else 0)
         return Refused(hint)
 
-    def end(self, key_name: str, demand: Demand, ticket: Ticket, now: float) -> TokenUsage:
+    def end(self, key_name: str, demand: Demand, taken: Taken, now: float) -> TokenUsage:
         """Settle an answered request."""
-        usage = TokenUsage(demand.input_tokens, demand.output_tokens, demand.cached_tokens)
+        usage = TokenUsage(demand.input_tokens, demand.output_tokens, taken.cached_tokens)
         quota = self._of_key[key_name]
         quota.advance(demand.model, now)
-        quota.model.settle(ticket, usage, START_UNIX + now)
+        quota.model.settle(taken.ticket, usage, START_UNIX + now)
         return usage
 
     def fits_in(self, key_name: str, demand: Demand, now: float) -> float:
         """Return seconds until the key would take the request: the truth, for the oracle alone."""
         quota = self._of_key[key_name]
         quota.advance(demand.model, now)
-        return quota.model.would_fit_in(cost_of(demand), START_UNIX + now)
+        return quota.model.would_fit_in(cost_of(demand, warm=quota.is_warm(demand, now)), START_UNIX + now)
 
     def room(self, key_name: str, demand: Demand, now: float) -> float:
         """Return the smallest free share of a dimension that is left after the request (the oracle's measure)."""
-        model = self._of_key[key_name].model
-        charges = model.charges(cost_of(demand))
+        quota = self._of_key[key_name]
+        model = quota.model
+        charges = model.charges(cost_of(demand, warm=quota.is_warm(demand, now)))
         capacities = model.capacities(demand.model)
         left = model.available(demand.model, START_UNIX + now)
         return min(((left[name] - charges[name]) / capacities[name] for name in left), default=math.inf)
 
-    def price(self, key_name: str, demand: Demand) -> float:
-        """Return what the request costs on this key, in the price list's currency."""
+    def price(self, key_name: str, usage: TokenUsage) -> float:
+        """Return what an answer costs on this key, in the price list's currency."""
         key = self.keys[key_name]
-        return (demand.input_tokens * key.input_price + demand.output_tokens * key.output_price) / 1e6
+        input_tokens = usage.input - (1.0 - CACHED_PRICE) * usage.cached_input
+        return (input_tokens * key.input_price + usage.output * key.output_price) / 1e6

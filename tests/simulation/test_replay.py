@@ -173,7 +173,7 @@ def test_pool_files_round_trip() -> None:
 
 class TestStudy:
     def test_names(self) -> None:
-        assert study.strategies_named("all") == (BLIND, PLAIN, *STRATEGY_NAMES)
+        assert study.strategies_named("all") == (BLIND, PLAIN, *STRATEGY_NAMES, "adaptive+cache_affinity")
         assert study.strategies_named("weighted_round_robin, weighted,oracle,blind") == ("weighted", BLIND)
         for text in ("", ",", "oracle"):
             with pytest.raises(ValueError, match="at least one"):

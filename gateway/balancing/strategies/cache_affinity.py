@@ -1,10 +1,11 @@
 """Keeps a conversation, or a shared prompt prefix, on the quota whose prompt cache is warm.
 
 Prompt caches belong to a provider's organisation, so the affinity is to a quota and any of its keys. Rendezvous
-hashing (Thaler and Ravishankar 1998): each quota's rank for an `ask.affinity` is a hash of both; when a quota goes,
-only its own conversations move, and they come back with it. Bounded load (Mirrokni, Thorup, Zadimoghaddam 2018): a
-quota that carries more than `load_factor` times its share of what is in flight is passed over, so that one hot prefix
-cannot drown it. Large pools are hashed in two steps (cluster, then quota): the cost grows with the root of their size.
+hashing (Thaler and Ravishankar 1998), weighted by the keys: each quota's rank for an `ask.affinity` is a hash of both;
+when a quota goes, only its own conversations move, and they come back with it. Bounded load (Mirrokni, Thorup,
+Zadimoghaddam 2018): a quota that carries more than `load_factor` times its share of what is in flight is passed over,
+so that one hot prefix cannot drown it. Large pools are hashed in two steps (cluster, then quota): the cost grows with
+the root of their size.
 
 A modifier: without an affinity, or when every ranked quota is passed over, the inner strategy decides.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from math import isqrt, log
+from math import inf, isqrt, log
 from random import Random
 
 from gateway.balancing.predictor import Learning
@@ -22,51 +23,55 @@ from gateway.balancing.ready import Candidate, Ready
 from gateway.balancing.strategy import Learns, Strategy, least
 
 LOAD_FACTOR = 1.25
+LOAD_FLOOR = 3
+"""So many requests in flight are no load, however idle the others are."""
 SAMPLE = 3
 _TRIED_QUOTAS = 3
 _FLAT = 64
 _MANTISSA = (1 << 52) - 1
 _UNIT = 1.0 / (_MANTISSA + 1)
-_LOWEST = -(1 << 63)
+_LOWEST = -inf
 
 
 def _seed(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _ranks(seeds: Sequence[int], key: int) -> list[int]:
-    """Mix each with `key`. The hash of a tuple of integers is xxHash in C, and the same in every process.
+def _ranks(seeds: Sequence[int], weights: Sequence[float], key: int) -> list[float]:
+    """Rank each for `key`, the largest first, so that each wins in proportion to its weight: ln(u) / weight.
 
-    The third element is one more round: that hash does not mix its last element into all bits.
+    u is the mix of seed and key as a fraction. The hash of a tuple of integers is xxHash in C, and the same in every
+    process; the third element is one more round: that hash does not mix its last element into all bits.
     """
-    return [hash((seed, key, 7)) for seed in seeds]
+    return [
+        log(((hash((seed, key, 7)) & _MANTISSA) + 0.5) * _UNIT) / weight
+        for seed, weight in zip(seeds, weights, strict=True)
+    ]
 
 
 @dataclass(slots=True)
 class _Cluster:
-    """Some of the quotas: by position the seed of each, and where its keys stand among the candidates."""
+    """Some of the quotas: by position the seed and weight of each, and where its keys stand among the candidates."""
 
     seed: int
     seeds: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
     indexes: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Groups:
     clusters: list[_Cluster]
-    quotas: int
+    weight: float
+    seeds: list[int]
+    weights: list[float]
 
     def cluster_of(self, key: int) -> _Cluster:
-        """Rank so that each wins in proportion to its size: weighted rendezvous, the largest ln(u) / size."""
-        clusters = self.clusters
-        if len(clusters) == 1:
-            return clusters[0]
-        ranks = _ranks([cluster.seed for cluster in clusters], key)
-        scores = [
-            log(((rank & _MANTISSA) + 0.5) * _UNIT) / len(cluster.seeds)
-            for rank, cluster in zip(ranks, clusters, strict=True)
-        ]
-        return clusters[scores.index(max(scores))]
+        """Give the one that ranks first for `key`, in proportion to what is in it."""
+        if len(self.clusters) == 1:
+            return self.clusters[0]
+        ranks = _ranks(self.seeds, self.weights, key)
+        return self.clusters[ranks.index(max(ranks))]
 
 
 class CacheAffinity:
@@ -94,14 +99,15 @@ class CacheAffinity:
         affinity = ready.ask.affinity
         if affinity is not None:
             groups = self._groups(ready)
-            bound = self._load_factor * (sum_in_flight(ready) + 1) / groups.quotas
+            per_weight = self._load_factor * (sum_in_flight(ready) + 1) / groups.weight
             key = _seed(affinity)
             cluster = groups.cluster_of(key)
-            ranks = _ranks(cluster.seeds, key)
+            ranks = _ranks(cluster.seeds, cluster.weights, key)
             for _ in range(min(_TRIED_QUOTAS, len(ranks))):
                 place = ranks.index(max(ranks))
                 ranks[place] = _LOWEST
                 indexes = cluster.indexes[place]
+                bound = max(LOAD_FLOOR, per_weight * cluster.weights[place])
                 if ready.candidates[indexes[0]].state.quota.in_flight > bound:
                     continue
                 found = ready.first_of(indexes, SAMPLE, rng)
@@ -121,8 +127,15 @@ class CacheAffinity:
                 seed = _seed(quota_id)
                 # By hash, not by position: a quota that comes or goes leaves the others in their clusters.
                 clusters[seed % count].seeds.append(seed)
+                clusters[seed % count].weights.append(sum(ready.candidates[index].weight for index in indexes))
                 clusters[seed % count].indexes.append(indexes)
-            groups = _Groups([cluster for cluster in clusters if cluster.seeds], len(quotas))
+            clusters = [cluster for cluster in clusters if cluster.seeds]
+            groups = _Groups(
+                clusters,
+                sum(sum(cluster.weights) for cluster in clusters),
+                [cluster.seed for cluster in clusters],
+                [sum(cluster.weights) for cluster in clusters],
+            )
             ready.level.cache["cache_affinity"] = groups
         return groups
 
@@ -130,7 +143,9 @@ class CacheAffinity:
         affinity = ready.ask.affinity
         if affinity is None:
             return self._inner.score(candidate, ready)
-        return 0.5 - _ranks([_seed(candidate.endpoint.quota_id)], _seed(affinity))[0] / 2**64
+        quota_id = candidate.endpoint.quota_id
+        weight = sum(each.weight for each in ready.candidates if each.endpoint.quota_id == quota_id)
+        return -_ranks([_seed(quota_id)], [weight], _seed(affinity))[0]
 
 
 def sum_in_flight(ready: Ready) -> int:
