@@ -55,6 +55,7 @@ class StrategyOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     `weight_by`: what `weighted` follows. `threshold`: the free share of a limit below which `rate_limit_aware` turns
     elsewhere. `overflow_daily`: it spends daily limits only when the others are full. `home_region`: where callers are
     that do not say so, for `geographic`. `cache_affinity`: keep conversations where their prompt cache is warm.
+    `limits_are_caps`: `predictive` never goes above a configured limit, even where the provider grants more.
     """
 
     weight_by: Literal["fixed", "limit", "remaining", "price"] | UnsetType = UNSET
@@ -62,6 +63,7 @@ class StrategyOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     overflow_daily: bool | UnsetType = UNSET
     home_region: str | UnsetType = UNSET
     cache_affinity: bool | UnsetType = UNSET
+    limits_are_caps: bool | UnsetType = UNSET
 
 
 class Fallback(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
