@@ -41,6 +41,8 @@ SAMPLES: dict[str, Any] = {
     "externalSecret.data": [{"secretKey": "changed", "remoteRef": {"key": "changed"}}],
     "tmpSizeLimit": "1Gi",
     "gateway.state.sizeLimit": "1Gi",
+    "gateway.spool.sizeLimit": "2Gi",
+    "gateway.spool.processSize": "2GiB",
     "cnpg.storageSize": "9Gi",
     "devDatabase.storageSize": "9Gi",
     "httpRoute.requestTimeout": "90s",

@@ -146,6 +146,16 @@ environment. Only passwords that are put into a URL here must be variables.
   value: {{ $.values.drainLeadSeconds | quote }}
 - name: LLM_PROXY_DRAIN
   value: {{ $.values.drainSeconds | quote }}
+{{- if eq $.component "gateway" }}
+- name: LLM_PROXY_WORKERS
+  value: {{ .gateway.workers | quote }}
+{{- if .gateway.spool.enabled }}
+- name: LLM_PROXY_USAGE_SPOOL
+  value: /var/lib/llm-proxy/spool
+- name: LLM_PROXY_USAGE_SPOOL_SIZE
+  value: {{ .gateway.spool.processSize | quote }}
+{{- end }}
+{{- end }}
 {{- if and (eq $.component "gateway") .gateway.state.enabled }}
 - name: LLM_PROXY_STATE_PATH
   value: /var/lib/llm-proxy/state/state

@@ -120,7 +120,7 @@ annotations:
 {{- end -}}
 
 {{- /* Pools, and beside them the connections that listen and, in control, hold the jobs' lock. */ -}}
-{{- define "llm-proxy.gatewayConnections" -}}{{ add .Values.database.poolSize 1 }}{{- end -}}
+{{- define "llm-proxy.gatewayConnections" -}}{{ mul .Values.gateway.workers (add .Values.database.poolSize 1) }}{{- end -}}
 {{- define "llm-proxy.controlConnections" -}}{{ add (mul 2 .Values.database.poolSize) 2 }}{{- end -}}
 
 {{- define "llm-proxy.connections" -}}

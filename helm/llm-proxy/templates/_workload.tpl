@@ -171,6 +171,10 @@ readinessProbe:
 {{- define "llm-proxy.volumeMounts" -}}
 - name: tmp
   mountPath: /tmp
+{{- if and (eq .component "gateway") .root.Values.gateway.spool.enabled }}
+- name: spool
+  mountPath: /var/lib/llm-proxy/spool
+{{- end }}
 {{- if and (eq .component "gateway") .root.Values.gateway.state.enabled }}
 - name: state
   mountPath: /var/lib/llm-proxy/state
@@ -207,6 +211,13 @@ readinessProbe:
 - name: tmp
   emptyDir:
     sizeLimit: {{ .root.Values.tmpSizeLimit }}
+{{- with .root.Values.gateway.spool }}
+{{- if and (eq $.component "gateway") .enabled }}
+- name: spool
+  emptyDir:
+    sizeLimit: {{ .sizeLimit }}
+{{- end }}
+{{- end }}
 {{- with .root.Values.gateway.state }}
 {{- if and (eq $.component "gateway") .enabled }}
 - name: state
