@@ -136,3 +136,10 @@ class Hedging:
         else:
             self._first_bytes.move_to_end(model)
         known.add(seconds)
+
+
+def hedging_by(policy: HedgePolicy | None, before: Hedging | None) -> Hedging | None:
+    """Give what hedges by `policy` (None: nothing does); under an unchanged one what was measured stays."""
+    if policy is None or (before is not None and before.policy == policy):
+        return None if policy is None else before
+    return Hedging(policy)

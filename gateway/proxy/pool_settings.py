@@ -11,7 +11,7 @@ from gateway.balancing.hedging import HedgePolicy
 from gateway.balancing.strategies.registry import StrategyOptions, make_strategy
 from gateway.balancing.strategies.weighted import WeightBy
 from gateway.balancing.strategy import Strategy
-from tenants.snapshot import PoolSnapshot
+from tenants.snapshot import PoolSnapshot, TenantSnapshot
 
 logger = logging.getLogger(__name__)
 
@@ -131,3 +131,13 @@ def strategy_of(
     except ValueError as error:
         logger.error("strategy replaced by weighted: %s", error, extra={"tenant": tenant, "pool": pool.name})
         return make_strategy("weighted", options)
+
+
+def read_residency(tenant: TenantSnapshot) -> tuple[str, ...]:
+    """Read the patterns of the only regions in which the tenant may be served; empty: any."""
+    found = tenant.settings.get("residency", ())
+    if isinstance(found, list | tuple) and all(isinstance(each, str) and each for each in found):
+        return tuple(found)
+    # A hard rule that cannot be read admits nothing, rather than everything.
+    logger.error("the tenant's setting `residency` is no list of regions", extra={"tenant": tenant.slug})
+    return ("-",)

@@ -20,7 +20,7 @@ from gateway.balancing.balancer import Balancer
 from gateway.balancing.book import Beliefs, QuotaBook, QuotaLeasing
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.fallback import Rung
-from gateway.balancing.hedging import HedgePolicy, Hedging
+from gateway.balancing.hedging import Hedging, hedging_by
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.retry import RetryBudget, RetryPolicy
 from gateway.balancing.strategies.cache_affinity import CacheAffinity
@@ -28,7 +28,7 @@ from gateway.balancing.strategies.registry import DEFAULT, TENANTS_DEFAULT
 from gateway.balancing.strategy import Strategy
 from gateway.metering.pricing import PriceTable
 from gateway.proxy.channel import HeaderList
-from gateway.proxy.pool_settings import PoolSettings, read_settings, strategy_of
+from gateway.proxy.pool_settings import PoolSettings, read_residency, read_settings, strategy_of
 from gateway.proxy.queue import PoolQueue
 from gateway.proxy.sizing import Sizing
 from gateway.upstream.guard import EgressPolicy
@@ -233,7 +233,7 @@ def build_tenant(snapshot: TenantSnapshot, previous: TenantRuntime | None, works
         default=default,
         book=book,
         draining={endpoint_id_of(each.key_id, each.number): each for each in snapshot.draining},
-        residency=_residency(snapshot),
+        residency=read_residency(snapshot),
     )
 
 
@@ -309,7 +309,7 @@ def _build_pool(
             queue=queue,
             regions=regions,
             rungs=settings.rungs,
-            hedging=_hedging(None, settings.hedge_policy),
+            hedging=hedging_by(settings.hedge_policy, None),
             sizing=sizing if settings.right_size else None,
         )
     if (before.strategy_name, before.settings.strategy_options) != (pool.strategy, settings.strategy_options):
@@ -323,17 +323,11 @@ def _build_pool(
     before.endpoints, before.targets, before.regions = tuple(endpoints), targets, regions
     before.rungs = settings.rungs
     before.sizing = sizing if settings.right_size else None
-    before.hedging = _hedging(before.hedging, settings.hedge_policy)
+    before.hedging = hedging_by(settings.hedge_policy, before.hedging)
     before.queue.configure(max_waiting=settings.max_waiting, late_lane=settings.late_lane is not None)
     before.known_serves.clear()
     before.balancer.reconfigure(endpoints, quotas, before.strategy)
     return before
-
-
-def _hedging(before: Hedging | None, policy: HedgePolicy | None) -> Hedging | None:
-    if policy is None or (before is not None and before.policy == policy):
-        return None if policy is None else before
-    return Hedging(policy)
 
 
 def _build_target(tenant: TenantSnapshot, pool: PoolSnapshot, key: KeySnapshot, workshop: Workshop) -> KeyTarget | None:
@@ -393,15 +387,6 @@ def _resolve(key: KeySnapshot, dialect: str, workshop: Workshop) -> Target | Non
         workshop.resolved.clear()
     workshop.resolved[place] = target
     return target
-
-
-def _residency(tenant: TenantSnapshot) -> tuple[str, ...]:
-    found = tenant.settings.get("residency", ())
-    if isinstance(found, list | tuple) and all(isinstance(each, str) and each for each in found):
-        return tuple(found)
-    # A hard rule that cannot be read admits nothing, rather than everything.
-    logger.error("the tenant's setting `residency` is no list of regions", extra={"tenant": tenant.slug})
-    return ("-",)
 
 
 def _quota(quota: QuotaSnapshot) -> Quota:
