@@ -67,6 +67,8 @@ def _run(*, data_path: bool, control: bool, workers: str | None = "1") -> None:
     from gateway.preflight import preflight
     from gateway.setting_values import workers as parse_workers
 
+    # A core file would hold every provider key in service; workers inherit the limit.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     settings = settings_from_environment()
     configure_logging(settings.log_level, settings.log_format)
     asyncio.run(preflight(settings, control=control, patience_s=_DATABASE_PATIENCE_S))

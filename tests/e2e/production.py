@@ -122,6 +122,10 @@ class Installation:
         await asyncio.to_thread(wait_for, f"http://127.0.0.1:{port}/readyz", process, log)
         return f"http://127.0.0.1:{port}"
 
+    def limits(self) -> list[str]:
+        """Return what each process that was started may use, as Linux tells it."""
+        return [Path(f"/proc/{process.pid}/limits").read_text() for process in self.processes]
+
     def stop_all(self) -> None:
         for process in self.processes:
             process.send_signal(signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,8 @@ async def test_down_slow_disabled_and_back(tmp_path: Path, provider: SeparatePro
             token = await asyncio.to_thread(running.new_tenant, base_url, "acme", pool_of(provider, "one"))
             async with httpx2.AsyncClient(base_url=base_url, headers={"authorization": f"Bearer {token}"}) as client:
                 assert await chat(client) == 200
+                for limits in running.limits():
+                    assert re.search(r"Max core file size +0 +0 ", limits), "a core file would hold provider keys"
 
                 vault.hang()
                 assert [await chat(client) for _ in range(20)] == [200] * 20, "slow"
