@@ -20,6 +20,8 @@ from tests.e2e.conftest import free_port, wait_for
 from tests.e2e.production import Installation, InterruptiblePostgres, installation
 from tests.hostile.provider import Provider
 
+_START_S = 300.0
+"""How long a start may take on a machine that is busy with other things."""
 PATH = b"/pools/main/v1/chat/completions"
 
 
@@ -80,7 +82,8 @@ class World:
         if process.running.poll() is None:
             return
         process.running, process.log = self.installation.spawn(process.command, process.port)
-        await asyncio.to_thread(wait_for, f"http://127.0.0.1:{process.port}/readyz", process.running, process.log)
+        url = f"http://127.0.0.1:{process.port}/readyz"
+        await asyncio.to_thread(wait_for, url, process.running, process.log, _START_S)
 
     async def in_flight(self, process: Process) -> float:
         async with httpx2.AsyncClient(timeout=10) as client:

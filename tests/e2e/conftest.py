@@ -55,9 +55,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = START_TIMEOUT_S) -> None:
     """Return when `url` answers 200; fail with the log when the process ends or the time is up."""
-    give_up = time.monotonic() + START_TIMEOUT_S
+    give_up = time.monotonic() + timeout_s
     while time.monotonic() < give_up:
         if process.poll() is not None:
             raise AssertionError(f"the process ended with {process.returncode}:\n{log.read_text()}")
@@ -67,7 +67,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except httpx2.TransportError:
             pass
         time.sleep(0.05)
-    raise AssertionError(f"{url} did not answer 200 in {START_TIMEOUT_S} s:\n{log.read_text()}")
+    raise AssertionError(f"{url} did not answer 200 in {timeout_s} s:\n{log.read_text()}")
 
 
 @contextmanager
