@@ -21,6 +21,10 @@ test: $(VENV)/.dev ## Run the whole test suite
 test-rotations: $(VENV)/.dev ## Rotate a key 200 times in a row under load, and kill rotations at every step (eight minutes)
 	$(BIN)/python -m pytest tests/e2e/test_rotation_under_load.py tests/tenants/test_rotation_killed.py tests/tenants/test_rotation_drivers.py -m slow $(PYTEST_ARGS)
 
+.PHONY: test-leases
+test-leases: $(VENV)/.dev ## Share 6,000 requests a minute between processes on two hosts through kills and outages (root on Linux, eight minutes)
+	$(BIN)/python -m pytest tests/leases/test_fleet.py -m slow -s $(PYTEST_ARGS)
+
 .PHONY: test-kms
 test-kms: $(VENV)/.dev .venv-kms/.ready ## Try the KEK providers against OpenBao and moto's AWS KMS (real servers, 120 MB to download)
 	$(BIN)/python -m pytest tests/kms -m slow $(PYTEST_ARGS)

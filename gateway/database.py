@@ -131,7 +131,7 @@ class Postgres:
                 server_settings=self._server_settings,
             )
         except AWAY as error:
-            raise _away(error) from error
+            raise away(error) from error
         return connection
 
     async def listen(self, heard: Callable[[Change], None], *, retry_s: float = 1.0, heartbeat_s: float = 15.0) -> None:
@@ -184,28 +184,28 @@ class Postgres:
         try:
             connection = await pool.acquire(timeout=self._acquire_timeout_s)
         except AWAY as error:
-            raise _away(error) from error
+            raise away(error) from error
         try:
             transaction = connection.transaction()
             try:
                 await transaction.start()
                 await connection.execute("select set_config($1, $2, true)", setting, value)
             except AWAY as error:
-                raise _away(error) from error
+                raise away(error) from error
             try:
                 yield connection
             except AWAY as error:
                 await _roll_back(transaction)
                 if isinstance(error, Unavailable) or not _is_ours(error, connection):
                     raise
-                raise _away(error) from error
+                raise away(error) from error
             except BaseException:
                 await _roll_back(transaction)
                 raise
             try:
                 await transaction.commit()
             except AWAY as error:
-                raise _away(error) from error
+                raise away(error) from error
         finally:
             with contextlib.suppress(*AWAY):
                 await pool.release(connection, timeout=self._acquire_timeout_s)
@@ -226,7 +226,7 @@ class Postgres:
                     await pool
                 except AWAY as error:
                     pool.terminate()
-                    raise _away(error) from error
+                    raise away(error) from error
                 self._pool = pool
             return self._pool
 
@@ -251,7 +251,8 @@ def _is_ours(error: BaseException, connection: Connection) -> bool:
     return isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError) or connection.is_closed()
 
 
-def _away(error: BaseException) -> DatabaseAway:
+def away(error: BaseException) -> DatabaseAway:
+    """Tell that the server is away, after one of `AWAY`."""
     return DatabaseAway(
         "The database does not answer.",
         hint="Try again in a few seconds; the operators are told.",

@@ -121,7 +121,14 @@ class Desk:
     def __len__(self) -> int:
         return len(self._active)
 
-    def open(self, tenant_id: UUID, quota_id: str, family: str, ledger: Ledger, book: QuotaBook | None = None) -> None:
+    def open(
+        self,
+        tenant_id: UUID,
+        quota_id: str,
+        family: str,
+        ledger: Ledger,
+        book: QuotaBook | None = None,
+    ) -> None:
         """Put a ledger under a lease: that of its predecessor, while that is in use."""
         key = (tenant_id, quota_id)
         held = self._active.get(key, {}).get(family)
@@ -207,7 +214,7 @@ class Desk:
             demand, need = 2.0 * part.rate + meter.need, meter.need
         if part.counts_requests:
             need = 1.0
-        part.need = max(part.need, meter.need)
+        part.need = max(0.5 * part.need, meter.need)
         want = demand * HORIZON_S
         if source.window_s < DAY_S:
             want = max(want, limit * BURST)
@@ -275,8 +282,7 @@ class Desk:
 
     def _left(self, held: Held) -> None:
         """The lease is returned: back to the state before the first exchange."""
-        lease = held.lease
-        families = self._active[held.key]
+        lease, families = held.lease, self._active[held.key]
         found = self._keys_of(held.key)
         del families[held.name]
         if not families:

@@ -156,6 +156,7 @@ class LeaseDriver:
         """Give everything back, if the store can be reached."""
         self.desk.leave()
         await self.exchange()
+        await self._store.close()
 
 
 def _decode(state: bytes | None) -> Row | None:

@@ -212,7 +212,8 @@ def _grant(account: Account, mine: Holding, draw: Draw, others: list[tuple[float
         if other.since and (not mine.since or other.since < mine.since):
             ahead += max(0.0, other.need - other.held)
     wish = max(0.0, draw.want - draw.keep)
-    extra = part_of_first(wish, pending, free)
+    # Those who wait for more than their part come first.
+    extra = min(part_of_first(wish, pending, free), max(0.0, free - ahead))
     whole = account.kind == "slots" or draw.need == 1.0
     if whole:
         extra = float(int(extra + 1e-9))

@@ -41,6 +41,9 @@ class LeaseStore(Protocol):
     async def swap(self, swaps: Sequence[Swap]) -> set[Key]:
         """Put rows back, each for itself; give those that still stood at `before`."""
 
+    async def close(self) -> None:
+        """Let go of what the store holds open."""
+
 
 class InMemoryLeaseStore:
     """The twin: a dictionary, and a clock of its own. `broken` set to an exception makes every call fail with it."""
@@ -71,3 +74,6 @@ class InMemoryLeaseStore:
                 self.rows[swap.key] = Stored(swap.version, swap.state)
                 done.add(swap.key)
         return done
+
+    async def close(self) -> None:
+        """See `LeaseStore.close`."""

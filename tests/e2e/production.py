@@ -10,7 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +29,9 @@ PROGRAM = str(Path(sys.executable).parent / "llm-proxy")
 class InterruptiblePostgres:
     """A real server behind a fixed local port: `stop` shuts the server down, `start` brings it back where it was."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, addresses: Sequence[str] = ("127.0.0.1",)) -> None:
         self.port = free_port()
+        self._addresses = addresses
         self._server = EmbeddedPostgres(directory, settings=UNSAFE_BUT_FAST)
         self._target: int | None = None
         self._relay: asyncio.Server | None = None
@@ -45,7 +46,7 @@ class InterruptiblePostgres:
     async def start(self) -> None:
         address = await asyncio.to_thread(self._server.start)
         self._target, self._password = address.port, address.password
-        self._relay = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
+        self._relay = await asyncio.start_server(self._forward, self._addresses, self.port)
 
     async def stop(self) -> None:
         if self._relay is not None:
@@ -184,9 +185,11 @@ def bootstrap(environment: dict[str, str]) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def installation(directory: Path, issuer_port: int, **variables: str) -> AsyncIterator[Installation]:
+async def installation(
+    directory: Path, issuer_port: int, addresses: Sequence[str] = ("127.0.0.1",), **variables: str
+) -> AsyncIterator[Installation]:
     """Set up what an operator sets up: database, role, secrets, first client."""
-    postgres = InterruptiblePostgres(directory / "postgres")
+    postgres = InterruptiblePostgres(directory / "postgres", addresses)
     await postgres.start()
     password = Secret(secrets.token_urlsafe(16))
     await asyncio.to_thread(migrate, postgres.owner_url)

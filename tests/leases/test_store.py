@@ -28,7 +28,9 @@ async def store(request: pytest.FixtureRequest, test_database: TestDatabase) -> 
         yield InMemoryLeaseStore(time.time)
         return
     postgres = Postgres(test_database.url, max_size=4)
-    yield PostgresLeaseStore(postgres)
+    store = PostgresLeaseStore(postgres)
+    yield store
+    await store.close()
     await postgres.close()
 
 
@@ -68,21 +70,26 @@ async def test_batches_over_the_same_rows_never_wait_for_each_other_for_ever(tes
     await store.swap([Swap(key, 0, 1, b"") for key in keys])
 
     async def work(seed: int) -> int:
+        store = PostgresLeaseStore(postgres)
         rng, won = Random(seed), 0
         for _ in range(10):
             _, found = await store.read(keys)
             order = rng.sample(keys, len(keys))
             won += len(await store.swap([Swap(key, found[key].version, found[key].version + 1, b"") for key in order]))
+        await store.close()
         return won
 
     won = sum(await asyncio.gather(*(work(seed) for seed in range(4))))
     _, found = await store.read(keys)
     assert sum(row.version - 1 for row in found.values()) == won > 0
+    await store.close()
     await postgres.close()
 
 
 async def test_a_tenant_sees_its_own_rows_alone(test_database: TestDatabase, database: Postgres) -> None:
-    await PostgresLeaseStore(database).swap([Swap(A, 0, 1, b"one"), Swap(B, 0, 1, b"two")])
+    store = PostgresLeaseStore(database)
+    await store.swap([Swap(A, 0, 1, b"one"), Swap(B, 0, 1, b"two")])
+    await store.close()
     async with database.tenant(A[0]) as connection:
         assert [row["quota_id"] for row in await connection.fetch("select quota_id from quota_lease")] == ["a"]
 
@@ -115,7 +122,9 @@ async def test_processes_divide_a_quota_over_a_real_postgres(test_database: Test
         await asyncio.gather(*(driver.exchange() for driver in drivers))
     assert 590 <= sent <= 600 + 10 * 60
     assert all(driver.failures == 0 for driver in drivers)
-    _, rows = await PostgresLeaseStore(pools[0]).read([(tenant, "q")])
+    store = PostgresLeaseStore(pools[0])
+    _, rows = await store.read([(tenant, "q")])
     assert rows[tenant, "q"].version > 40
+    await store.close()
     await asyncio.gather(*(driver.close() for driver in drivers))
     await asyncio.gather(*(postgres.close() for postgres in pools))
