@@ -47,6 +47,8 @@ HORIZON_S = 1.5
 BURST = 1.0 / 16.0
 KEEP_S = 0.25
 """For so much demand a process keeps what it holds while an exchange is under way."""
+SPARE = 1.0 / 64.0
+"""This part of the limit it keeps as well, while nobody goes short."""
 IDLE_S = 10.0
 TOLD_S = 1.5
 """The provider's word on what is left is passed on while it is younger than this."""
@@ -72,6 +74,8 @@ class Part:
     lessees: int = int(1.0 / NEWCOMER) - 1
     free: float = 0.0
     is_alone: bool = False
+    plenty: bool = False
+    """The last exchange granted all that was wanted."""
 
     def measure(self, meter: LeasedMeter, now: float) -> None:
         """Work out the demand a second: up at once, down slowly."""
@@ -219,7 +223,11 @@ class Desk:
         if source.window_s < DAY_S:
             want = max(want, limit * BURST)
         want = min(limit, max(want, need, part.need))
-        keep = 0.0 if leaving else max(0.0, min(meter.balance, part.rate * KEEP_S))
+        keep = part.rate * KEEP_S
+        if part.plenty and source.window_s < DAY_S:
+            # A burst, or an exchange that takes long, must not stop requests while there is enough for everybody.
+            keep = max(keep, limit * SPARE)
+        keep = 0.0 if leaving else max(0.0, min(meter.balance, keep))
         part.returned = meter.balance - keep
         part.sent = meter.spent
         meter.balance = keep
@@ -262,6 +270,7 @@ class Desk:
                     continue
                 more |= self._take_over(part, meter, grant)
                 short |= grant.short
+                part.plenty = not grant.short
                 self._lower(held, dimension, grant, now)
             held.renewed_at = sent_at
             lease.until = sent_at + LEASE_S
