@@ -11,11 +11,11 @@ from collections import deque
 from gateway.balancing.outcome import TokenUsage
 from gateway.metering.usage import EMPTY, Reading, read_body, read_tail
 
-HEAD_BYTES = 4096
+HEAD_BYTES = 2048
 """Enough for the first event: Anthropic's `message_start` (input tokens) and the model of every dialect."""
 TAIL_BYTES = 32768
 """A whole JSON answer up to this size is decoded as such."""
-STREAM_TAIL_BYTES = 8192
+STREAM_TAIL_BYTES = 4096
 """Enough of a stream for the usage in its last events: thousands of streams are open for minutes."""
 
 

@@ -43,7 +43,8 @@ class Inquiry:
 
     def release(self) -> None:
         """Forget the headers: there is an answer, and nobody asks again."""
-        self.channel.headers = self.head.credentials = self.head.forwarded = []
+        self.channel.headers.clear()  # in place: the connection holds the same list
+        self.head.credentials = self.head.forwarded = []
 
 
 class Leaver:

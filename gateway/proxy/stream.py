@@ -70,6 +70,8 @@ async def relay(
     try:
         headers, length = answer_headers(answer, record)
         await channel.send_head(answer.status, headers, hold=answer.has_bytes)
+        del headers
+        answer.forget_headers()
         try:
             left = length if not answer.streaming else -1
             while chunk := await answer.read():

@@ -116,6 +116,10 @@ class Answer:
         """Tell whether `read` would return at once with bytes."""
         return bool(self._buffer) or self._response.held_bytes > 0
 
+    def forget_headers(self) -> None:
+        """Let go of the headers: they were read, and the body may take minutes."""
+        self.headers = self._response.headers = []
+
     async def read(self) -> bytes:
         """Return the next body bytes, b"" at the end; an UpstreamError has been reported to the exchange already."""
         if not self._committed:
