@@ -22,6 +22,7 @@ from auth.principal import Principal
 from auth.secret import Secret
 from gateway.metering.event import UsageEvent
 from gateway.metering.pricing import load_prices
+from gateway.policy.allowance import Allowances
 from gateway.proxy.app import DataPath
 from gateway.proxy.directory import Directory, InMemoryLoader
 from gateway.proxy.intake import IntakeLimits
@@ -205,7 +206,10 @@ class Gateway:
 
 @asynccontextmanager
 async def running_gateway(
-    *snapshots: TenantSnapshot, limits: IntakeLimits | None = None, tokens: bool = True
+    *snapshots: TenantSnapshot,
+    limits: IntakeLimits | None = None,
+    tokens: bool = True,
+    allowances: Allowances | None = None,
 ) -> AsyncIterator[Gateway]:
     """Serve the data path of `snapshots` on a loopback port; the token `good` is the tenant's."""
     egress = EgressPolicy(allow_private=True)
@@ -225,6 +229,7 @@ async def running_gateway(
         prices=load_prices(),
         rng=random.Random(0),
         limits=limits,
+        allowances=allowances,
     )
     config = uvicorn.Config(data_path, http="httptools", lifespan="off", log_config=None, access_log=False)
     config.load()

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gateway.policy.allowance import InMemoryAllowances
+from gateway.policy.rates import RateLog
 from tests.fakes.provider import RunningProvider, provider_config, running_provider
 from tests.proxy.harness import Gateway, Reply, key, pool, running_gateway, tenant
 
@@ -65,6 +67,31 @@ async def test_many_at_once_get_no_more_than_the_limit(provider: RunningProvider
         gateway.verifier.add("narrow", details=({"type": "llm_proxy", "rpm": 5},))
         replies = await asyncio.gather(*(ask(gateway, "narrow") for _ in range(20)))
         assert sorted(reply.status for reply in replies) == [200] * 5 + [429] * 15
+
+
+async def test_a_request_that_may_fit_waits_for_news_of_the_other_processes(provider: RunningProvider) -> None:
+    rates = RateLog()
+    rates.exchanged(2)
+    allowances = InMemoryAllowances(rates=rates)
+    async with running_gateway(tenant(pool("main", key("a", provider.base_url))), allowances=allowances) as gateway:
+        gateway.verifier.add("narrow", details=({"type": "llm_proxy", "rpm": 3},))
+        assert (await ask(gateway, "narrow")).status == 200
+        waiting = asyncio.create_task(ask(gateway, "narrow"))
+        for _ in range(2):  # it was refused, and asks again
+            rates.hand_out()
+            async with asyncio.timeout(10):
+                while not _is_busy(rates):
+                    await asyncio.sleep(0.01)
+        assert not waiting.done()
+        rates.exchanged(2)
+        assert (await waiting).status == 200
+        refused = await ask(gateway, "narrow")
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1"), "no news came"
+        assert "authorization_details.rpm" in message(refused)
+
+
+def _is_busy(rates: RateLog) -> bool:
+    return rates.is_busy
 
 
 async def test_children_spend_what_their_parent_may(provider: RunningProvider) -> None:
