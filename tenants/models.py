@@ -110,7 +110,7 @@ class LimiterBelief(SQLModel, table=True):
 
 
 class ProviderKey(SQLModel, table=True):
-    """One key of a pool; its secret lives in `KeyVersion`."""
+    """One key of a pool; its secret lives in `KeyVersion`. `provisioned`: made by the pool's own growth."""
 
     __tablename__ = "provider_key"
 
@@ -132,6 +132,8 @@ class ProviderKey(SQLModel, table=True):
     rotation: dict[str, Any] = _json(dict, "'{}'")
     due_at: datetime | None = _maybe_moment()
     failures: int = 0
+    provisioned: bool = False
+    retiring_at: datetime | None = _maybe_moment()
     version: int = 1
     created_at: datetime = _moment()
     updated_at: datetime = _moment()
@@ -176,6 +178,26 @@ class KeySource(SQLModel, table=True):
     config: dict[str, Any] = _json(dict, "'{}'")
     data_key_id: UUID | None = None
     sealed: bytes | None = Field(default=None, sa_type=LargeBinary)
+    version: int = 1
+    created_at: datetime = _moment()
+    updated_at: datetime = _moment()
+
+
+class PoolProvisioning(SQLModel, table=True):
+    """How a pool grows by itself; `look_at` is when it is looked at next, and the claim while it is."""
+
+    __tablename__ = "pool_provisioning"
+
+    pool_id: UUID = Field(primary_key=True)
+    tenant_id: UUID
+    source_id: UUID
+    settings: dict[str, Any] = _json(dict, "'{}'")
+    look_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    busy_since: datetime | None = _maybe_moment()
+    idle_since: datetime | None = _maybe_moment()
+    changed_at: datetime | None = _maybe_moment()
+    failures: int = 0
+    error: str | None = None
     version: int = 1
     created_at: datetime = _moment()
     updated_at: datetime = _moment()

@@ -52,6 +52,7 @@ from tenants import audit
 from tenants.api.services import CustodyParts, TenantServices
 from tenants.catalogue import Catalogue, ProviderRule
 from tenants.models import KeySource
+from tenants.provisioning import Provisioner
 from tenants.rotation import RotationEngine
 from tenants.routes import make_router as make_tenants_router
 from tenants.shredding import shred_noted
@@ -71,6 +72,7 @@ log = logging.getLogger(__name__)
 
 _PURGE_EVERY_S = 600.0
 _ROTATE_EVERY_S = 1.0
+_PROVISION_EVERY_S = 2.0
 _SHRED_EVERY_S = 30.0
 _UPSTREAM_CONNECTIONS = 50
 
@@ -232,12 +234,14 @@ class ControlParts:
             log.error("a person should look at this", extra={"alert": event, "subject": subject})
 
         self._rotation = RotationEngine(self._sessions, data_keys, driver_of, probe, now=_now, rng=rng, alert=alert)
+        self._provisioner = Provisioner(self._sessions, now=_now, alert=alert)
         self.jobs = Jobs(
             postgres,
             [
                 *maintenance_jobs(postgres),
                 Job("expired-tokens", _PURGE_EVERY_S, self._purge),
                 Job("key-rotation", _ROTATE_EVERY_S, self._rotate),
+                Job("provisioning", _PROVISION_EVERY_S, self._provision),
                 Job("shredding", _SHRED_EVERY_S, self._shred),
             ],
             metrics,
@@ -250,6 +254,9 @@ class ControlParts:
         if self._people_pool is not None:
             await self._people_pool.close()
         await self._sessions.aclose()
+
+    async def _provision(self) -> None:
+        await self._provisioner.run_once()
 
     async def _rotate(self) -> None:
         await self._rotation.run_once()

@@ -39,6 +39,8 @@ SETTINGS: Final[Mapping[str, type[msgspec.Struct]]] = MappingProxyType(
 NEEDS_CREDENTIAL: Final = frozenset(SETTINGS) - {"manual", "federated"}
 OWN_CREDENTIAL: Final = frozenset({"aws", "gcp"})
 """Drivers whose admin credential does not look like a key; they check it themselves."""
+TURNS: Final = frozenset({"azure", "aws"})
+"""Drivers of accounts with two keys: a source is one key's alone."""
 KEYLESS: Final = frozenset({"federated"})
 """Drivers whose keys have no secret."""
 
@@ -46,6 +48,11 @@ KEYLESS: Final = frozenset({"federated"})
 def mints(driver: str) -> bool:
     """Tell whether sources of a driver make keys."""
     return driver not in {"manual", *KEYLESS}
+
+
+def makes_many(driver: str) -> bool:
+    """Tell whether a source of a driver makes any number of keys, rather than none or two that take turns."""
+    return mints(driver) and driver not in TURNS
 
 
 class NoCalls:

@@ -33,6 +33,10 @@ SENTENCES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
             "Wait until it is current or failed, or revoke that version to give it up.",
         ),
         "key_source_tenant_id_name_key": ("A source with this name exists.", "Choose another name, or change it."),
+        "pool_provisioning_source": (
+            "A pool grows by this source.",
+            "Give the pool another source, or end its provisioning, first.",
+        ),
         "provider_key_source": (
             "Keys take their versions from this source, or it does not exist any more.",
             "Give the keys another source first.",

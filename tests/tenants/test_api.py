@@ -364,6 +364,30 @@ async def test_every_change_of_versions_can_be_repeated_safely(api: Api, acme: P
     assert events.count("key.rollback") == events.count("key.revoke") == 1
 
 
+async def test_a_pool_that_grows_by_itself(api: Api, acme: Planted) -> None:
+    path = f"/pools/{acme.pool_id}/provisioning"
+    await api("GET", path, expect=404)
+    body = {"name": "admin", "driver": "openai", "config": {"project_id": "p1"}, "credential": "sk-admin-0123456789"}
+    source = (await api("POST", "/sources", body, expect=201)).json()
+    wanted = {"key": {"provider": "openai", "limits": {"rpm": 100}}, "max_keys": 5}
+    made = await api("PUT", path, {"source_id": source["id"], "settings": wanted}, expect=200)
+    assert made.json()["settings"] == wanted
+    assert (made.json()["serving"], made.json()["utilisation"], made.json()["error"]) == (1, 0.0, None)
+    await api("DELETE", f"/sources/{source['id']}", expect=409)
+    await api("PUT", path, {"source_id": source["id"], "settings": {**wanted, "min_keys": 2}}, expect=200)
+    assert (await api("GET", path, expect=200)).json()["settings"]["min_keys"] == 2
+    swinging = {**wanted, "grow_above": 0.2, "shrink_below": 0.5}
+    refused = await api("PUT", path, {"source_id": source["id"], "settings": swinging}, expect=422)
+    assert refused.json()["errors"][0]["pointer"] == "/settings/shrink_below"
+    by_hand = (await api("POST", "/sources", {"name": "m", "driver": "manual"}, expect=201)).json()
+    await api("PUT", path, {"source_id": by_hand["id"], "settings": wanted}, expect=422)
+    await api("DELETE", path, expect=204)
+    await api("GET", path, expect=404)
+    events = [event["action"] for event in (await api("GET", "/audit?limit=200")).json()["items"]]
+    assert events.count("provisioning.set") == 2
+    assert "provisioning.end" in events
+
+
 async def test_roll_back_and_revoke(api: Api, acme: Planted) -> None:
     path = f"/keys/{acme.key_id}"
     await api("POST", f"{path}/rollback", {}, expect=409)
