@@ -19,7 +19,7 @@ from tenants.models import KeySource, KeyVersion, Pool, ProviderKey, Quota, new_
 from tenants.names import own_quota_name
 from tenants.rotation_commands import intent
 from tenants.sources.registry import KEYLESS, mints
-from tenants.store import keys, quotas
+from tenants.store import keys, quotas, rotations
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,7 @@ async def store_key_of_source(
             hint="Give api_key, or a source that makes keys.",
             errors=(("/source_id", f"is a {source.driver} source, which makes no keys"),),
         )
+    await rotations.refuse_taken_turns(session, source, [new.id])
     key = await _row(session, pool, new)
     key.source_id = source.id
     version = intent(key, (), at=at)

@@ -83,6 +83,7 @@ async def set_pool_rotation(
             .with_for_update(key_share=True)
         )
         rows = (await session.execute(query)).scalars().all()
+        await rotations.refuse_taken_turns(session, source, [row.id for row in rows])
         for row in rows:
             rotate_as(row, data, asked, now)
             await store.save(session, row, at=now)

@@ -186,6 +186,7 @@ async def set_rotation(
         source = await rotations.need_source(session, call.tenant_id, data.source_id)
         if asked[1] is not None:
             refuse_keyless(source)
+        await rotations.refuse_taken_turns(session, source, [key_id])
         rotate_as(row, data, asked, now)
         await store.save(session, row, at=now)
         detail = {"name": row.name, "source": None if source is None else source.name}

@@ -6,7 +6,7 @@ hold. The moved moment is the claim's fence: a step is only settled while the ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -14,9 +14,10 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from auth.errors import NotFound
+from auth.errors import Conflict, NotFound
 from tenants.lifecycle import USABLE, VersionState
 from tenants.models import KeySource, KeyVersion, ProviderKey
+from tenants.sources.registry import TURNS
 from tenants.store import keys
 
 
@@ -94,6 +95,27 @@ async def need_source(session: AsyncSession, tenant_id: UUID, source_id: UUID | 
     if source_id is not None and source is None:
         raise NotFound("The source does not exist.", hint="List the sources: GET /api/v1/sources.")
     return source
+
+
+async def refuse_taken_turns(session: AsyncSession, source: KeySource | None, key_ids: Collection[UUID]) -> None:
+    """Raise `Conflict` when a source whose two keys take turns would be more than one key's.
+
+    Whichever of them rotated first would overwrite what the other one serves with.
+    """
+    if source is None or source.driver not in TURNS:
+        return
+    query = select(col(ProviderKey.name)).where(
+        col(ProviderKey.tenant_id) == source.tenant_id,
+        col(ProviderKey.source_id) == source.id,
+        col(ProviderKey.id).not_in(list(key_ids)),
+    )
+    taken = (await session.execute(query.limit(1))).scalar_one_or_none()
+    if taken is not None or len(key_ids) > 1:
+        raise Conflict(
+            f"The two keys of {source.name}'s account take turns for one key of yours.",
+            hint="Make a source for each key: another account (azure) or another IAM user (aws).",
+            debug=f"taken by {taken}",
+        )
 
 
 def current(versions: Sequence[KeyVersion]) -> KeyVersion | None:

@@ -388,6 +388,26 @@ async def test_a_pool_that_grows_by_itself(api: Api, acme: Planted) -> None:
     assert "provisioning.end" in events
 
 
+async def test_an_account_whose_two_keys_take_turns_is_one_keys_alone(api: Api, acme: Planted) -> None:
+    config = {"user_name": "bedrock", "in_use": "none"}
+    credential = "AKIA0123456789ABCDEF:secret-0123456789"
+    body = {"name": "iam", "driver": "aws", "config": config, "credential": credential}
+    source = (await api("POST", "/sources", body, expect=201)).json()["id"]
+    for _ in range(2):
+        await api("PUT", f"/keys/{acme.key_id}/rotation", {"source_id": source}, expect=200)
+    await api("PUT", f"/pools/{acme.pool_id}/rotation", {"source_id": source}, expect=200)
+    entry = {"name": "second", "provider": "openai", "source_id": source}
+    refused = await api("POST", f"/pools/{acme.pool_id}/keys", entry, expect=409)
+    assert "take turns" in refused.json()["detail"]
+    await api("POST", f"/pools/{acme.pool_id}/keys", {**entry, "api_key": NEW_KEY}, expect=422)
+    await api(
+        "POST", f"/pools/{acme.pool_id}/keys", {"name": "k2", "provider": "openai", "api_key": NEW_KEY}, expect=201
+    )
+    await api("PUT", f"/pools/{acme.pool_id}/rotation", {"source_id": source}, expect=409)
+    wrong = {**body, "name": "other", "credential": "not-an-access-key"}
+    assert (await api("POST", "/sources", wrong, expect=422)).json()["errors"][0]["pointer"] == "/credential"
+
+
 async def test_roll_back_and_revoke(api: Api, acme: Planted) -> None:
     path = f"/keys/{acme.key_id}"
     await api("POST", f"{path}/rollback", {}, expect=409)
