@@ -1,14 +1,14 @@
 """Pools that grow and shrink by themselves: what was asked for, and since when a pool has been busy or idle.
 
-Revision 0013: one table, two columns.
+Revision 0014: one table, two columns.
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0014"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
