@@ -105,7 +105,7 @@ class PoolSettings(msgspec.Struct, frozen=True):
 def read_settings(pool: PoolSnapshot, tenant: str) -> PoolSettings:
     """Read them; `tenant` names it in the log."""
     try:
-        return msgspec.convert(pool.settings, PoolSettings)
+        return msgspec.convert(pool.settings, PoolSettings, str_keys=True)  # JSON has no others
     except msgspec.ValidationError as error:
         # Written past the API, or by a later version: the pool serves on with what is known to be safe.
         logger.error("pool settings ignored: %s", error, extra={"tenant": tenant, "pool": pool.name})
