@@ -51,7 +51,8 @@ class Paired:
         for row in rows:
             if keep(row):
                 cells.setdefault(row.cell, {})[row.name] = row
-        self.cells = list(cells.values())
+        # Where the oracle serves nothing every request is above every limit: that compares nothing.
+        self.cells = [cell for cell in cells.values() if BOUND not in cell or cell[BOUND].tokens > 0]
 
     def of(self, *names: str) -> list[tuple[Row, ...]]:
         """Give the rows of some participants, cell by cell, where all of them ran."""
@@ -166,10 +167,11 @@ def write_report(rows: Sequence[Row], to: Path) -> None:
     everywhere = list(dict.fromkeys(row.name for row in main))
     names = sorted(everywhere, key=lambda name: (name != BOUND, everywhere.index(name)))
     cells = len({row.cell for row in rows})
+    empty = len({row.cell for row in rows if row.name == BOUND and not row.tokens})
     seeds, loads = sorted({row.cell.seed for row in main}), sorted({row.cell.load for row in main})
     sizes = sorted({row.requests for row in main})
     parts = [_INTRODUCTION.format(
-        cells=f"{cells:,}", seeds=len(seeds), loads=", ".join(f"{load:g}" for load in loads),
+        cells=f"{cells:,}", empty=empty, seeds=len(seeds), loads=", ".join(f"{load:g}" for load in loads),
         sizes=" to ".join(f"{size:,}" for size in (sizes[0], sizes[-1])) if len(sizes) > 1 else f"{sizes[0]:,}",
         traces="\n".join(
             f"- **{trace}**: {TRACES.get(trace, 'a trace of your own')}"
@@ -238,7 +240,8 @@ _INTRODUCTION = """# Strategies compared on public traces
 
 Made by `bench/strategies.py` ({cells} cells; each is one demand, pool and queue replayed by every participant). Ratios
 are geometric means of paired runs with 95 % intervals; below 1 is better. Loads {loads}; {seeds} seeds, each with its
-own slice ({sizes} requests) of every trace, pool and demand.
+own slice ({sizes} requests; the first seed has the longest) of every trace, pool and demand. In {empty} cells every
+single request is above every limit of the pool, so that not even the oracle serves one: they are left out.
 
 Pools are eight keys of log-normal sizes. *Messy*: 40 % are configured wrong by a factor of 0.5 to 2, 30 % drift by 0.5
 to 1.8 in mid-run, 40 % have on/off load from others. What no trace has is assumed as in docs/simulate.md: `max_tokens`,

@@ -7,7 +7,7 @@ import sys
 import rich_click as click
 
 from auth.errors import Fault
-from gateway.cli import apply, audit, clients, kek, keys, operate, people, pools, run, simulate, tenants
+from gateway.cli import apply, audit, clients, kek, keys, operate, people, pools, run, simulate, tenants, usage
 from gateway.cli.output import errors, print_fault
 from gateway.control.version import program_version
 
@@ -46,6 +46,7 @@ for _command in (
     clients.token,
     people.sign_in,
     audit.audit,
+    usage.usage,
     operate.migrate,
     operate.bootstrap,
     kek.kek,
