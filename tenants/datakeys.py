@@ -24,9 +24,10 @@ from auth.errors import Unavailable
 from auth.sealing import Sealed
 from auth.storage import Connections
 from tenants.envelope import KEY_BYTES, Context, RandomBytes, open_sealed, seal
-from tenants.errors import KekDisabled, KekUnavailable, SealBroken
+from tenants.errors import KekDisabled, KekUnavailable, SealBroken, TenantShredded
 from tenants.keyring import KeyWrapper, Wrapped
 from tenants.shares.layer import wrap_context
+from tenants.shares.protocol import Shredded
 from tenants.spare import NO_SPARE, SpareKek, wrap_spare
 
 FRESH_S: Final = 300.0
@@ -115,9 +116,18 @@ class DataKeys:
         return self._spare
 
     async def seal(self, tenant_id: UUID, context: tuple[str, ...], plaintext: bytes) -> Sealed:
-        """Seal under the tenant's active data key; `KekUnavailable` or `KekDisabled` when there is none to be had."""
-        row = await self._active(tenant_id) or await self._create(tenant_id)
-        key = await self._key(tenant_id, row.id, row)
+        """Seal under the tenant's active data key; `KekUnavailable` or `KekDisabled` when there is none to be had.
+
+        `TenantShredded` for a tenant that came back with a backup.
+        """
+        try:
+            row = await self._active(tenant_id) or await self._create(tenant_id)
+            key = await self._key(tenant_id, row.id, row)
+        except Shredded as error:
+            raise TenantShredded(
+                "The tenant was deleted and its secrets destroyed; a backup brought its rows back.",
+                hint="Delete the tenant again, and create a new one.",
+            ) from error
         bound = Context(row.id, tenant_id, context)
         return Sealed(row.id, seal(key, bound, plaintext, random_bytes=self._random_bytes))
 

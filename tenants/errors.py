@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from auth.errors import Fault, Unavailable
+from auth.errors import Conflict, Fault, Unavailable
 
 
 class SealBroken(ValueError):
@@ -28,3 +28,9 @@ class KeyringUnsafe(Fault):
     """A keyring file or value cannot be used as it is; the hint says what to change."""
 
     code = "keyring_unsafe"
+
+
+class TenantShredded(Conflict):
+    """The tenant was deleted and its share destroyed; its rows came back with a backup: nothing is sealed for it."""
+
+    code = "tenant_shredded"

@@ -19,14 +19,14 @@ from gateway.control.orm import OrmSessions
 from gateway.database import Postgres
 from gateway.embedded.binaries import find_binaries
 from tenants.datakeys import DataKeys
-from tenants.errors import KekDisabled, KekUnavailable, SealBroken
+from tenants.errors import KekDisabled, KekUnavailable, SealBroken, TenantShredded
 from tenants.kek_uses import KekUse, kek_uses
 from tenants.keyring import LocalKeyring, Wrapped
 from tenants.models import AuditEvent
 from tenants.rewrap import Progress, new_data_key, rewrap_data_keys
 from tenants.shares.files import FileShares
 from tenants.shares.layer import PREFIX, ShareLayer, wrap_context
-from tenants.shares.protocol import InMemoryShares, ShareMissing, Shredded
+from tenants.shares.protocol import InMemoryShares, ShareMissing
 from tenants.shredding import shred_noted, shreddings
 from tenants.snapshot import SnapshotLoader
 from tenants.store import tenants as tenants_store
@@ -124,7 +124,7 @@ async def test_a_backup_opens_for_every_tenant_but_the_shredded_one(
         context, uri = wrap_context(gone.tenant_id, row["id"]), row["kek_uri"].removeprefix(PREFIX)
         with pytest.raises(SealBroken):
             await LocalKeyring([KEK]).unwrap(context, Wrapped(uri, bytes(row["wrapped"])))
-        with pytest.raises(Shredded):
+        with pytest.raises(TenantShredded):
             await keys.seal(gone.tenant_id, ("x",), b"nothing new is sealed for it either")
 
         checked = await last(verify_everything(restored, keys))
