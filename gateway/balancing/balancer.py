@@ -241,6 +241,9 @@ class Balancer:
                 if free_at < until:
                     until, why = free_at, exclusion
         if broken and seen <= {Exclusion.BREAKER, Exclusion.OUTAGE, Exclusion.EJECTED}:
+            if ask.falls_back:
+                # The trials that are due were let through above: no other request need find out again.
+                return Refused(Refusal.EXHAUSTED)
             # All breakers open at once means that the cause is shared (the provider, our network): such an outage is
             # the provider's to report, so the least bad key is asked rather than the pool shut.
             least_bad = min(broken, key=lambda candidate: (candidate.state.breaker.streak, candidate.load))

@@ -16,7 +16,7 @@ class Ask:
     `model` is the name after the pool's aliases. `residency` lists the only regions allowed (empty = any); it is a hard
     rule. `priority` 0 is critical, larger is later. `excluded` are endpoint ids this request has already failed on.
     `output_unset`: the caller set no limit on the output, so `est_output_tokens` is a guess; providers that reserve a
-    default of their own then have that reserved.
+    default of their own then have that reserved. `falls_back`: another pool stands by should all keys here be broken.
     """
 
     model: str
@@ -30,6 +30,7 @@ class Ask:
     affinity: str | None = None
     excluded: frozenset[str] = frozenset()
     output_unset: bool = False
+    falls_back: bool = False
 
 
 class Lease(NamedTuple):

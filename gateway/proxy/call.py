@@ -82,6 +82,7 @@ class Call:
         rng: Random,
         deadline: float | None = None,
         patience_s: float | None = None,
+        falls_back: bool = False,
     ) -> None:
         self._route = route = inquiry.route
         self._channel = inquiry.channel
@@ -128,6 +129,7 @@ class Call:
             deadline=deadline,
             affinity=affinity_of(intake.held) if pool.has_affinity and not intake.is_form else None,
             output_unset=intake.output_unset and limit is None,
+            falls_back=falls_back,
         )
         hedge = None
         if pool.hedging is not None and not pool.queue.waiting:

@@ -72,6 +72,7 @@ class Climb:
                 rng=self._rng,
                 deadline=self._deadline,
                 patience_s=self._ladder.patience_s(Cause.CAPACITY),
+                falls_back=self._ladder.patience_s(Cause.OUTAGE) is not None,
             )
             self._note_residency()
             answer: Answer | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from gateway.balancing.balancer import Balancer
-from gateway.balancing.decision import Picked
+from gateway.balancing.decision import Picked, Refusal, Refused
 from gateway.balancing.outage import QUOTA, CommonBreaker, address_of
 from gateway.balancing.outcome import OutcomeKind
 from tests.balancing.pools import ASK, end, endpoint, pick, pool, serve
@@ -164,3 +165,17 @@ def test_keys_with_quotas_of_their_own_share_no_breaker_of_one() -> None:
         lease = pick(balancer, now=float(now))
         end(balancer, lease, REJECTED if lease.endpoint.id == "a" else OK, float(now))
     assert balancer.view(5.0).outages == {}
+
+
+def test_where_another_pool_stands_by_only_trials_ask_what_is_broken() -> None:
+    balancer = pool(endpoint("a"), endpoint("b"), strategy="round_robin")
+    for _ in range(6):
+        end(balancer, pick(balancer), DOWN)
+    standing_by = replace(ASK, falls_back=True)
+    assert balancer.acquire(standing_by, now=0.1) == Refused(Refusal.EXHAUSTED)
+    lease = pick(balancer, ASK, 0.1)
+    end(balancer, lease, DOWN, 0.1)
+    trial = balancer.acquire(standing_by, now=60.0)
+    assert isinstance(trial, Picked), "it comes back by itself"
+    end(balancer, trial.lease, OK, 60.1)
+    assert isinstance(balancer.acquire(standing_by, now=60.2), Picked)

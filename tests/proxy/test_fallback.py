@@ -209,3 +209,17 @@ async def test_an_alias_is_the_other_pool_s_own_where_it_has_one(provider: Runni
     async with running_gateway(snapshot) as gateway:
         reply = await gateway.call("/v1/chat/completions", {**CHAT, "model": "smart"})
         assert reply.json()["model"] == "claude-sonnet-5"
+
+
+async def test_a_provider_that_is_down_is_not_asked_by_every_request(provider: RunningProvider) -> None:
+    settings = {"retry": {"max_attempts": 1}, "fallbacks": [{"pool": "other"}]}
+    snapshot = tenant(
+        pool("main", key("a", "http://127.0.0.1:1"), settings=settings, is_default=True),
+        pool("other", key("b", provider.base_url)),
+    )
+    async with running_gateway(snapshot) as gateway:
+        replies = [await gateway.call("/v1/chat/completions", CHAT) for _ in range(4)]
+        assert {reply.headers["x-llm-proxy-fallback"] for reply in replies} == {
+            "pool=other; model=gpt-4o; cause=outage"
+        }
+        assert [reply.headers["x-llm-proxy-attempts"] for reply in replies] == ["2", "2", "2", "1"]
