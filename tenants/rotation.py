@@ -28,8 +28,8 @@ from tenants.models import KeySource
 from tenants.rotation_commands import intent, promote
 from tenants.rotation_job import ENGINE, Alert, Desk, Job, facts_of, no_alert, schedule_of, timed
 from tenants.rotation_plan import (
-    DELAYED,
     Do,
+    is_delayed,
     load_settings,
     look_s,
     next_do,
@@ -304,7 +304,8 @@ class RotationEngine:
             return
         await self._fail(job.claim, VersionState.FAILED, job.version.error or "it did not work before its deadline")
 
-    async def _postpone(self, claim: Claim, error: BaseException) -> None:
+    async def _postpone(self, claim: Claim, error: BaseException, *, refused: bool = False) -> None:
+        """Try the step again later; a person is told once of what is refused, or goes on failing."""
         now = self._now()
         try:
             async with self._sessions.tenant(claim.tenant_id) as session:
@@ -314,16 +315,16 @@ class RotationEngine:
                     version.attempts += 1  # 0 says that the provider was never asked to create: keep that true
                 version.error = (str(error) or type(error).__name__)[:500]
                 version.step_at = now + timedelta(seconds=step_retry_s(version.attempts))
-                late = now - version.state_changed_at >= DELAYED and version.state != VersionState.CURRENT
-                if not late or version.alerted_at is not None:
+                waits = now - version.state_changed_at
+                if version.alerted_at is not None or not (refused or is_delayed(version.attempts, waits)):
                     return
                 version.alerted_at = now
                 detail = {"number": version.number, "state": version.state, "why": version.error}
-                subject = f"key:{version.key_id}"
-                await audit.record(session, claim.tenant_id, ENGINE, "rotation.delay", subject, at=now, detail=detail)
+                subject, action = f"key:{version.key_id}", "rotation.stuck" if refused else "rotation.delay"
+                await audit.record(session, claim.tenant_id, ENGINE, action, subject, at=now, detail=detail)
         except (ClaimLost, Unavailable):
             return  # the claim runs out by itself, and whoever holds it then goes on
-        self._alert("rotation.delayed", str(version.key_id))
+        self._alert("rotation.stuck" if refused else "rotation.delayed", str(version.key_id))
 
     async def _refused(self, claim: Claim, error: Exception) -> None:
         async with self._sessions.tenant(claim.tenant_id) as session:
@@ -337,8 +338,7 @@ class RotationEngine:
             target = VersionState.ORPHANED if leftover else VersionState.FAILED
             await self._fail(claim, target, str(error), again_s=step_retry_s(9) if leftover else None)
             return
-        await self._postpone(claim, error)
-        self._alert("rotation.stuck", str(version.key_id))
+        await self._postpone(claim, error, refused=True)
 
     async def _fail(self, claim: Claim, state: VersionState, why: str, *, again_s: float | None = None) -> None:
         now = self._now()

@@ -24,7 +24,8 @@ from tenants.schedule import ScheduleIn
 
 CREATE_DEADLINE: Final = timedelta(days=1)
 DELAYED: Final = timedelta(minutes=15)
-"""After so long in one state, with the provider away, a person is told."""
+DELAYED_TRIES: Final = 8
+"""A person is told of a step that failed so often (about four minutes), or could not be tried for so long."""
 WATCH_S: Final = 5.0
 """How often a new version is tried at first."""
 WATCH_MOST_S: Final = 60.0
@@ -129,6 +130,11 @@ def watch_s(age: timedelta, *, drains: bool) -> float | None:
     if not drains and age.total_seconds() >= WATCH_FOR_S:
         return None
     return min(max(age.total_seconds() / 12, WATCH_S), WATCH_MOST_S)
+
+
+def is_delayed(attempts: int, waits: timedelta) -> bool:
+    """Tell whether a step has failed for long enough that a person should know; `waits`: since its state began."""
+    return attempts >= DELAYED_TRIES if attempts else waits >= DELAYED
 
 
 def step_retry_s(attempts: int) -> float:

@@ -300,6 +300,30 @@ async def test_a_key_that_cannot_be_removed_is_kept_in_sight_until_it_can(bench:
     assert set(bench.source.keys) == {"old"}
 
 
+async def test_a_person_is_told_once_of_a_step_that_is_refused_for_good(bench: Bench) -> None:
+    bench.source.refuses = {"disable"}
+    await bench.start()
+    await bench.run(seconds=10)
+    await bench.run(seconds=3600, step_s=120)
+    assert bench.alerts == ["rotation.stuck"]
+    assert await bench.states() == {2: "current", 1: "draining"}
+    await bench.assert_serving()
+    bench.source.refuses = set()
+    await bench.run(seconds=1800, step_s=60)
+    assert await bench.states() == {2: "current", 1: "revoked"}
+
+
+async def test_a_revocation_that_fails_once_alarms_nobody(bench: Bench) -> None:
+    await bench.start()
+    await bench.run(seconds=60, step_s=5)
+    bench.source.away = {"revoke"}
+    await bench.run(seconds=80, step_s=5)
+    bench.source.away = set()
+    await bench.run(seconds=120, step_s=10)
+    assert await bench.states() == {2: "current", 1: "revoked"}
+    assert bench.alerts == []
+
+
 async def test_two_replicas_and_a_person_at_once(bench: Bench) -> None:
     await bench.start()
     with pytest.raises(Conflict):
