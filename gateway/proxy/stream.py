@@ -9,6 +9,7 @@ from gateway.proxy.dialects import Shape, error_event
 from gateway.proxy.faults import RequestFault, UpstreamFailed, UpstreamSlow
 from gateway.proxy.headers import returned
 from gateway.proxy.record import RequestRecord
+from gateway.proxy.screen import KeyScreen, key_in
 from gateway.upstream.classify import classify_error
 from gateway.upstream.dispatch import Answer
 from gateway.upstream.errors import UpstreamError, UpstreamTimeout
@@ -69,7 +70,8 @@ async def relay(
     ended = False
     try:
         headers, length = answer_headers(answer, record)
-        await channel.send_head(answer.status, headers, hold=answer.has_bytes)
+        screen = KeyScreen(_key_of(record))
+        await channel.send_head(answer.status, screen.headers(headers), hold=answer.has_bytes)
         del headers
         answer.forget_headers()
         try:
@@ -80,12 +82,13 @@ async def relay(
                 if left == 0:
                     # The whole body is here: its last piece and the end leave in one write.
                     ended = True
-                    await channel.finish(chunk)
+                    await channel.finish(screen.clean(chunk, is_last=True))
                     break
-                await channel.send(chunk)
+                if chunk := screen.clean(chunk):
+                    await channel.send(chunk)
             else:
                 ended = True
-                await channel.finish()
+                await channel.finish(screen.clean(b"", is_last=True))
         except UpstreamError as error:
             failed = classify_error(error)
             record.outcome = failed.value
@@ -102,6 +105,12 @@ async def relay(
         if not ended and failed is None:
             record.outcome = OutcomeKind.ABANDONED.value
         answer.close(usage if ok else None, aborted=not ended and failed is None)
+
+
+def _key_of(record: RequestRecord) -> bytes:
+    if record.target is None:
+        return b""
+    return next((key_in(face.fixed) for face in record.target.faces.values()), b"")
 
 
 def _fault(error: UpstreamError) -> RequestFault:

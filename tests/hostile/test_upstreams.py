@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
@@ -270,3 +271,23 @@ def test_an_answer_before_the_upload_is_over(how: str, statuses: set[int], targe
     assert {answer.status for answer in answers} <= statuses
     assert len(answers) == 1
     caller.close()
+
+
+def test_our_key_never_comes_back_from_a_provider_that_echoes_it(target: Target) -> None:
+    async def script(wire: Wire, seen: Seen) -> None:
+        key = seen.header(b"authorization")
+        body = b'{"error":{"message":"Incorrect API key provided: %b","code":"%b"}}' % (key, key[7:])
+        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+        head += b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n"
+        whole = head % (key, len(body)) + body
+        for at in range(0, len(whole), 33):
+            await wire.say(whole[at : at + 33])
+            await asyncio.sleep(0.005)
+
+    identity = ident("an echo")
+    target.provider.scripts[identity] = script
+    path = make_pool(target, "echo", {"base_url": target.provider.base_url, "api_key": BAD})
+    answer, caller = ask(target, path, identity)
+    assert (answer.status, answer.whole) == (400, True)
+    assert b"Incorrect API key provided: Bearer ****" in answer.body
+    assert BAD.encode() not in caller.received
