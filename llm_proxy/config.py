@@ -19,6 +19,7 @@ import msgspec
 from auth.errors import Invalid
 from auth.secret import Secret
 from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.fallback import FAILURES, Cause, Rung
 from gateway.balancing.quota import Limits as QuotaLimits
 from gateway.balancing.quota import Quota
 from gateway.balancing.strategies.registry import canonical_name
@@ -59,10 +60,19 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     max_in_flight: _PositiveInt | None = None
 
 
+class _Fallback(msgspec.Struct, forbid_unknown_fields=True):
+    pool: str | None = None
+    model: str | None = None
+    models: dict[str, str] = {}
+    on: frozenset[Cause] = FAILURES
+    after_s: float = 0.0
+
+
 class _Document(msgspec.Struct, forbid_unknown_fields=True):
     providers: list[dict[str, Any]]
     strategy: str | None = None
     failover: bool = True
+    fallbacks: list[_Fallback] = []
     name: str = "main"
     is_default: bool = False
 
@@ -89,12 +99,16 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A document that was found good. `strategy` is the canonical name; `keys` by name, in the document's order."""
+    """A document that was found good. `strategy` is the canonical name; `keys` by name, in the document's order.
+
+    `rungs` are the models that stand in for others, in order.
+    """
 
     name: str
     strategy: str
     failover: bool
     keys: Mapping[str, Key]
+    rungs: tuple[Rung, ...] = ()
 
 
 def read_configuration(document: object) -> Configuration:
@@ -121,9 +135,16 @@ def read_configuration(document: object) -> Configuration:
         if key is not None:
             keys[key.name] = key
     problems.extend(_repeated(found.providers))
+    rungs = []
+    for index, each in enumerate(found.fallbacks):
+        if each.pool not in (None, found.name):
+            problems.append((f"/fallbacks/{index}/pool", "names another pool; there is but this one, so name a model"))
+        elif each.model is None and not each.models:
+            problems.append((f"/fallbacks/{index}", "names no model to stand in"))
+        rungs.append(Rung(None, each.model, each.on, each.models, each.after_s))
     if problems:
         raise ConfigurationError(problems)
-    return Configuration(found.name, strategy, found.failover, keys)
+    return Configuration(found.name, strategy, found.failover, keys, tuple(rungs))
 
 
 def _read_key(raw: dict[str, Any], pointer: str, problems: list[Problem]) -> Key | None:

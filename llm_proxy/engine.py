@@ -113,20 +113,20 @@ class Engine:
         began = self._clock()
         deadline = began + (deadlines.total_s if answer_s is None else min(answer_s, deadlines.total_s))
         model = call.model or self._any_model(call.dialect)
-        stand_ins = self.options.fallback_models.get(model, ())
-        causes = frozenset(map(Cause, self.options.fallback_on))
-        ladder = Ladder([Rung(model=each, causes=causes) for each in stand_ins], pool="", model=model)
+        rungs = self._rungs(model)
+        ladder = Ladder(rungs, pool="", model=model)
         tried: list[Attempt] = []
         total_s = deadlines.total_s
         while True:
             # While a stand-in for want of capacity is left, nobody waits for the model that is full.
-            wait_s = 0.0 if ladder.patience_s(Cause.CAPACITY) is not None else self._policy.max_pause_s
+            patience_s = ladder.patience_s(Cause.CAPACITY)
+            wait_s = self._policy.max_pause_s if patience_s is None else min(patience_s, self._policy.max_pause_s)
             if tried:
                 deadlines = replace(deadlines, total_s=max(MIN_TOTAL_S, began + total_s - self._clock()))
             found = await self._try(call, model, deadlines, deadline, wait_s)
             tried += found.attempts
             cause = found.cause
-            if found.answer is not None and found.answer.kind is not OutcomeKind.OK and stand_ins:
+            if found.answer is not None and found.answer.kind is not OutcomeKind.OK and rungs:
                 try:
                     cause = cause_of_answer(found.answer.status, await found.answer.peek())
                 except BaseException:
@@ -142,6 +142,16 @@ class Engine:
             if found.answer is not None:
                 found.answer.close()
             call, model = following, place[1]
+
+    def _rungs(self, model: str) -> list[Rung]:
+        """Give the models that stand in for `model`: those of the options, then those of the configuration."""
+        causes = frozenset(map(Cause, self.options.fallback_on))
+        rungs = [Rung(model=each, causes=causes) for each in self.options.fallback_models.get(model, ())]
+        for rung in self.configuration.rungs:
+            stand_in = rung.model_for(model)
+            if stand_in is not None and model:
+                rungs.append(Rung(model=stand_in, causes=rung.causes, after_s=rung.after_s))
+        return rungs
 
     async def _try(self, call: Call, model: str, deadlines: Deadlines, deadline: float, wait_s: float) -> _Found:
         connections, now = self._pool(), self._clock()

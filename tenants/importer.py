@@ -1,7 +1,7 @@
 """Reads the familiar pool file and plans the pool that it means. Pure.
 
     {"providers": [{"name": "openai-primary", "api_key": "…", "weight": 50, "rate_limit": 3000}, …],
-     "strategy": "weighted_round_robin", "failover": true}
+     "strategy": "weighted_round_robin", "failover": true, "fallbacks": [{"pool": "azure"}]}
 
 `rate_limit` is requests a minute, or an object of limits. The provider is `provider`, or else what the key's name or
 beginning says. Every problem of the whole file is reported at once, each with the entry and the mend.

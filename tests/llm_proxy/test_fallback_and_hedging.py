@@ -56,6 +56,21 @@ def test_all_of_them_fail_and_the_last_error_is_raised(provider: RunningProvider
         assert raised.value.key == "tertiary"
 
 
+def test_the_pool_file_may_name_models_that_stand_in(provider: RunningProvider) -> None:
+    provider.fault("primary", DOWN)
+    ladder = [{"models": {"gpt-4.1": "gpt-5"}}, {"model": "gpt-4o-mini", "on": ["outage"]}]
+    with LoadBalancer({**apart(provider), "fallbacks": ladder}, Options(max_attempts=1)) as balancer:
+        assert balancer.complete(model="gpt-4o", messages=HELLO).served.fallback == "gpt-4o-mini"
+    for rung, place in (
+        ({"pool": "azure"}, "/fallbacks/0/pool"),
+        ({}, "/fallbacks/0"),
+        ({"on": ["x"]}, "/fallbacks/0/on/0"),
+    ):
+        with pytest.raises(ConfigurationError) as raised:
+            LoadBalancer({**apart(provider), "fallbacks": [rung]})
+        assert place in {each for each, _ in raised.value.problems}
+
+
 def test_a_cause_that_was_not_named_is_the_callers(provider: RunningProvider) -> None:
     provider.fault("primary", DOWN)
     options = Options(fallback_models={"gpt-4o": ["gpt-4.1"]}, fallback_on=["capacity"], max_attempts=1)
