@@ -12,6 +12,7 @@ still to come off, and what has refilled since is added. That is the in-flight c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import floor, inf
 from typing import ClassVar, Protocol
 
@@ -227,6 +228,27 @@ class FixedWindow:
     def resize(self, limit: float, now: float) -> None:
         self._roll(now)
         self.limit = float(limit)
+
+
+class LocalDay(FixedWindow):
+    """A day that ends at a local midnight, 23 to 25 hours after the last one. `midnight` gives the next after a moment.
+
+    Stated burst: as any fixed window's.
+    """
+
+    __slots__ = ("_midnight",)
+
+    def __init__(self, limit: float, now: float, midnight: Callable[[float], float]) -> None:
+        super().__init__(limit, 86_400.0, now, phase=midnight(now))
+        self._midnight = midnight
+        self._index = -1
+
+    def _roll(self, now: float) -> None:
+        # The running day is always the one that ends at the phase.
+        if now >= self._phase:
+            self._phase = self._midnight(now)
+            self._used = 0.0
+            self._told_at = now
 
 
 class SlidingWindow:

@@ -23,6 +23,7 @@ class Semantics:
     """A provider's way to count.
 
     `posts_output`: the answer's tokens count from its end on, not from admission.
+    `pacific_day`: days end at midnight in California, else where they are fixed at midnight UTC.
     `settles`: tokens are corrected to the actual usage at the end (else the estimate at admission stands).
     `strict_estimate`: a request whose estimate is above the whole limit is refused by the provider, so it is not sent.
     `total`: what tokens a minute count: input and output, the larger of the two, or input alone. `counts_cached`:
@@ -34,7 +35,7 @@ class Semantics:
 
     minute: WindowKind = "sliding"
     day: WindowKind = "continuous"
-    day_utc_offset_s: float = 0.0
+    pacific_day: bool = False
     request_window_s: float = 60.0
     fixed_unknown: bool = False
     rounds_tokens: int = 0
@@ -68,11 +69,10 @@ SEMANTICS: Mapping[str, Semantics] = {
     "anthropic": Semantics(
         minute="continuous", counts_cached=False, unset_output=4_096, rounds_tokens=1_000, per_model=True
     ),
-    # Midnight in California; in summer it comes an hour before this says, which errs on the side of waiting.
     "gemini": Semantics(
         minute="fixed",
         day="fixed",
-        day_utc_offset_s=-8 * 3600.0,
+        pacific_day=True,
         total="input",
         counts_failed=False,
         per_model=True,

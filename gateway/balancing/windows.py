@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.balancing.charging import DAILY, Dimension
-from gateway.balancing.limiter import Bucket, FixedWindow, Meter, SlidingWindow
+from gateway.balancing.limiter import Bucket, FixedWindow, LocalDay, Meter, SlidingWindow
+from gateway.balancing.pacific import next_midnight
 from gateway.balancing.semantics import Semantics, WindowKind
 
 MINUTE_S = 60.0
@@ -14,12 +16,16 @@ DAY_S = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`amount` in each `window_s` seconds; `phase` (balancer's clock) is when some fixed window begins."""
+    """`amount` in each `window_s` seconds; `phase` (balancer's clock) is when some fixed window begins.
+
+    `midnight`: days end at the next one that it gives, and are of unlike length.
+    """
 
     kind: WindowKind
     window_s: float
     phase: float
     amount: float
+    midnight: Callable[[float], float] | None = None
 
 
 def window_of(
@@ -29,7 +35,12 @@ def window_of(
     kind, window_s, phase = semantics.minute, MINUTE_S, -unix_offset_s
     if dimension in DAILY:
         kind, window_s = semantics.day, DAY_S
-        phase -= semantics.day_utc_offset_s
+        if semantics.pacific_day and kind == "fixed":
+
+            def midnight(now: float) -> float:
+                return next_midnight(now + unix_offset_s) - unix_offset_s
+
+            return Window(kind, window_s, phase, limit, midnight)
     elif dimension is Dimension.RPM and semantics.request_window_s != MINUTE_S:
         window_s = semantics.request_window_s
         limit = max(1.0, limit * window_s / MINUTE_S)
@@ -43,6 +54,8 @@ def fit_meter(meter: Meter | None, window: Window, semantics: Semantics, now: fl
     if meter is None:
         if window.kind == "continuous":
             return Bucket(window.amount, window.window_s, now)
+        if window.midnight is not None:
+            return LocalDay(window.amount, now, window.midnight)
         if window.kind == "fixed":
             return FixedWindow(window.amount, window.window_s, now, phase=window.phase)
         return SlidingWindow(window.amount, window.window_s, now)

@@ -146,8 +146,8 @@ def test_azure_requests_are_limited_in_ten_seconds() -> None:
 
 
 def test_a_day_ends_at_midnight_in_california() -> None:
-    midnight_pst = 20_719 * 86_400.0 + 8 * 3600
-    account = Ledger(Limits(rpd=1), SEMANTICS["gemini"], 0.0, unix_offset_s=midnight_pst - 50.0)
+    midnight_in_summer = 20_719 * 86_400.0 + 7 * 3600
+    account = Ledger(Limits(rpd=1), SEMANTICS["gemini"], 0.0, unix_offset_s=midnight_in_summer - 50.0)
     account.reserve(1, 1, 0.0)
     assert account.ready_at(1, 1, 0.0) == pytest.approx(50.0)
 

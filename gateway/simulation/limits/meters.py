@@ -10,6 +10,8 @@ import math
 from collections import deque
 from typing import Protocol
 
+from gateway.balancing.pacific import next_midnight, pacific_day
+
 DAY_S = 86_400.0
 MINUTE_S = 60.0
 NEVER = math.inf
@@ -133,12 +135,10 @@ class PacificDay(FixedWindow):
         super().__init__(capacity, DAY_S)
 
     def _window_of(self, moment: float) -> float:
-        return math.floor((moment + pacific_offset_s(moment)) / DAY_S)
+        return pacific_day(moment)
 
     def full_in(self, now: float) -> float:
-        midnight = (self._window_of(now) + 1) * DAY_S
-        # The offset in force at the coming midnight decides, not today's: the clock may change in between.
-        return midnight - pacific_offset_s(midnight - pacific_offset_s(now)) - now
+        return next_midnight(now) - now
 
 
 class SlidingWindow:
@@ -192,40 +192,3 @@ class SlidingWindow:
     def resize(self, capacity: float, now: float) -> None:
         self.available(now)
         self.capacity = float(capacity)
-
-
-_STANDARD_S = -8 * 3600.0
-_DAYLIGHT_S = -7 * 3600.0
-
-
-def pacific_offset_s(moment: float) -> float:
-    """Return Los Angeles' offset from UTC, in seconds, at a Unix time.
-
-    The rule in force since 2007 (Energy Policy Act of 2005): daylight time from 2:00 on the second Sunday of March to
-    2:00 on the first Sunday of November. Written out because a system without a zone database must count alike.
-    """
-    year = _year_of(moment)
-    starts = _sunday(year, 3, 2) * DAY_S + 2 * 3600 - _STANDARD_S
-    ends = _sunday(year, 11, 1) * DAY_S + 2 * 3600 - _DAYLIGHT_S
-    return _DAYLIGHT_S if starts <= moment < ends else _STANDARD_S
-
-
-def _days(year: int, month: int, day: int) -> int:
-    """Return days from 1970-01-01 (Howard Hinnant's days_from_civil)."""
-    year -= month <= 2
-    era = year // 400
-    of_era = year - era * 400
-    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
-    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
-
-
-def _year_of(moment: float) -> int:
-    day = math.floor(moment / DAY_S)
-    year = 1970 + day * 400 // 146_097
-    return year if _days(year, 1, 1) <= day < _days(year + 1, 1, 1) else year + (day >= _days(year + 1, 1, 1)) * 2 - 1
-
-
-def _sunday(year: int, month: int, ordinal: int) -> int:
-    first = _days(year, month, 1)
-    # 1970-01-01 was a Thursday: day 3 was a Sunday.
-    return first + (3 - first) % 7 + 7 * (ordinal - 1)
