@@ -43,12 +43,10 @@ from gateway.leases.row import LEASE_S, Answer, Draw, Grant, Report
 Key = tuple[UUID, str]
 """A quota: its tenant, its id."""
 
-HORIZON_S = 1.5
-BURST = 1.0 / 16.0
+HORIZON_S, BURST = 1.5, 1.0 / 16.0
 KEEP_S = 0.25
 """For so much demand a process keeps what it holds while an exchange is under way."""
-SPARE = 1.0 / 64.0
-"""This part of the limit it keeps as well, while nobody goes short."""
+SPARE = 1.0 / 64.0  # of the limit is kept, too, while nobody goes short: a burst or a slow exchange stops no request
 IDLE_S = 10.0
 TOLD_S = 1.5
 """The provider's word on what is left is passed on while it is younger than this."""
@@ -75,7 +73,6 @@ class Part:
     free: float = 0.0
     is_alone: bool = False
     plenty: bool = False
-    """The last exchange granted all that was wanted."""
 
     def measure(self, meter: LeasedMeter, now: float) -> None:
         """Work out the demand a second: up at once, down slowly."""
@@ -223,11 +220,8 @@ class Desk:
         if source.window_s < DAY_S:
             want = max(want, limit * BURST)
         want = min(limit, max(want, need, part.need))
-        keep = part.rate * KEEP_S
-        if part.plenty and source.window_s < DAY_S:
-            # A burst, or an exchange that takes long, must not stop requests while there is enough for everybody.
-            keep = max(keep, limit * SPARE)
-        keep = 0.0 if leaving else max(0.0, min(meter.balance, keep))
+        spare = limit * SPARE if part.plenty and source.window_s < DAY_S else 0.0
+        keep = 0.0 if leaving else max(0.0, min(meter.balance, max(part.rate * KEEP_S, spare)))
         part.returned = meter.balance - keep
         part.sent = meter.spent
         meter.balance = keep

@@ -119,8 +119,7 @@ class Http1Connection(asyncio.Protocol):
         assert self._response is None
         response = self._response = UpstreamResponse(self, self._loop)
         self.exchanges += 1
-        self._headers = []
-        self._head_bytes = self._interim = 0
+        self._headers, self._head_bytes, self._interim = [], 0, 0
         self._chunked = self._has_length = self._until_close = self._complete = self._reusable = False
         self._headless = headless
         self._deadlines = deadlines
@@ -354,10 +353,9 @@ class Http1Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Publish the head, or skip it when it is an interim one (RFC 9110 section 15.2)."""
-        response, headers = self._response, self._headers
+        response, headers, status = self._response, self._headers, self._parser.get_status_code()
         assert response is not None
         assert headers is not None
-        status = self._parser.get_status_code()
         if status == 101 or self._parser.get_http_version()[:2] != "1.":
             raise UpstreamBroken("the upstream switched protocols without being asked")
         if status < 200:
