@@ -121,10 +121,16 @@ def maintenance_jobs(postgres: Postgres) -> list[Job]:
     async def explained() -> None:
         await PostgresExplanationStore(postgres).purge(datetime.now(UTC) - timedelta(days=KEPT_DAYS))
 
+    async def leases() -> None:
+        async with postgres.platform() as connection:
+            # What was used of a day's limit is remembered longer than a day.
+            await connection.execute("delete from quota_lease where updated_at < now() - interval '2 days'")
+
     return [
         Job("usage-partitions", 3600.0, partitions),
         Job("idempotency-keys", 600.0, answered),
         Job("budgets", 3600.0, budgets),
         Job("rates", 60.0, lambda: purge_rates(postgres)),
         Job("explanations", 3600.0, explained),
+        Job("quota-leases", 3600.0, leases),
     ]

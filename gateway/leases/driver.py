@@ -11,7 +11,6 @@ from uuid import UUID
 
 import msgspec
 
-from auth.errors import Unavailable
 from gateway.leases.desk import Desk, Key
 from gateway.leases.row import LEASE_S, Answer, Report, Row, exchange, later
 from gateway.leases.store import LeaseStore, Swap
@@ -111,7 +110,7 @@ class LeaseDriver:
             self.exchanges += 1
             self._back()
             self.desk.conflicted(pending)
-        except (Unavailable, TimeoutError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a loop boundary: a process never ends up with nothing
             self._lost(error)
             now = self._clock()
             if now - sent_at < LEASE_S:

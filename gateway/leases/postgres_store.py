@@ -58,6 +58,7 @@ class PostgresLeaseStore:
         self._postgres = postgres
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._turn = asyncio.Lock()
+        self._running: set[asyncio.Task[list[asyncpg.Record]]] = set()
 
     async def read(self, keys: Sequence[Key]) -> tuple[float, dict[Key, Stored]]:
         """See `LeaseStore.read`."""
@@ -83,6 +84,18 @@ class PostgresLeaseStore:
         return {(row["tenant_id"], row["quota_id"]) for row in rows}
 
     async def _fetch(self, query: str, *arguments: Sequence[object]) -> list[asyncpg.Record]:
+        # Who gives up waiting does not break it off: to connect anew is what a slow server can bear least.
+        task = asyncio.create_task(self._run(query, arguments), name="lease statement")
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[list[asyncpg.Record]]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # heard, whether or not anybody still waits
+
+    async def _run(self, query: str, arguments: tuple[Sequence[object], ...]) -> list[asyncpg.Record]:
         async with self._turn:
             try:
                 if self._connection is None or self._connection.is_closed():
@@ -93,7 +106,7 @@ class PostgresLeaseStore:
                 self._hang_up()
                 raise away(error) from error
             except BaseException:
-                # Cancelled half-way, too: what the connection would answer next is not ours any more.
+                # Half-way, too: what the connection would answer next is not ours any more.
                 self._hang_up()
                 raise
 
@@ -103,5 +116,8 @@ class PostgresLeaseStore:
             connection.terminate()
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; what is still under way is given up."""
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         self._hang_up()

@@ -153,8 +153,8 @@ def exchange(row: Row, report: Report, now: float, *, lease_s: float = LEASE_S) 
         holdings = [(other.seen, held) for other in others if (held := other.holdings.get(name)) is not None]
         if draw.told is not None:
             unreported = sum(held.held for _, held in holdings) + draw.keep
-            # What the others have sent since the provider spoke is not in its figure.
-            since = sum(held.rate for _, held in holdings) * (draw.told_age_s + ON_THE_WAY_S)
+            # What the others have sent since the provider spoke is not in its figure; they may come in bursts.
+            since = sum(held.held + held.rate * (draw.told_age_s + ON_THE_WAY_S) for _, held in holdings)
             account.told(draw.told, unreported, since, now)
         if draw.leaving:
             me.holdings.pop(name, None)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from random import Random
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from gateway.balancing.ledger import Ledger
@@ -128,3 +129,26 @@ async def test_processes_divide_a_quota_over_a_real_postgres(test_database: Test
     await store.close()
     await asyncio.gather(*(driver.close() for driver in drivers))
     await asyncio.gather(*(postgres.close() for postgres in pools))
+
+
+async def test_who_gives_up_waiting_leaves_the_connection_usable(test_database: TestDatabase) -> None:
+    postgres = Postgres(test_database.url)
+    store = PostgresLeaseStore(postgres)
+    await store.swap([Swap(A, 0, 1, b"one")])
+    blocker = await asyncpg.connect(test_database.owner_url)
+    lock = blocker.transaction()
+    await lock.start()
+    await blocker.execute("lock table quota_lease in access exclusive mode")
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await store.swap([Swap(A, 1, 2, b"two")])
+    connections = await blocker.fetchval(
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    await lock.rollback()
+    assert (await store.read([A]))[1][A] == Stored(2, b"two")
+    assert connections == 1
+    await blocker.close()
+    await store.close()
+    await postgres.close()

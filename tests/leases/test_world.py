@@ -85,6 +85,13 @@ async def test_while_the_store_is_away_the_sum_stays_within_the_limit(seconds: f
     assert world.refused == 0
 
 
+async def test_a_store_that_fails_in_an_unknown_way_is_a_store_that_is_away() -> None:
+    world = await saturated("simulated")
+    world.store.broken = ValueError("a defect")
+    assert await world.run(20.0) >= 0.8 * 2_000
+    assert world.refused == 0
+
+
 async def test_a_short_absence_of_the_store_costs_nothing() -> None:
     world = await saturated("simulated")
     world.store.broken = Unavailable("away")
