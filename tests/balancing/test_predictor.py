@@ -16,7 +16,7 @@ from gateway.balancing.decision import Ask, Picked, Wait
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.limiter import FixedWindow
-from gateway.balancing.outcome import Outcome, OutcomeKind
+from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.predictor import (
     FALLBACK_S,
     LOWER_APART_S,
@@ -338,3 +338,70 @@ def test_a_limit_that_was_told_or_seen_is_known_after_a_restart() -> None:
     plain = Ledger(Limits(tpm=50_000), semantics_of("azure"), 0.0)
     plain.restore(before.export(40.0) or {}, 41.0)
     assert plain.misconfigured() == {"tpm": (50_000, 40_000)}
+
+
+def test_a_margin_keeps_more_free_where_that_costs_no_throughput() -> None:
+    waits = {}
+    for provider, size in (("openai", 100), ("bedrock", 100)):
+        account = learning_ledger(provider, tpm=6000)
+        assert account.learner is not None
+        account.learner.refused(one(), {}, CONFIGURED, 0.0)
+        meter = account.meter(TPM)
+        assert meter is not None
+        meter.take(meter.available(1.0) - 1.2 * size, 1.0)
+        waits[provider] = account.ready_at(size, 1, 1.0) > 1.0
+    assert waits == {"openai": True, "bedrock": False}
+
+
+def test_a_refusal_in_a_burst_is_put_down_to_what_went_before_it() -> None:
+    account = learning_ledger("gemini", rpm=40)
+    for began in (0.0, 60.0):
+        burst = [account.reserve(1, 1, began) for _ in range(40)]
+        for reservation in burst[26:]:
+            account.settle(reservation, Outcome(OutcomeKind.RATE_LIMITED), began + 0.2)
+        for reservation in burst[:26]:
+            account.settle(reservation, Outcome(OutcomeKind.OK), began + 1.0)
+    # 26 were taken each time; one step lowers by a quarter at most.
+    assert limit_of(account) == 30.0
+
+
+def test_answers_that_are_not_counted_yet_prove_nothing() -> None:
+    account = learning_ledger("unheard-of", tpm=1000)
+    now = PROBE_S + 1.0
+    held = account.reserve(10, 900, now)
+    assert account.may_probe(20, 500, now)
+    probe = account.reserve(20, 500, now, probe=True)
+    assert probe.proof == ((TPM, 30.0),)
+    account.settle(probe, Outcome(OutcomeKind.OK), now + 1.0)
+    account.settle(held, Outcome(OutcomeKind.OK), now + 1.0)
+    assert limit_of(account, TPM) == 1000.0
+
+
+def test_an_answer_is_held_until_a_window_after_its_end() -> None:
+    account = Ledger(Limits(tpm=1000), semantics_of("unheard-of"), 0.0)
+    reservation = account.reserve(100, 500, 0.0)
+    account.settle(reservation, Outcome(OutcomeKind.OK, usage=TokenUsage(100, 400)), 30.0)
+    meter = account.meter(TPM)
+    assert meter is not None
+    assert meter.available(31.0) == 500.0
+    assert meter.available(64.0) == 600.0
+    assert meter.available(94.0) == 1000.0
+
+
+def test_a_limiter_that_refuses_is_asked_less_until_it_was_silent_for_long() -> None:
+    balancer = Balancer(
+        [endpoint("a", provider="anthropic"), endpoint("b", provider="anthropic")],
+        [Quota(f"q-{name}", Limits(rpm=600), "anthropic") for name in "ab"],
+        Predictive(),
+        rng=Random(1),
+    )
+    ask = Ask("claude", est_input_tokens=1, est_output_tokens=1)
+    for step in range(40):
+        lease = pick(balancer, ask, step * 1.0)
+        refused = lease.endpoint.id == "a"
+        hint = Hint(retry_after_s=0.05) if refused else None
+        end(balancer, lease, OutcomeKind.RATE_LIMITED if refused else OutcomeKind.OK, step * 1.0, hint)
+    asked = {view.id: view.picks for view in balancer.view(40.0).endpoints}
+    assert asked["a"] < 10 < asked["b"]
+    learner = next(iter(balancer.view(40.0).quotas)).ledgers[0]
+    assert learner.belief is not None
