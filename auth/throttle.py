@@ -34,12 +34,18 @@ class Throttle:
 
     def wait_s(self, key: tuple[str, ...], rate: Rate, *, now: float) -> float:
         """Return how long the next event of `key` has to wait, 0.0 if it may happen now; changes nothing."""
-        arrival = self._arrivals.get(key, now)
+        arrival = self._arrival(key, rate, now)
         return max(0.0, arrival - (rate.burst - 1) / rate.per_s - now)
 
     def count(self, key: tuple[str, ...], rate: Rate, *, now: float) -> None:
         """Record one event of `key`."""
-        self._arrivals[key] = max(self._arrivals.get(key, now), now) + 1.0 / rate.per_s
+        arrival = max(self._arrival(key, rate, now), now)
+        self._arrivals[key] = min(arrival, now + rate.burst / rate.per_s) + 1.0 / rate.per_s
         self._arrivals.move_to_end(key)
         if len(self._arrivals) > self._capacity:
             self._arrivals.popitem(last=False)
+
+    def _arrival(self, key: tuple[str, ...], rate: Rate, now: float) -> float:
+        """Return when the next event is due; one further ahead than `count` ever puts it is from a clock set back."""
+        arrival = self._arrivals.get(key, now)
+        return now if arrival - now > (rate.burst + 2) / rate.per_s else arrival

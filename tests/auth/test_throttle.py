@@ -41,3 +41,13 @@ def test_the_memory_is_bounded_and_forgives_the_oldest() -> None:
             throttle.count((address,), RATE, now=0.0)
     assert throttle.wait_s(("a",), RATE, now=0.0) == 0.0
     assert throttle.wait_s(("c",), RATE, now=0.0) > 0.0
+
+
+def test_a_clock_that_is_set_back_locks_nobody_out() -> None:
+    throttle = Throttle()
+    for _ in range(RATE.burst * 3):
+        throttle.count(KEY, RATE, now=7200.0)
+    assert throttle.wait_s(KEY, RATE, now=7200.0) > 0.0, "beyond the limit, and no way around it by going on"
+    assert throttle.wait_s(KEY, RATE, now=0.0) == 0.0
+    throttle.count(KEY, RATE, now=0.0)
+    assert throttle.wait_s(KEY, RATE, now=7200.0) == 0.0
