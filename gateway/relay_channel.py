@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Serve = Callable[[Channel], Awaitable[None]]
 
+_BODILESS: Final = frozenset({204, 304})
 _TO_THE_END: Final = 1 << 62
 """What is left of an answer that the end of the connection ends."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -142,7 +143,10 @@ class RelayChannel:
                 closes = True
         defaults = self._connection.defaults()
         framing = b""
-        if length >= 0:
+        if status in _BODILESS:
+            # RFC 9110 section 8.6, RFC 9112 section 6.1: neither a length nor chunks, whatever the provider said.
+            headers = [header for header in headers if header[0] != b"content-length"]
+        elif length >= 0:
             self._left = length
         elif self._may_chunk:
             self._chunked = True

@@ -63,6 +63,8 @@ def check(case: Upstream, answer: Answer, identity: bytes) -> None:
     assert b"SMUGGLED" not in answer.body
     assert b"smuggled" not in b" ".join(answer.headers.values())
     assert b"location" not in answer.headers
+    if case.alone == 204:
+        assert not {b"content-length", b"transfer-encoding"} & answer.headers.keys()
     if case.ending == "error event":
         last = answer.body.strip().rsplit(b"\n\n", 1)[-1]
         assert json.loads(last.removeprefix(b"data: "))["error"]["request_id"]
