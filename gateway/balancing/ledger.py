@@ -13,17 +13,17 @@ from gateway.balancing.charging import DAILY, REQUESTS, Dimension, Reservation, 
 from gateway.balancing.cooldown import Cooldown
 from gateway.balancing.decision import Ask
 from gateway.balancing.hints import Hint, WindowHint
+from gateway.balancing.known import KnownLimits
 from gateway.balancing.leased import QuotaLease
 from gateway.balancing.limiter import FixedWindow, Meter
 from gateway.balancing.outcome import Outcome, OutcomeKind
-from gateway.balancing.predictor import MAX_AGE_S, Identification, Learning, by_dimension, number
+from gateway.balancing.predictor import MAX_AGE_S, Identification, Learning, number
 from gateway.balancing.quota import Limits
+from gateway.balancing.refusal import NEAR, suspect, window_end
 from gateway.balancing.semantics import Semantics
 from gateway.balancing.windows import MINUTE_S, fit_meter, window_of
 
 _NO_OUTPUT = frozenset({*REQUESTS, Dimension.ITPM})
-NEAR = 0.5
-"""A refusal that explains nothing is put down to a limit of which less than this share is left."""
 
 
 class Ledger:
@@ -34,12 +34,12 @@ class Ledger:
     """
 
     __slots__ = (
-        "_expiring", "_limits", "_meters", "_semantics", "_share", "_share_at", "_unix_offset_s", "_unposted",
+        "_expiring", "_known", "_meters", "_semantics", "_share", "_share_at", "_unix_offset_s", "_unposted",
         "cooldown", "learner", "lease", "told", "told_as_of", "used_at",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, semantics: Semantics, now: float, *, unix_offset_s: float = 0.0) -> None:
-        self._limits: dict[Dimension, int] = {}
+        self._known = KnownLimits()
         self._meters: list[tuple[Dimension, int, Meter]] = []
         self._expiring: list[FixedWindow] = []
         self._share = 1.0
@@ -50,7 +50,7 @@ class Ledger:
         self._unposted = 0.0
         self.used_at = now
         self.cooldown = Cooldown()
-        self.told: dict[Dimension, int] = {}
+        self.told = self._known.told
         """Limits as the provider last named them."""
         self.learner: Identification | None = None
         """Beliefs beyond the account, where the strategy wants them."""
@@ -60,11 +60,7 @@ class Ledger:
 
     def configure(self, limits: Limits, now: float) -> None:
         """Take over changed limits; what is in use stays in use."""
-        self._limits = {
-            dimension: value
-            for dimension in Dimension
-            if (value := getattr(limits, dimension.name.lower())) is not None
-        }
+        self._known.configure(limits)
         self._share_at = nan
         for dimension in Dimension:
             self._fit(dimension, now)
@@ -88,17 +84,14 @@ class Ledger:
         if self.learner is None and not self.told:
             return None
         learned = {} if self.learner is None else self.learner.export(self._unix_offset_s)
-        told = {dimension.name.lower(): limit for dimension, limit in self.told.items()}
-        return {"at": now + self._unix_offset_s, "told": told, **learned}
+        return {"at": now + self._unix_offset_s, "told": self._known.export(), **learned}
 
     def restore(self, saved: Mapping[str, object], now: float) -> None:
         """Take over what `export` gave less than `MAX_AGE_S` ago; what is not understood is left out."""
         at = number(saved.get("at"))
         if at is None or not -60.0 <= now + self._unix_offset_s - at <= MAX_AGE_S:
             return
-        for dimension, limit in by_dimension(saved.get("told")):
-            if limit >= 1.0:
-                self.told.setdefault(dimension, int(limit))
+        self._known.restore(saved.get("told"))
         if self.learner is not None:
             self.learner.restore(saved, now, self._unix_offset_s)
         for dimension in Dimension:
@@ -120,13 +113,11 @@ class Ledger:
         return [(dimension, meter) for dimension, _, meter in self._meters]
 
     def _effective(self, dimension: Dimension) -> float | None:
-        configured, told = self._limits.get(dimension), self.told.get(dimension)
         learner = self.learner
         if learner is not None and learner.active:
+            configured, told = self._known.configured.get(dimension), self.told.get(dimension)
             return learner.limit(dimension, configured, told, self._minutes_share(dimension))
-        if configured is None or told is None:
-            return told if configured is None else configured
-        return min(configured, told)
+        return self._known.effective(dimension)
 
     def _fit(self, dimension: Dimension, now: float) -> None:
         """Make, resize or drop the meter so that it enforces the effective limit."""
@@ -270,7 +261,10 @@ class Ledger:
         learner = self.learner if self.learner is not None and self.learner.active else None
         suspects: Mapping[Dimension, float] = {}
         if kind is OutcomeKind.RATE_LIMITED and (learner is not None or outcome.hint is None):
-            suspects = self._suspects(reservation, outcome.hint, now)
+            named = self.told if self.learner is None else {*self.told, *self.learner.heard_of}
+            found = suspect(reservation, outcome.hint, named, now)
+            if found is not None:
+                suspects = {found[0]: self._counted(*found, -reservation.output_tokens)}
         if learner is not None:
             self._identify(learner, reservation, outcome, suspects, now)
         self._share_at = nan
@@ -303,43 +297,18 @@ class Ledger:
         """Let the beliefs learn from an outcome, before the meters are corrected by it."""
         changed = False
         if outcome.kind is OutcomeKind.OK:
-            changed = learner.admitted(reservation, self._limits, now)
+            changed = learner.admitted(reservation, self._known.configured, now)
         elif outcome.kind is OutcomeKind.RATE_LIMITED:
-            changed = learner.refused(reservation, suspects, self._limits, now)
-            delay_s = None if outcome.hint is None else outcome.hint.retry_after_s
-            if self._semantics.fixed_unknown and delay_s is not None and 0.0 < delay_s <= MINUTE_S:
-                # It names the end of the spent window; which one that is, the remainders or its length tell.
-                requests = None if outcome.hint is None else outcome.hint.requests
-                spent = delay_s <= self._semantics.request_window_s if requests is None else requests.remaining == 0
-                learner.phases[Dimension.RPM if spent else Dimension.TPM] = now + delay_s
+            changed = learner.refused(reservation, suspects, self._known.configured, now)
+            ends = window_end(outcome.hint, self._semantics, now) if self._semantics.fixed_unknown else None
+            if ends is not None:
+                learner.phases[ends[0]] = ends[1]
                 changed = True
         elif reservation.proof:
             learner.abandoned(reservation)
         if changed:
             for dimension in Dimension:
                 self._fit(dimension, now)
-
-    def _suspects(self, reservation: Reservation, hint: Hint | None, now: float) -> Mapping[Dimension, float]:
-        """Give the tightest limit that nobody named, with its use, if what was named does not explain a refusal."""
-        if hint is not None:
-            named = {REQUESTS[hint.requests_per_day]: hint.requests, Dimension.TPM: hint.tokens}
-            named |= {Dimension.ITPM: hint.input_tokens, Dimension.OTPM: hint.output_tokens}
-            for dimension, _, amount, _ in reservation.entries:
-                window = named.get(dimension)
-                if window is not None and window.remaining is not None and window.remaining < 1.1 * amount:
-                    return {}
-        known = {*self.told, *DAILY} if self.learner is None else {*self.told, *DAILY, *self.learner.heard_of}
-        untold = [
-            (meter.available(now) / meter.limit, dimension, meter, amount, mark)
-            for dimension, meter, amount, mark in reservation.entries
-            if dimension not in known
-        ]
-        if not untold:
-            return {}
-        _, dimension, meter, amount, mark = min(untold, key=lambda row: row[:2])
-        # What went out after it, often in one burst, had no part in its refusal; nor was it itself taken.
-        used = meter.limit - meter.available(now) - (meter.taken - mark) - amount
-        return {dimension: self._counted(dimension, used, -reservation.output_tokens)}
 
     def learn(self, reservation: Reservation, hint: Hint, now: float) -> None:
         """Correct the meters by what the response head of this reservation told."""
@@ -425,8 +394,4 @@ class Ledger:
 
     def misconfigured(self) -> dict[str, tuple[int, int]]:
         """Give (configured, told) where the configured limit is above what the provider grants."""
-        return {
-            dimension.name.lower(): (configured, self.told[dimension])
-            for dimension, configured in self._limits.items()
-            if dimension in self.told and configured > self.told[dimension]
-        }
+        return self._known.misconfigured()

@@ -1,0 +1,50 @@
+"""The limits that are known of one quota for one model family: configured by an operator, or named by the provider."""
+
+from __future__ import annotations
+
+from gateway.balancing.charging import Dimension
+from gateway.balancing.predictor import by_dimension
+from gateway.balancing.quota import Limits
+
+
+class KnownLimits:
+    """`configured` and, as the provider last named them, `told`."""
+
+    __slots__ = ("configured", "told")
+
+    def __init__(self) -> None:
+        self.configured: dict[Dimension, int] = {}
+        self.told: dict[Dimension, int] = {}
+
+    def configure(self, limits: Limits) -> None:
+        """Take over changed limits."""
+        self.configured = {
+            dimension: value
+            for dimension in Dimension
+            if (value := getattr(limits, dimension.name.lower())) is not None
+        }
+
+    def effective(self, dimension: Dimension) -> int | None:
+        """Give the smaller of the two: a deliberate cap stays a cap, and a wrong one is found out; None: no limit."""
+        configured, told = self.configured.get(dimension), self.told.get(dimension)
+        if configured is None or told is None:
+            return told if configured is None else configured
+        return min(configured, told)
+
+    def misconfigured(self) -> dict[str, tuple[int, int]]:
+        """Give (configured, told) where the configured limit is above what the provider grants."""
+        return {
+            dimension.name.lower(): (configured, self.told[dimension])
+            for dimension, configured in self.configured.items()
+            if dimension in self.told and configured > self.told[dimension]
+        }
+
+    def export(self) -> dict[str, int]:
+        """Give what the provider named, as plain JSON values."""
+        return {dimension.name.lower(): limit for dimension, limit in self.told.items()}
+
+    def restore(self, saved: object) -> None:
+        """Take over what `export` gave, save what was named anew; what is not understood is left out."""
+        for dimension, limit in by_dimension(saved):
+            if limit >= 1.0:
+                self.told.setdefault(dimension, int(limit))
