@@ -8,7 +8,9 @@ from gateway.balancing.hints import Hint
 
 COOLDOWN_MIN_S = 0.05
 COOLDOWN_CAP_S = 300.0
-"""No provider's word stops a quota for longer without being asked again."""
+"""No provider's word stops a quota for longer without being asked again, but that its day's limit is spent."""
+DAY_CAP_S = 25 * 3600.0
+"""The longest day, in the week that a daylight saving time ends."""
 BLIND_COOLDOWN_S = 0.5
 BLIND_CAP_S = 60.0
 """The first cool-down after a 429 that says nothing, and where doubling it with each further one ends."""
@@ -46,8 +48,8 @@ class Cooldown:
         if self._pressure > 0.0:
             self._pressure -= PRESSED_RELIEF
 
-    def refused(self, hint: Hint | None, started_at: float, now: float) -> bool:
-        """Take in a 429 with what it told: a delay, or when a spent window is full again.
+    def refused(self, hint: Hint | None, started_at: float, now: float, spent_until: float | None = None) -> bool:
+        """Take in a 429 with what it told: a delay, when a spent window is full again, or when a spent day ends.
 
         Those that were under way when another came (`started_at` before it) are no further strike: False.
         """
@@ -57,6 +59,10 @@ class Cooldown:
             self.strikes += 1
             self._refused_at = now
             self._alone_since = -inf
+        if spent_until is not None:
+            self._blind = False
+            self.until = max(self.until, min(spent_until, now + DAY_CAP_S))
+            return fresh
         delay_s = hint.retry_after_s if hint is not None else None
         if delay_s is None and hint is not None:
             spent = (hint.requests, hint.tokens, hint.input_tokens, hint.output_tokens)

@@ -40,15 +40,16 @@ class WindowHint:
 class Hint:
     """All that one response told; `quota_name` is the organisation or project it was charged to, when named.
 
-    `requests` counts per minute unless `requests_per_day`; `retry_after_s` is a delay from the arrival.
+    What is not called daily counts per minute; `retry_after_s` is a delay from the arrival.
     """
 
     retry_after_s: float | None = None
     requests: WindowHint | None = None
-    requests_per_day: bool = False
     tokens: WindowHint | None = None
     input_tokens: WindowHint | None = None
     output_tokens: WindowHint | None = None
+    daily_requests: WindowHint | None = None
+    daily_tokens: WindowHint | None = None
     quota_name: str | None = None
 
 
@@ -249,10 +250,11 @@ def parse_hint(headers: Mapping[str, str], style: str, *, now_unix: float) -> Hi
         retry_after_s = parse_retry_after(headers, now_unix=now_unix)
     quota_name = _quota_name(headers)
     if style in ("openai", "azure", "groq"):
-        requests = _openai_window(headers, "requests")
-        per_day = style == "groq" and requests is not None
+        requests, daily = _openai_window(headers, "requests"), None
+        if style == "groq":
+            requests, daily = None, requests
         tokens = _openai_window(headers, "tokens")
-        return _finish(Hint(retry_after_s, requests, per_day, tokens, None, None, quota_name))
+        return _finish(Hint(retry_after_s, requests, tokens, None, None, daily, None, quota_name))
     if style == "anthropic":
         return _finish(
             Hint(

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from gateway.balancing.charging import Dimension
+from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.predictor import by_dimension
 from gateway.balancing.quota import Limits
+
+
+def named_by(hint: Hint) -> tuple[tuple[Dimension, WindowHint | None], ...]:
+    """Give what a hint says of each dimension."""
+    return (
+        (Dimension.RPM, hint.requests),
+        (Dimension.TPM, hint.tokens),
+        (Dimension.ITPM, hint.input_tokens),
+        (Dimension.OTPM, hint.output_tokens),
+        (Dimension.RPD, hint.daily_requests),
+        (Dimension.TPD, hint.daily_tokens),
+    )
 
 
 class KnownLimits:

@@ -13,13 +13,13 @@ from gateway.balancing.charging import DAILY, REQUESTS, Dimension, Reservation, 
 from gateway.balancing.cooldown import Cooldown
 from gateway.balancing.decision import Ask
 from gateway.balancing.hints import Hint, WindowHint
-from gateway.balancing.known import KnownLimits
+from gateway.balancing.known import KnownLimits, named_by
 from gateway.balancing.leased import QuotaLease
 from gateway.balancing.limiter import FixedWindow, Meter
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import MAX_AGE_S, Identification, Learning, number
 from gateway.balancing.quota import Limits
-from gateway.balancing.refusal import NEAR, suspect, window_end
+from gateway.balancing.refusal import NEAR, day_end, suspect, window_end
 from gateway.balancing.semantics import Semantics
 from gateway.balancing.windows import MINUTE_S, fit_meter, window_of
 
@@ -255,7 +255,8 @@ class Ledger:
         """Give the lease's outcome to the meters and the cool-down; the hint, if any, was given to `learn` before."""
         kind, fresh = outcome.kind, False
         if kind is OutcomeKind.RATE_LIMITED:
-            fresh = self.cooldown.refused(outcome.hint, reservation.started_at, now)
+            spent_until = day_end(outcome.hint, self._semantics, now, self._unix_offset_s)
+            fresh = self.cooldown.refused(outcome.hint, reservation.started_at, now, spent_until)
         elif kind is OutcomeKind.OK:
             self.cooldown.succeeded()
         learner = self.learner if self.learner is not None and self.learner.active else None
@@ -311,20 +312,13 @@ class Ledger:
                 self._fit(dimension, now)
 
     def learn(self, reservation: Reservation, hint: Hint, now: float) -> None:
-        """Correct the meters by what the response head of this reservation told."""
+        """Correct the meters by what the answer to this reservation told, in its head or in an error's body."""
         self._share_at = nan
         newest = reservation.started_at >= self.told_as_of
-        requests = Dimension.RPD if hint.requests_per_day else Dimension.RPM
-        for dimension, window in (
-            (requests, hint.requests),
-            (Dimension.TPM, hint.tokens),
-            (Dimension.ITPM, hint.input_tokens),
-            (Dimension.OTPM, hint.output_tokens),
-        ):
+        refused = hint.retry_after_s is not None
+        for dimension, window in named_by(hint):
             if window is not None:
-                self._correct(
-                    dimension, window, reservation, now, newest=newest, refused=hint.retry_after_s is not None
-                )
+                self._correct(dimension, window, reservation, now, newest=newest, refused=refused)
         if newest:
             self.told_as_of = reservation.started_at
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from gateway.balancing.charging import DAILY, REQUESTS, Dimension, Reservation
+from gateway.balancing.charging import DAILY, Dimension, Reservation
 from gateway.balancing.hints import Hint
+from gateway.balancing.known import named_by
+from gateway.balancing.pacific import next_midnight
 from gateway.balancing.semantics import Semantics
-from gateway.balancing.windows import MINUTE_S
+from gateway.balancing.windows import DAY_S, MINUTE_S
 
 NEAR = 0.5
 """A refusal that explains nothing is put down to a limit of which less than this share is left."""
@@ -37,8 +39,7 @@ def suspect(
 
 def _explained(reservation: Reservation, hint: Hint) -> bool:
     """Tell whether the hint names a limit of which too little was left for this request."""
-    named = {REQUESTS[hint.requests_per_day]: hint.requests, Dimension.TPM: hint.tokens}
-    named |= {Dimension.ITPM: hint.input_tokens, Dimension.OTPM: hint.output_tokens}
+    named = dict(named_by(hint))
     for dimension, _, amount, _ in reservation.entries:
         window = named.get(dimension)
         if window is not None and window.remaining is not None and window.remaining < 1.1 * amount:
@@ -54,3 +55,18 @@ def window_end(hint: Hint | None, semantics: Semantics, now: float) -> tuple[Dim
     requests = hint.requests
     spent = delay_s <= semantics.request_window_s if requests is None else requests.remaining == 0
     return Dimension.RPM if spent else Dimension.TPM, now + delay_s
+
+
+def day_end(hint: Hint | None, semantics: Semantics, now: float, unix_offset_s: float) -> float | None:
+    """Give when the provider's day ends (balancer's clock), if the refusal says that the day's limit is spent.
+
+    The delay that comes with it is not to be waited for: Gemini names one below a minute (RetryInfo) with a day's
+    limit, too. None where days refill continuously: there the delay, or what is left, says when.
+    """
+    if hint is None or semantics.day != "fixed":
+        return None
+    if not any(window is not None and window.remaining == 0 for window in (hint.daily_requests, hint.daily_tokens)):
+        return None
+    unix = now + unix_offset_s
+    ends = next_midnight(unix) if semantics.pacific_day else (unix // DAY_S + 1.0) * DAY_S
+    return ends - unix_offset_s

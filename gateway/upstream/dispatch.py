@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from gateway.balancing.decision import Lease
+from gateway.balancing.error_hints import with_body
 from gateway.balancing.exchange import Exchange
 from gateway.balancing.hints import Hint, header_names, parse_hint
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
@@ -324,6 +325,8 @@ class _Driver:
         kind = self.kind = classify(response.status, self.buffer)
         self.first_byte_s = self.clock() - started_at
         hint = read_hint(response.headers, prepared.hint_style, self.unix_clock)
+        if kind is OutcomeKind.RATE_LIMITED and self.buffer:
+            hint = with_body(hint, self.buffer)
         return Answered(response.status, kind, hint, self.first_byte_s)
 
     async def _peek_error(self, response: UpstreamResponse) -> None:

@@ -58,8 +58,7 @@ TABLE: list[tuple[str, str, dict[str, str], Hint | None]] = [
         },
         Hint(
             2.0,
-            requests=WindowHint(14_400, 14_370, 179.56),
-            requests_per_day=True,
+            daily_requests=WindowHint(14_400, 14_370, 179.56),
             tokens=WindowHint(18_000, 17_997, 7.66),
         ),
     ),

@@ -190,7 +190,7 @@ def test_a_configured_limit_above_the_providers_is_reported_and_not_believed() -
 
 def test_groqs_request_header_is_a_day() -> None:
     account = ledger("groq", rpm=30)
-    account.learn(account.reserve(1, 1, 0.0), Hint(requests=WindowHint(14_400, 7), requests_per_day=True), 0.0)
+    account.learn(account.reserve(1, 1, 0.0), Hint(daily_requests=WindowHint(14_400, 7)), 0.0)
     assert account.limits(0.0) == {"rpm": (30.0, 29.0), "rpd": (14_400.0, 7.0)}
 
 

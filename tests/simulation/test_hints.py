@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from gateway.balancing.hints import parse_hint
+from gateway.balancing.error_hints import parse_error_hint
+from gateway.balancing.hints import Hint, WindowHint, parse_hint
 from gateway.balancing.quota import Limits
 from gateway.simulation.limits.model import Admitted, Cost, Rejected
 from gateway.simulation.limits.registry import LIMIT_MODELS, make_limit_model
@@ -24,8 +27,10 @@ def test_an_admission_tells_what_is_left(style: str) -> None:
     assert hint is not None
     left = model.available("m", NOW)
     if hint.requests is not None:
-        assert hint.requests.remaining == left["requests-day" if style == "groq" else "requests"]
-        assert hint.requests_per_day == (style == "groq")
+        assert hint.requests.remaining == left["requests"]
+    assert (hint.daily_requests is not None) == (style == "groq")
+    if hint.daily_requests is not None:
+        assert hint.daily_requests.remaining == left["requests-day"]
     tokens = hint.input_tokens if style == "anthropic" else hint.tokens
     assert tokens is not None
     assert tokens.remaining == left["input-tokens" if style == "anthropic" else "tokens"]
@@ -55,6 +60,40 @@ def test_the_silent_ones_tell_nothing(style: str) -> None:
         answer = model.admit(Cost("m"), NOW)
         assert isinstance(answer, expected)
         assert parse_hint(dict(answer.headers), style, now_unix=NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("style", "limits", "cost", "field"),
+    [
+        ("gemini", Limits(rpm=2), Cost("m"), "requests"),
+        ("gemini", Limits(itpm=200), Cost("m", 100, 1), "input_tokens"),
+        ("gemini", Limits(rpd=2), Cost("m"), "daily_requests"),
+        ("openai", Limits(rpm=2), Cost("m"), "requests"),
+        ("openai", Limits(tpm=200), Cost("m", 100, 1), "tokens"),
+        ("groq", Limits(rpd=2), Cost("m"), "daily_requests"),
+        ("groq", Limits(tpd=200), Cost("m", 100, 0), "daily_tokens"),
+    ],
+)
+def test_a_refusal_names_the_limit_in_its_body(style: str, limits: Limits, cost: Cost, field: str) -> None:
+    model = make_limit_model(style, limits, organisation="org-a")
+    answer = model.admit(cost, NOW)
+    while isinstance(answer, Admitted):
+        answer = model.admit(cost, NOW)
+    hint = parse_error_hint(json.dumps(answer.body).encode())
+    assert hint is not None
+    window = getattr(hint, field)
+    assert window is not None
+    assert (window.limit, window.remaining) == (2 if "requests" in field else 200, 0)
+    assert hint.retry_after_s is not None
+    if answer.retry_after_s is not None and answer.retry_after_s < 60.0:
+        assert hint.retry_after_s == pytest.approx(answer.retry_after_s, abs=1)
+
+
+def test_bedrock_says_that_the_day_is_spent() -> None:
+    model = make_limit_model("bedrock", Limits(tpd=10), organisation="org-a")
+    answer = model.admit(Cost("m", 11, 1), NOW)
+    assert isinstance(answer, Rejected)
+    assert parse_error_hint(json.dumps(answer.body).encode()) == Hint(daily_tokens=WindowHint(None, 0))
 
 
 def test_every_style_is_covered() -> None:

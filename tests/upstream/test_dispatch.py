@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 
 import pytest
 
 from gateway.balancing.decision import Ask, Refusal
 from gateway.balancing.exchange import Exchange
+from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.outcome import OutcomeKind, TokenUsage
 from gateway.balancing.retry import RetryBudget, RetryPolicy
 from gateway.balancing.steps import Failure
@@ -70,6 +72,48 @@ def _in_pieces(*pieces: bytes) -> Script:
 
 
 QUOTA = b'{"error":{"type":"insufficient_quota","code":"insufficient_quota"}}'
+
+
+GEMINI_DAY = json.dumps({
+    "error": {
+        "code": 429,
+        "message": "You exceeded your current quota, please check your plan and billing details.",
+        "status": "RESOURCE_EXHAUSTED",
+        "details": [
+            {
+                "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+                "violations": [
+                    {"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "quotaValue": "20"}
+                ],
+            },
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "36s"},
+        ],
+    }
+}).encode()  # fmt: skip
+
+
+@pytest.mark.parametrize("head", [b"", b"retry-after: 5\r\nx-ratelimit-limit-requests: 9\r\n"], ids=["bare", "told"])
+async def test_what_only_the_body_of_a_refusal_says_is_learned(head: bytes) -> None:
+    refusal = b"HTTP/1.1 429 No\r\n%bcontent-length: %d\r\n\r\n%b" % (head, len(GEMINI_DAY), GEMINI_DAY)
+    async with world(a=replying(refusal), b=replying(ok(b"fine"))) as w:
+        async with await w.answer() as answer:
+            assert await text(answer) == b"fine"
+            await answer.finish()
+        (_, outcome), _ = w.leases.observed
+        assert outcome.kind is OutcomeKind.RATE_LIMITED
+        assert outcome.hint == Hint(
+            5.0 if head else 36.0,
+            requests=WindowHint(9) if head else None,
+            daily_requests=WindowHint(20, 0),
+        )
+
+
+async def test_the_body_of_an_answer_that_is_no_refusal_says_nothing_of_limits() -> None:
+    refusal = b"HTTP/1.1 403 No\r\ncontent-length: %d\r\n\r\n%b" % (len(GEMINI_DAY), GEMINI_DAY)
+    async with world(a=replying(refusal), b=replying(ok(b"fine"))) as w:
+        async with await w.answer() as answer:
+            await answer.finish()
+        assert w.leases.observed[0][1].hint is None
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ from gateway.simulation.limits.model import (
 )
 
 _METRIC = "generativelanguage.googleapis.com/generate_content_paid_tier"
+_LINK = "https://ai.google.dev/gemini-api/docs/rate-limits"
 _QUOTA = {
     REQUESTS: ("requests", "GenerateRequestsPerMinutePerProjectPerModel"),
-    INPUT: ("input_token_count", "GenerateContentInputTokensPerModelPerMinute"),
+    INPUT: ("input_token_count", "GenerateContentPaidTierInputTokensPerModelPerMinute"),
     REQUESTS_DAY: ("requests", "GenerateRequestsPerDayPerProjectPerModel"),
 }
 
@@ -67,15 +68,20 @@ class GeminiLimits(LimitModel):
             "quotaDimensions": {"location": "global", "model": model},
             "quotaValue": str(limit),
         }
+        links = [{"description": "Learn more about Gemini API quotas", "url": _LINK}]
         details: list[dict[str, object]] = [
-            {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]}
+            {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]},
+            {"@type": "type.googleapis.com/google.rpc.Help", "links": links},
         ]
         message = (
-            "You exceeded your current quota, please check your plan and billing details.\n* Quota exceeded for "
-            f"metric: {violation['quotaMetric']}, limit: {limit}, model: {model}"
+            "You exceeded your current quota, please check your plan and billing details. For more information on "
+            f"this error, head to: {_LINK}.\n* Quota exceeded for metric: {violation['quotaMetric']}, "
+            f"limit: {limit}, model: {model}"
         )
         if wait is not None:
-            message += f"\nPlease retry in {wait:.9f}s."
-            details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{math.ceil(wait)}s"})
+            # Also with a spent day the provider asks to come back within the minute, and then refuses again.
+            told_s = (wait % 60.0 or 60.0) if short.dimension == REQUESTS_DAY else wait
+            message += f"\nPlease retry in {told_s:.9f}s."
+            details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{math.ceil(told_s)}s"})
         body = {"error": {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": details}}
         return Rejected(429, (), body, short.dimension, wait)
