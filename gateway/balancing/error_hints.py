@@ -101,14 +101,21 @@ def _error_of(body: bytes) -> dict[str, Any]:
 
 
 def _violations(violations: object) -> Iterator[tuple[str, WindowHint]]:
-    """Read a QuotaFailure: what it names is spent until its window ends, whatever small rest a large request left."""
+    """Read a QuotaFailure.
+
+    That no request is left is sure, and a day that it names counts as spent. Of a minute's tokens less is left than
+    this request wanted, and nobody says how much: there only the limit is taken, and the delay says when.
+    """
     for violation in violations if isinstance(violations, list) else ():
         if not isinstance(violation, dict):
             continue
         field = _quota(violation.get("quotaId")) or _quota(violation.get("quotaMetric"))
         if field is not None:
             value = violation.get("quotaValue")
-            yield field, WindowHint(parse_count(str(value)) if isinstance(value, str | int) else None, 0)
+            limit = parse_count(str(value)) if isinstance(value, str | int) else None
+            is_day = field.startswith("daily")
+            if is_day or limit is not None:
+                yield field, WindowHint(limit, 0 if is_day or field == "requests" else None)
 
 
 def _quota(name: object) -> str | None:

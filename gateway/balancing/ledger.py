@@ -342,7 +342,8 @@ class Ledger:
             return
         learner = self.learner if self.learner is not None and self.learner.active else None
         told_limit = window.limit if window.limit is not None else self.told.get(dimension)
-        if told_limit is None and learner is not None:
+        # That a day is spent is no remainder of many, of which the highest would be the limit.
+        if told_limit is None and learner is not None and dimension not in DAILY:
             charged = next((amount for _, known, amount, _ in reservation.entries if known is meter), 0.0)
             # A refusal was charged nothing.
             held = window.remaining + (0.0 if refused else charged)

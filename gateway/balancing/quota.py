@@ -10,8 +10,8 @@ class Limits:
     """A provider's limits; None = not limited, or not known.
 
     `rpm`/`rpd` requests a minute/day, `tpm`/`tpd` tokens in and out together, `itpm` input tokens, `otpm` output tokens
-    a minute, `concurrency` requests in flight. All but the last count for each model family by itself where the provider
-    counts so (`Semantics.per_model`); requests in flight count over all of them: what runs at once is the account's.
+    a minute, `concurrency` requests in flight. All but the last count for each model family by itself where the
+    provider counts so (`Semantics.per_model`); requests in flight count over all families together.
     """
 
     rpm: int | None = None

@@ -16,6 +16,7 @@ from gateway.balancing.error_hints import parse_error_hint, with_body
 from gateway.balancing.hints import MAX_COUNT, MAX_RETRY_AFTER_S, Hint, WindowHint
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.outcome import Outcome, OutcomeKind
+from gateway.balancing.predictor import Learning
 from gateway.balancing.quota import Limits
 from gateway.balancing.semantics import semantics_of
 
@@ -64,7 +65,7 @@ TABLE: list[tuple[str, Any, Hint | None]] = [
             ),
             delay="47.434392449s",
         ),
-        Hint(47.434392449, input_tokens=WindowHint(4_000_000, 0)),
+        Hint(47.434392449, input_tokens=WindowHint(4_000_000)),
     ),
     ("gemini: a day, with a delay that is none", DAY_SPENT, Hint(36.0, daily_requests=WindowHint(20, 0))),
     (
@@ -74,9 +75,7 @@ TABLE: list[tuple[str, Any, Hint | None]] = [
             violation("GenerateRequestsPerMinutePerProjectPerModel-FreeTier"),
             violation("GenerateRequestsPerDayPerProjectPerModel-FreeTier"),
         ),
-        Hint(
-            requests=WindowHint(None, 0), input_tokens=WindowHint(None, 0), daily_requests=WindowHint(None, 0)
-        ),
+        Hint(daily_requests=WindowHint(None, 0)),
     ),
     (
         "gemini: a list, as it would have streamed",
@@ -256,6 +255,21 @@ def test_the_body_fills_in_what_the_head_left_out() -> None:
     )
 
 
+@given(st.lists(BODIES.map(lambda body: json.dumps(body).encode()), max_size=12))
+def test_no_bodies_shut_a_quota_that_learns_for_good(bodies: list[bytes]) -> None:
+    account = Ledger(Limits(rpm=50, rpd=5_000, itpm=5_000, tpd=5_000), semantics_of("gemini"), 0.0)
+    account.learn_limiter(Learning(), 0.0)
+    now = 0.0
+    for body in bodies:
+        hint = parse_error_hint(body)
+        if hint is not None:
+            refuse(account, hint, now)
+        now += 61.0
+    assert all(meter.limit >= 1.0 for _, meter in account.meters())
+    now += 2 * 86_400.0
+    assert account.ready_at(0, 0, now) <= now
+
+
 def refuse(account: Ledger, hint: Hint, now: float) -> None:
     reservation = account.reserve(1, 1, now)
     account.learn(reservation, hint, now)
@@ -281,6 +295,17 @@ def test_a_spent_day_lasts_until_the_providers_midnight(limits: Limits, value: s
     assert account.told == ({} if value is None else {Dimension.RPD: 20})
     if limits.rpd is not None and value is not None:
         assert account.misconfigured() == {"rpd": (1_000, 20)}
+
+
+def test_spent_days_without_a_limit_do_not_lower_the_believed_one() -> None:
+    account = Ledger(Limits(rpd=5_000), semantics_of("gemini"), 0.0)
+    account.learn_limiter(Learning(), 0.0)
+    for day in range(8):
+        refuse(account, Hint(36.0, daily_requests=WindowHint(None, 0)), day * 90_000.0)
+    meter = account.meter(Dimension.RPD)
+    assert meter is not None
+    assert meter.limit == 5_000
+    assert account.ready_at(1, 1, 9 * 90_000.0) <= 9 * 90_000.0
 
 
 def test_bedrocks_day_ends_at_midnight_utc() -> None:
