@@ -68,7 +68,8 @@ class DeadlineProtocol(StrictProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing() or self.lingers:
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)

@@ -44,9 +44,11 @@ class PeakEwma:
         if self._at is None or sample_s > self._value:
             self._value = sample_s
         else:
-            keep = exp(-max(now - self._at, self._tau_s * 0.02) / self._tau_s)
+            dt, least = now - self._at, self._tau_s * 0.02
+            keep = exp(-(dt if dt > least else least) / self._tau_s)
             self._value = self._value * keep + sample_s * (1.0 - keep)
-        self._at = now if self._at is None else max(self._at, now)
+        if self._at is None or now > self._at:
+            self._at = now
 
     def read(self, now: float) -> float | None:
         """Give the estimate; None before the first sample."""

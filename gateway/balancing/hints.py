@@ -78,20 +78,18 @@ def parse_count(value: str | None) -> int | None:
 
 def parse_seconds(value: str | None) -> float | None:
     """Read a delay: seconds ("59.7") or a Go duration ("6m0s", "120ms"), in [0, `MAX_RESET_S`], else None."""
-    if value is None or len(value) > _MAX_VALUE_CHARS:
-        return None
+    return None if value is None or len(value) > _MAX_VALUE_CHARS else _duration(value)
+
+
+@lru_cache(maxsize=2048)
+def _duration(value: str) -> float | None:
+    """A provider repeats the same few."""
     if value.isascii():
         # The two commonest forms, "120ms" and "59", need no pattern.
         if value[-2:] == "ms" and value[:-2].isdigit() and len(value) < 9:
             return int(value[:-2]) / 1000.0
         if value.isdigit() and len(value) < 7:
             return float(value)
-    return _duration(value)
-
-
-@lru_cache(maxsize=1024)
-def _duration(value: str) -> float | None:
-    """Read the less common forms ("6m0s", "59.7"); a provider repeats the same few."""
     value = value.strip()
     if _SECONDS.match(value):
         seconds = float(value)
@@ -169,6 +167,7 @@ _MISTRAL = ("x-ratelimitbysize-limit-minute", "x-ratelimitbysize-remaining-minut
 _PLAIN = ("x-ratelimit", "ratelimit")
 _OPENAI_QUOTA = ("openai-organization", "openai-project")
 _ANTHROPIC_QUOTA = ("anthropic-organization-id",)
+_QUOTA_NAMES = frozenset((*_OPENAI_QUOTA, *_ANTHROPIC_QUOTA))
 
 
 def _header_names(*rows: Iterable[str]) -> Mapping[bytes, str]:
@@ -193,10 +192,21 @@ def header_names(style: str) -> Mapping[bytes, str]:
     return _BY_STYLE.get(style, _EVERY)
 
 
+@lru_cache(maxsize=1024)
+def _known_limit(value: str) -> int | None:
+    """Limits are the same in answer after answer."""
+    return parse_count(value)
+
+
 def _openai_window(headers: Mapping[str, str], dimension: str) -> WindowHint | None:
     limit, remaining, reset = _OPENAI[dimension]
+    told, left = headers.get(limit), headers.get(remaining)
+    if told is None and left is None:
+        return None
     return _window(
-        parse_count(headers.get(limit)), parse_count(headers.get(remaining)), parse_seconds(headers.get(reset))
+        None if told is None or len(told) > _MAX_VALUE_CHARS else _known_limit(told),
+        parse_count(left),
+        parse_seconds(headers.get(reset)),
     )
 
 
@@ -226,6 +236,8 @@ def _plain_window(headers: Mapping[str, str], now_unix: float) -> WindowHint | N
 
 
 def _quota_name(headers: Mapping[str, str]) -> str | None:
+    if _QUOTA_NAMES.isdisjoint(headers):
+        return None
     for names in (_OPENAI_QUOTA, _ANTHROPIC_QUOTA):
         parts = [told for name in names if (value := headers.get(name)) and (told := value.strip())]
         if parts and all(len(part) <= 128 and part.isprintable() for part in parts):

@@ -58,14 +58,18 @@ class RetryBudget:
         self._at: float | None = None
 
     def _settle(self, now: float) -> None:
-        if self._at is not None and now > self._at:
-            self._balance = min(self._burst, self._balance + (now - self._at) * self._floor_per_s)
-        self._at = now if self._at is None else max(self._at, now)
+        at = self._at
+        if at is None:
+            self._at = now
+        elif now > at:
+            balance, self._at = self._balance + (now - at) * self._floor_per_s, now
+            self._balance = balance if balance < self._burst else self._burst
 
     def deposit(self, now: float) -> None:
         """Count one request of the callers."""
         self._settle(now)
-        self._balance = min(self._burst, self._balance + self._ratio)
+        balance = self._balance + self._ratio
+        self._balance = balance if balance < self._burst else self._burst
 
     def affords(self, now: float) -> bool:
         """Tell whether one more retry is within the budget."""

@@ -8,7 +8,7 @@ token, `cached_input` is the part of it that was read from a cache.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -85,20 +85,40 @@ class Reading(msgspec.Struct, frozen=True):
 
     def tokens(self) -> TokenUsage | None:
         """Return the counts as reported, None if there are none."""
-        if not self.has_usage:
+        count, output, cached = self.input or 0, self.output, self.cached_input or 0
+        if output is None and self.input is None:
             return None
-        count = self.input or 0
-        return TokenUsage(input=count, output=self.output or 0, cached_input=min(self.cached_input or 0, count))
+        return TokenUsage(count, output or 0, cached if cached < count else count)
 
 
 EMPTY = Reading()
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_COUNT)]
+
+
+class _PlainDetails(msgspec.Struct):
+    cached_tokens: _Count | None = 0
+
+
+class _PlainUsage(msgspec.Struct):
+    """A usage object whose counts are counts."""
+
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    prompt_tokens_details: _PlainDetails | None = None
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    input_tokens_details: _PlainDetails | None = None
+    cache_creation_input_tokens: _Count | None = None
+    cache_read_input_tokens: _Count | None = None
 
 
 class _Plain(msgspec.Struct):
     """The commonest answer, decoded in one go: no envelope around it, and its fields of the documented types."""
 
     model: str
-    usage: _Usage
+    usage: _PlainUsage
     response: None = None
     message: None = None
     usage_metadata: None = msgspec.field(default=None, name="usageMetadata")
@@ -113,7 +133,7 @@ def read_body(body: bytes) -> Reading:
         plain = _PLAIN.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return _read_any(body)
-    return _counts(plain.usage, plain.model or None)
+    return _plainly(plain)
 
 
 def _read_any(body: bytes) -> Reading:
@@ -143,16 +163,41 @@ def read_usage(raw: bytes) -> Reading:
         usage = _USAGE.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return EMPTY
-    return EMPTY if usage is None else _counts(usage, None)
-
-
-def _counts(usage: _Usage, model: str | None) -> Reading:
+    if usage is None:
+        return EMPTY
     if usage.prompt_tokens is not None or usage.completion_tokens is not None:
-        details, into, out = usage.prompt_tokens_details, _count(usage.prompt_tokens), _count(usage.completion_tokens)
+        details, into, out = usage.prompt_tokens_details, usage.prompt_tokens, usage.completion_tokens
     else:
-        details, into, out = usage.input_tokens_details, _count(usage.input_tokens), _count(usage.output_tokens)
-    cached = _count(details.cached_tokens) if details is not None else None
-    read, written = _count(usage.cache_read_input_tokens), _count(usage.cache_creation_input_tokens)
+        details, into, out = usage.input_tokens_details, usage.input_tokens, usage.output_tokens
+    return _reading(
+        None,
+        _count(into),
+        _count(out),
+        cached=_count(details.cached_tokens) if details is not None else None,
+        read=_count(usage.cache_read_input_tokens),
+        written=_count(usage.cache_creation_input_tokens),
+    )
+
+
+def _plainly(plain: _Plain) -> Reading:
+    usage = plain.usage
+    into, out, details = usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens_details
+    if into is None and out is None:
+        into, out, details = usage.input_tokens, usage.output_tokens, usage.input_tokens_details
+    return _reading(
+        plain.model or None,
+        into,
+        out,
+        cached=None if details is None else details.cached_tokens,
+        read=usage.cache_read_input_tokens,
+        written=usage.cache_creation_input_tokens,
+    )
+
+
+def _reading(
+    model: str | None, into: int | None, out: int | None, *, cached: int | None, read: int | None, written: int | None
+) -> Reading:
+    """Put the counts together: `read` and `written` are Anthropic's, which `into` leaves out."""
     if into is not None and (read is not None or written is not None):
         into, cached = into + (read or 0) + (written or 0), read or 0
     return Reading(model, into, out, cached)

@@ -37,6 +37,7 @@ class AsgiChannel:
         "peer",
         "query",
         "raw_path",
+        "task",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,6 +51,7 @@ class AsgiChannel:
         client = scope.get("client")
         # Behind a trusted proxy uvicorn has put the caller's own address in its place.
         self.peer: str = client[0] if client else ""
+        self.task: asyncio.Task[None] | None = None
         self.aborted = False
         self._receive = receive
         self._send = send

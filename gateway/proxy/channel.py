@@ -6,6 +6,7 @@ The data path is written against this protocol alone: `asgi_channel` fulfils it 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,7 +21,8 @@ class Channel(Protocol):
     """A request head, then body in, head out, chunks out.
 
     `method` is upper case; `raw_path` the path as sent, percent-encoding and all, without the query; `headers` in order
-    with lower-case names; `certificate` the `x5t#S256` of the caller's TLS certificate (RFC 8705), "" without one.
+    with lower-case names; `certificate` the `x5t#S256` of the caller's TLS certificate (RFC 8705), "" without one;
+    `task` what serves it, where the server has made a task for that.
     """
 
     method: str
@@ -28,6 +30,7 @@ class Channel(Protocol):
     query: bytes
     headers: HeaderList
     certificate: str
+    task: asyncio.Task[None] | None
 
     @property
     def peer(self) -> str:

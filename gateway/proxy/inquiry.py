@@ -58,7 +58,7 @@ class Leaver:
 
     def watch(self, channel: Channel) -> None:
         """From now on a caller that leaves ends the running task."""
-        self.task = asyncio.current_task()
+        self.task = channel.task or asyncio.current_task()
         channel.on_gone(self.leave)
 
     def leave(self) -> None:

@@ -36,7 +36,7 @@ class KeyScreen:
     def headers(self, headers: HeaderList) -> HeaderList:
         """Return `headers` without the key."""
         key = self._key
-        if not key or not any(key in value for _, value in headers):
+        if not key or key not in b"\n".join([value for _, value in headers]):
             return headers
         return [(name, value.replace(key, self._blank)) for name, value in headers]
 

@@ -55,13 +55,15 @@ class Spending:
 
     async def admit_soon(self, choice: Choice, intake: Intake, record: RequestRecord) -> Choice:
         """Do as `admit` does, but wait a moment where only news of the other processes is wanting."""
-        loop = asyncio.get_running_loop()
-        gives_up_at = loop.time() + PATIENCE_S
+        gives_up_at = None
         while True:
             try:
                 return self.admit(choice, intake, record)
             except TokenLimitReached as fault:
-                if not fault.is_passing or loop.time() >= gives_up_at:
+                # The loop is asked for here alone: each time it costs a system call, to find out about forks.
+                now = asyncio.get_running_loop().time()
+                gives_up_at = now + PATIENCE_S if gives_up_at is None else gives_up_at
+                if not fault.is_passing or now >= gives_up_at:
                     raise
             await asyncio.sleep(_AGAIN_S)
             record.waited_s += _AGAIN_S

@@ -222,8 +222,8 @@ class Http1Connection(asyncio.Protocol):
             self._unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
         else:
             expires_at = self._total_at
-        self._expires_at = min(expires_at, self._total_at)
-        if self._timer is None or self._timer_at > self._expires_at:
+        self._expires_at = expires_at = expires_at if expires_at < self._total_at else self._total_at
+        if self._timer is None or self._timer_at > expires_at:
             self._set_timer()
 
     def _set_timer(self) -> None:

@@ -122,8 +122,8 @@ def header_lines(headers: Headers) -> bytes:
         return b""
     block = b"\r\n".join(map(b": ".join, headers)) + b"\r\n"
     lines = len(headers)
-    # Values are not looked at one by one: a CR, LF or NUL hidden in any of them shows in these counts.
-    if block.count(b"\r\n") != lines or block.count(b"\n") != lines or block.count(b"\r") != lines or b"\0" in block:
+    # Values are not looked at one by one: a CR, LF or NUL hidden in any of them shows in this count.
+    if len(block) - len(block.translate(None, b"\r\n\0")) != 2 * lines:
         raise ValueError("a header value holds CR, LF or NUL")
     return block
 
