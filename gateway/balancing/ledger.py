@@ -347,7 +347,8 @@ class Ledger:
             charged = next((amount for _, known, amount, _ in reservation.entries if known is meter), 0.0)
             # A refusal was charged nothing.
             held = window.remaining + (0.0 if refused else charged)
-            if learner.remained(dimension, window.remaining, held, reservation.started_at, meter.window_s):
+            as_of = reservation.started_at
+            if learner.remained(dimension, window.remaining, held, as_of, meter.window_s, refused=refused):
                 self._fit(dimension, now)
                 meter = self.meter(dimension) or meter
         rounded = 0.0 if dimension in REQUESTS else 0.5 * self._semantics.rounds_tokens

@@ -90,32 +90,38 @@ class _Remainders:
     """One dimension whose remainders are told but not its limit, in fixed windows of unknown phase.
 
     Just after a window began the remainder is the limit; where it rose from one request to the next, one has begun.
+    A window in which everything was refused says nothing of the limit: it had been spent before, by whomever.
     Amounts and times are those of the meter's window.
     """
 
-    __slots__ = ("_began", "_current", "_last", "_last_at", "_past", "limit")
+    __slots__ = ("_admitted", "_began", "_current", "_last", "_last_at", "_past", "limit")
 
     def __init__(self, now: float) -> None:
         self._began = now
         self._current = 0.0
+        self._admitted = False
         self._past: list[float] = []
         self._last, self._last_at = inf, now
         self.limit: float | None = None
 
-    def add(self, remaining: float, held: float, as_of: float, window_s: float) -> tuple[bool, float | None]:
+    def add(
+        self, remaining: float, held: float, as_of: float, window_s: float, *, refused: bool
+    ) -> tuple[bool, float | None]:
         """Take in a remainder, and what it was before that request's share; gives whether the limit has changed, and
         the earliest request known to be in a new window (None: none is)."""
         rose = held > self._last + 0.5 and as_of - self._last_at < PHASE_WITHIN * window_s
         edge = as_of if rose else None
         self._last, self._last_at = remaining, as_of
         if as_of - self._began >= window_s:
-            self._past = [*self._past[1 - PEAK_WINDOWS :], self._current]
-            self._began, self._current = as_of, 0.0
+            if self._admitted:
+                self._past = [*self._past[1 - PEAK_WINDOWS :], self._current]
+            self._began, self._current, self._admitted = as_of, 0.0, False
         self._current = max(self._current, held)
+        self._admitted |= not refused
         if len(self._past) < PEAK_WINDOWS and (self.limit is None or held <= self.limit):
             return False, edge
         peak = max(self._current, *self._past, 0.0)
-        changed = self.limit is None or abs(peak - self.limit) > 0.01 * self.limit
+        changed = peak >= 1.0 and (self.limit is None or abs(peak - self.limit) > 0.01 * self.limit)
         if changed:
             self.limit = peak
         return changed, edge
@@ -194,12 +200,14 @@ class Identification:
             return limit if configured is None or not self.learning.limits_are_caps else min(limit, configured)
         return None if configured is None else max(1.0, configured * self._factors.get(dimension, 1.0))
 
-    def remained(self, dimension: Dimension, remaining: float, held: float, as_of: float, window_s: float) -> bool:
+    def remained(
+        self, dimension: Dimension, remaining: float, held: float, as_of: float, window_s: float, *, refused: bool
+    ) -> bool:
         """Take in what remains of a limit that is not named, and `held` before the request; True: beliefs changed."""
         known = self._remainders.get(dimension)
         if known is None:
             known = self._remainders[dimension] = _Remainders(as_of)
-        changed, edge = known.add(remaining, held, as_of, window_s)
+        changed, edge = known.add(remaining, held, as_of, window_s, refused=refused)
         if edge is not None:
             phase = self.phases.get(dimension)
             # The window began before the request and after the one before it: the later edge errs on waiting. A phase

@@ -237,6 +237,27 @@ def test_a_fixed_windows_phase_and_limit_are_seen_in_azures_remainders() -> None
     assert meter.spent(93.0) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("provider", ["azure", "openai", "other"])
+@pytest.mark.parametrize("told", ["requests", "tokens"])
+@pytest.mark.parametrize(
+    ("kind", "left"), [(OutcomeKind.RATE_LIMITED, 0), (OutcomeKind.RATE_LIMITED, 2), (OutcomeKind.OK, 0)]
+)
+def test_windows_that_others_had_spent_do_not_shut_a_quota(
+    provider: str, told: str, kind: OutcomeKind, left: int
+) -> None:
+    account = learning_ledger(provider, rpm=60, tpm=5_000)
+    size = 0 if kind is OutcomeKind.OK and told == "tokens" else 10
+    for minute in range(12):
+        now = minute * 61.0
+        account.ready_at(size, size, now)
+        reservation = account.reserve(size, size, now)
+        hint = Hint(5.0 if kind is OutcomeKind.RATE_LIMITED else None, **{told: WindowHint(None, left)})  # type: ignore[arg-type]
+        account.learn(reservation, hint, now)
+        account.settle(reservation, Outcome(kind, hint=hint), now)
+    assert account.ready_at(size, size, 3_600.0) <= 3_600.0
+    assert all(meter.limit >= 1.0 for _, meter in account.meters())
+
+
 @pytest.mark.parametrize(
     ("remaining", "delay_s", "dimension"), [((0, 9_000), 4.0, RPM), ((3, 0), 4.0, TPM), ((3, 0), 40.0, TPM)]
 )
