@@ -1,8 +1,8 @@
 """A process's side of the leases: what it reports, what it does with what it is granted, how it lives alone. Pure.
 
 A report gives back all that is not about to be spent and asks anew, so that between two exchanges nothing lies idle
-here that others could use. What is held is for `HORIZON_S` of demand and `BURST` of the limit at least; near the limit
-the store grants less. A lease that nothing draws on for `IDLE_S` is returned.
+here that others could use. What is held is for `HORIZON_S` of demand and `BURST` of the limit at least (`ALONE` if no
+other process draws; a newcomer finds the rest); near the limit the store grants less. Idle for `IDLE_S` it is returned.
 
 Time. A lease lasts `LEASE_S` from *before* its report was sent, on this process's clock: wherever the process was
 stopped in between, the store's idea of the end is later. Past it nothing is spent until an exchange has been tried
@@ -43,7 +43,7 @@ from gateway.leases.row import LEASE_S, Answer, Draw, Grant, Report
 Key = tuple[UUID, str]
 """A quota: its tenant, its id."""
 
-HORIZON_S, BURST = 1.5, 1.0 / 16.0
+HORIZON_S, BURST, ALONE = 1.5, 1.0 / 16.0, 0.5
 KEEP_S = 0.25
 """For so much demand a process keeps what it holds while an exchange is under way."""
 SPARE = 1.0 / 64.0  # of the limit is kept, too, while nobody goes short: a burst or a slow exchange stops no request
@@ -218,7 +218,7 @@ class Desk:
         part.need = max(0.5 * part.need, meter.need)
         want = demand * HORIZON_S
         if source.window_s < DAY_S:
-            want = max(want, limit * BURST)
+            want = max(want, limit * (ALONE if part.lessees == 1 else BURST))
         want = min(limit, max(want, need, part.need))
         spare = limit * SPARE if part.plenty and source.window_s < DAY_S else 0.0
         keep = 0.0 if leaving else max(0.0, min(meter.balance, max(part.rate * KEEP_S, spare)))
