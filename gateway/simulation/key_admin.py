@@ -16,6 +16,7 @@ from gateway.simulation import (
     admin_gcp,
     admin_openai,
     admin_openrouter,
+    admin_webhook,
     admin_xai,
 )
 from gateway.simulation.keysmith import AdminCall, Errand
@@ -29,6 +30,7 @@ _FACES: tuple[Callable[[AdminCall], Errand | None], ...] = (
     admin_federation.errand,
     admin_aws.errand,
     admin_gcp.errand,
+    admin_webhook.errand,
 )
 
 

@@ -11,7 +11,7 @@ from tenants.sources.protocol import HttpAnswer, HttpCalls, SourceAway, SourceRe
 
 T = TypeVar("T")
 
-_PASSING = frozenset({408, 409, 425, 429})
+PASSING = frozenset({408, 409, 425, 429})
 """Refusals that time mends; 409 is a change that is still under way."""
 
 
@@ -54,7 +54,7 @@ class JsonApi:
 
 def judged(answer: HttpAnswer, what: str) -> HttpAnswer:
     """Return a successful answer; `SourceAway` for failures that pass, `SourceRefused` for those that stay."""
-    if answer.status >= 500 or answer.status in _PASSING:
+    if answer.status >= 500 or answer.status in PASSING:
         raise SourceAway(f"{what} answered {answer.status}")
     if not 200 <= answer.status < 300:
         raise SourceRefused(f"{what} answered {answer.status}: {_reason(answer.body)}")

@@ -22,6 +22,7 @@ from gateway.upstream.pool import ConnectionPool
 from tenants.sources.gcp import GcpDriver, GcpSettings
 from tenants.sources.protocol import Driver, HttpCalls, SourceAway, SourceRefused
 from tenants.sources.registry import make_driver
+from tenants.sources.webhook import SIGNATURE_HEADER, sign
 from tests.fakes.provider import RunningProvider, running_provider
 
 ADMIN = "sim-admin-key"
@@ -33,8 +34,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "azure": AZURE,
     "aws": {"user_name": "bedrock-user", "in_use": "none"},
     "gcp": {"project": "my-project"},
+    "webhook": {},
 }
-FINDING = ["openai", "openrouter", "xai", "gcp"]
+FINDING = ["openai", "openrouter", "xai", "gcp", "webhook"]
 SERVICE_ACCOUNT = RSAKey.generate_key(2048)
 CREDENTIALS = {
     "aws": f"{SIM_KEY_ID}:{ADMIN}",
@@ -100,6 +102,8 @@ def admin(provider: RunningProvider, method: str, path: str, body: Any = None) -
 
 def driver(name: str, provider: RunningProvider, calls: HttpCalls, credential: str | None = None) -> Driver:
     config = {**CONFIGS[name], "base_url": provider.base_url}
+    if name == "webhook":
+        config = {"url": f"{provider.base_url}/key-webhook/w1"}
     if name == "azure":
         config["login_url"] = provider.base_url
     if name == "gcp":
@@ -272,3 +276,38 @@ async def test_a_wrong_credential_is_refused(name: str, provider: RunningProvide
     wrong = WRONG.get(name, "sk-wrong-000000000000")
     with pytest.raises(SourceRefused):
         await driver(name, provider, calls, credential=wrong).create("t", in_use=None)
+
+
+async def test_a_webhook_makes_one_key_for_a_tag(provider: RunningProvider, calls: HttpCalls) -> None:
+    makes = driver("webhook", provider, calls)
+    admin(provider, "PUT", "faults", [{"step": "create", "kind": "reset", "times": 1, "late": True}])
+    with pytest.raises(SourceAway):
+        await makes.create("llm-proxy-once-only", in_use=None)
+    first, second = [await makes.create("llm-proxy-once-only", in_use=None) for _ in range(2)]
+    assert (first.ref, first.secret) == (second.ref, second.secret)
+    assert [key["tag"] for key in admin(provider, "GET", "")["keys"]].count("llm-proxy-once-only") == 1
+
+
+@pytest.mark.parametrize("attack", ["another body", "another key", "old", "from the future", "no signature", "no time"])
+async def test_a_webhook_call_needs_its_own_fresh_signature(
+    attack: str, provider: RunningProvider, calls: HttpCalls
+) -> None:
+    made = await driver("webhook", provider, calls).create("llm-proxy-attacked", in_use=None)
+    before = admin(provider, "GET", "")["keys"]
+    body = json.dumps({"id": "i", "at": int(time.time()), "action": "revoke", "ref": made.ref}).encode()
+    at = int(time.time()) + {"old": -301, "from the future": 330}.get(attack, 0)
+    signature = sign(
+        body if attack != "another body" else body.replace(b"revoke", b"enable"),
+        Secret(ADMIN if attack != "another key" else "sk-wrong-000000000000"),
+        at,
+    )
+    if attack == "no time":
+        signature = signature.split(",")[1]
+    headers = {} if attack == "no signature" else {SIGNATURE_HEADER: signature, "x-api-key": ADMIN}
+    url = f"{provider.base_url}/key-webhook/w1"
+    assert (await calls.call("POST", url, headers=headers, body=body)).status == 401
+    assert admin(provider, "GET", "")["keys"] == before
+    assert is_taken(provider, made.secret)
+    right = {SIGNATURE_HEADER: sign(body, Secret(ADMIN), int(time.time()))}
+    assert (await calls.call("POST", url, headers=right, body=body)).status == 200
+    assert not is_taken(provider, made.secret)

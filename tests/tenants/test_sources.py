@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from auth.secret import Secret
-from tenants.sources.protocol import Driver, InMemorySource, SourceAway, SourceRefused
+from tenants.sources.protocol import (
+    Driver,
+    HttpAnswer,
+    InMemorySource,
+    ProviderKeyMade,
+    SourceAway,
+    SourceRefused,
+    SourceUnknown,
+)
 from tenants.sources.registry import make_driver
 from tests.tenants.admin_apis import CREDENTIAL, AdminApis
 
@@ -108,6 +117,51 @@ async def test_a_webhook_makes_one_key_for_a_tag(apis: AdminApis) -> None:
     made_by = driver("webhook", apis)
     first, second = await made_by.create("t", in_use=None), await made_by.create("t", in_use=None)
     assert (first.ref, first.secret) == (second.ref, second.secret)
+
+
+class Answers:
+    """Answers every call alike."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self.answer = HttpAnswer(status, {}, body)
+
+    async def call(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> HttpAnswer:
+        return self.answer
+
+
+def webhook(status: int, body: bytes = b"") -> Driver:
+    answers = Answers(status, body)
+    return make_driver("webhook", CONFIGS["webhook"], Secret(CREDENTIAL), http=answers, now_unix=lambda: 1e9)
+
+
+@pytest.mark.parametrize("status", [404, 410])
+async def test_what_is_gone_at_a_webhook_needs_no_more_doing(status: int) -> None:
+    gone = webhook(status)
+    assert await gone.find("t") is None
+    for step in (gone.disable, gone.enable, gone.revoke):
+        await step("ref-1")
+    with pytest.raises(SourceRefused, match=str(status)):
+        await gone.create("t", in_use=None)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[1]", b'{"ref": 7}', b"\xff"])
+async def test_a_webhook_that_answers_with_something_else_is_asked_again(body: bytes) -> None:
+    """Its key may have been made: a refusal would say that there is none."""
+    answers = webhook(200, body)
+    with pytest.raises(SourceAway):
+        await answers.find("t")
+    with pytest.raises(SourceAway):
+        await answers.create("t", in_use=None)
+    for step in (answers.disable, answers.enable, answers.revoke):
+        await step("ref-1")  # whose answers are a status and no more
+
+
+async def test_a_webhook_that_made_a_key_and_does_not_tell_it() -> None:
+    assert await webhook(200, b'{"ref": "r"}').create("t", in_use=None) == ProviderKeyMade("r", None)
+    with pytest.raises(SourceUnknown):
+        await webhook(200, b'{"secret": "s"}').create("t", in_use=None)
 
 
 async def test_manual_sources_switch_old_keys_off_at_anthropic_only(apis: AdminApis) -> None:
