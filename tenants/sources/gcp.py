@@ -129,25 +129,37 @@ class GcpDriver:
 
     async def disable(self, ref: str) -> None:
         """Delete it, which can be undone for 30 days."""
-        api = await self._api()
-        key = await api.call("GET", self._path(ref), _Key)
-        if key is not None and key.delete_time is None:
-            started = await api.call("DELETE", self._path(ref), _Operation)
-            if started is not None:
-                await self._finish(api, started)
+        await self._switch(ref, deleted=True)
 
     async def enable(self, ref: str) -> None:
         """Undelete it."""
-        api = await self._api()
-        key = await api.call("GET", self._path(ref), _Key)
-        if key is not None and key.delete_time is not None:
-            started = await api.call("POST", f"{self._path(ref)}:undelete", _Operation, {})
-            if started is not None:
-                await self._finish(api, started)
+        await self._switch(ref, deleted=False)
 
     async def revoke(self, ref: str) -> None:
         """Delete it; Google purges it after 30 days."""
         await self.disable(ref)
+
+    async def _switch(self, ref: str, *, deleted: bool) -> None:
+        api = await self._api()
+        if await self._is_so(api, ref, deleted=deleted):
+            return
+        try:
+            if deleted:
+                started = await api.call("DELETE", self._path(ref), _Operation)
+            else:
+                started = await api.call("POST", f"{self._path(ref)}:undelete", _Operation, {})
+        except SourceRefused:
+            # A DELETE whose answer was lost with a kept connection is sent twice: the second is refused as needless.
+            if await self._is_so(api, ref, deleted=deleted):
+                return
+            raise
+        if started is not None:
+            await self._finish(api, started)
+
+    async def _is_so(self, api: JsonApi, ref: str, *, deleted: bool) -> bool:
+        """Tell whether nothing is left to do: the key is so already, or Google knows it no more."""
+        key = await api.call("GET", self._path(ref), _Key)
+        return key is None or (key.delete_time is not None) is deleted
 
     def _path(self, ref: str) -> str:
         return f"{self._parent}/{quote(ref, safe='')}"
