@@ -12,9 +12,12 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from joserfc.jwk import OctKey, RSAKey
+from sqlmodel import col
 
 from auth.identity import make_rule
+from auth.models import Member
 from auth.people import SESSION_S, cookie_name
 from auth.relying_party import ATTEMPT_S, ProviderConfig, RelyingParty
 from auth.remote_keys import RemoteKeys
@@ -73,6 +76,9 @@ async def provider(world: World) -> AsyncIterator[OpenIdProvider]:
     pool = ConnectionPool(DirectConnector(policy))
     calls = GuardedCalls(pool, policy)
     async with run_openid_provider(world.clock, CALLBACK) as running:
+        # The database is shared: a former test's provider may have had the same port, and so be the same issuer.
+        async with world.services.sessions.platform() as session:
+            await session.execute(sa.delete(Member).where(col(Member.issuer) == running.issuer))
         config = ProviderConfig(running.issuer, CLIENT_ID, Secret(CLIENT_SECRET), CALLBACK, operators=OPERATORS)
         world.sign_in_at(
             RelyingParty(config, GuardedWeb(calls), RemoteKeys(GuardedJwks(calls)), key=PEPPERS.derive(b"sign-in"))

@@ -128,8 +128,9 @@ async def test_what_was_wrapped_unwraps_in_its_context_only(provider: Provider) 
         with pytest.raises((SealBroken, ShareMissing, KekDisabled)) as refused:
             await wrapper.unwrap(context, wrapped)
         assert refused.type is SealBroken or isinstance(wrapper, ShareLayer)
+    other = b"?" if wrapped.blob.endswith(b"!") else b"!"
     with pytest.raises(SealBroken):
-        await wrapper.unwrap(CONTEXT, Wrapped(wrapped.kek_uri, wrapped.blob[:-1] + b"!"))
+        await wrapper.unwrap(CONTEXT, Wrapped(wrapped.kek_uri, wrapped.blob[:-1] + other))
 
 
 async def test_a_disabled_key_says_so(provider: Provider) -> None:
