@@ -43,6 +43,7 @@ class OpaqueLimits(LimitModel):
     def headers(self, meters: Mapping[str, Meter], now: float) -> Headers:  # noqa: ARG002 - that is the point
         return ()
 
-    def rejection(self, short: Shortage) -> Rejected:
+    def rejection(self, short: Shortage, told: Headers = ()) -> Rejected:
+        """Say that it is too much, and nothing else; `told` are headers of a provider that says a little more."""
         body = {"error": {"message": "Too many requests", "type": "rate_limit_error", "param": None, "code": None}}
-        return Rejected(429, (), body, short.dimension, short.wait_s)
+        return Rejected(429, told, body, short.dimension, short.wait_s)

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
-from gateway.balancing.outcome import TokenUsage
 from gateway.simulation.limits.meters import MINUTE_S, Meter, RefillBucket
 from gateway.simulation.limits.model import (
     REQUESTS,
     TOKENS,
-    Cost,
     Headers,
-    LimitModel,
     Rejected,
     Shortage,
-    Ticket,
     present,
     whole_seconds,
 )
+from gateway.simulation.limits.opaque import OpaqueLimits
 
 BURST_S = 10.0
 """So many seconds' worth of a limit may come at once (the burst tolerance of a virtual-scheduling limiter, GCRA)."""
 
 
-class PacedLimits(LimitModel):
+class PacedLimits(OpaqueLimits):
     """RPM and TPM as rates with a burst of `BURST_S` alone; output counts when it has been produced.
 
     A 429 carries `retry-after`, answers nothing. It stands for gateways and model servers behind GCRA or a leaky
@@ -42,19 +38,10 @@ class PacedLimits(LimitModel):
             )
         )
 
-    def charges(self, cost: Cost) -> dict[str, float]:
-        return {REQUESTS: 1, TOKENS: cost.input_tokens}
-
-    def settled(self, ticket: Ticket, usage: TokenUsage) -> Mapping[str, float]:  # noqa: ARG002 - usage alone decides
-        return {TOKENS: usage.input + usage.output}
-
-    def headers(self, meters: Mapping[str, Meter], now: float) -> Headers:  # noqa: ARG002 - that is the point
-        return ()
-
-    def rejection(self, short: Shortage) -> Rejected:
-        told = () if short.wait_s is None else (("retry-after", whole_seconds(short.wait_s)),)
-        body = {"error": {"message": "Too many requests", "type": "rate_limit_error", "param": None, "code": None}}
-        return Rejected(429, told, body, short.dimension, short.wait_s)
+    def rejection(self, short: Shortage, told: Headers = ()) -> Rejected:
+        if short.wait_s is not None:
+            told = (*told, ("retry-after", whole_seconds(short.wait_s)))
+        return super().rejection(short, told)
 
 
 def _paced(per_minute: float, at_least: float) -> Meter:
