@@ -132,7 +132,7 @@ class DataPath:
 
     async def serve(self, channel: Channel) -> None:
         """Answer one request. Returns normally whatever happens, except when this task is cancelled from outside."""
-        record = RequestRecord(self._rng, clock=self._clock, unix=self._unix_clock())
+        record = RequestRecord(self._rng, self._recorders, self._prices, clock=self._clock, unix=self._unix_clock())
         leaver = Leaver()
         self.in_flight += 1
         try:
@@ -147,7 +147,7 @@ class DataPath:
             channel.close()
             self.in_flight -= 1
             self.answered += 1
-            record.write(self._recorders, self._prices)
+            record.write()
             if record.explained is not None:
                 self._keep_explanation(record)
             self._spending.settle(record)
@@ -190,6 +190,7 @@ class DataPath:
             headers += record.told
         if record.waited_s:
             headers += queue_headers(record)
+        record.write()
         await channel.send_head(status, headers)
         await channel.finish(body)
 
@@ -337,6 +338,7 @@ async def _send_json(channel: Channel, record: RequestRecord, body: bytes) -> No
         (b"x-llm-proxy-request-id", identifier),
     ]
     record.status, record.outcome = 200, "ok"
+    record.write()
     await channel.send_head(200, headers)
     await channel.finish(body)
 

@@ -37,7 +37,8 @@ class RequestRecord:
     `regions` are those of every attempt where there was more than one, `residency` the only ones that were allowed.
     `explained` is why it went where it went, a document for each pool. `priced_as` is the model that stands in for the
     caller's, if one does; `told` are further headers of the answer. `status` stays UNANSWERED, `outcome` ABANDONED,
-    when the caller left first. `clock` is monotonic seconds, `id` the number of a UUID.
+    when the caller left first. `clock` is monotonic seconds, `id` the number of a UUID. The row is written before the
+    answer's last bytes leave: whoever was answered has a row, whatever ends this process in the next moment.
     """
 
     UNANSWERED = 499
@@ -46,6 +47,8 @@ class RequestRecord:
     __slots__ = (
         "_arrived",
         "_clock",
+        "_prices",
+        "_recorders",
         "_written",
         "attempts",
         "cost_nanos",
@@ -75,7 +78,17 @@ class RequestRecord:
         "waited_s",
     )
 
-    def __init__(self, rng: Random, *, clock: Callable[[], float], unix: float) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        recorders: tuple[Recorder, ...],
+        prices: PriceTable,
+        *,
+        clock: Callable[[], float],
+        unix: float,
+    ) -> None:
+        self._recorders = recorders
+        self._prices = prices
         self.id = new_id(rng, unix)
         self.request_id = f"req_{self.id:032x}"
         self.unix = unix
@@ -106,13 +119,13 @@ class RequestRecord:
         self.usage = _NOTHING
         self.first_byte_at: float | None = None
 
-    def write(self, recorders: tuple[Recorder, ...], prices: PriceTable) -> None:
-        """Hand the row to `recorders`; only the first call does."""
+    def write(self) -> None:
+        """Hand the row to the recorders; only the first call does."""
         principal = self.principal
         if self._written or principal is None:
             return
         self._written = True
-        target, usage = self.target, self.usage
+        target, usage, prices = self.target, self.usage, self._prices
         cost = None
         if target is not None and (usage.input or usage.output):
             cost = prices.cost_nanos(target.provider, self.served_model or self.priced_as or self.model, usage)
@@ -150,7 +163,7 @@ class RequestRecord:
             regions=",".join(self.regions) if self.regions else None,
             residency=",".join(sorted(self.residency)) if self.residency else None,
         )
-        for recorder in recorders:
+        for recorder in self._recorders:
             recorder.record(row)
 
     @property

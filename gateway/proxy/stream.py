@@ -71,6 +71,7 @@ async def relay(
     record.status = answer.status
     record.streamed = answer.streaming
     record.outcome = _WORDS[answer.kind]
+    est = est_input_tokens if answer.kind is OutcomeKind.OK else 0
     failed: OutcomeKind | None = None
     ended = False
     try:
@@ -80,36 +81,45 @@ async def relay(
         del headers
         answer.forget_headers()
         try:
-            left = length if not answer.streaming else -1
+            left = length
             while chunk := await answer.read():
                 tap.feed(chunk)
                 left -= len(chunk)
                 if left == 0:
                     # The whole body is here: its last piece and the end leave in one write.
                     ended = True
+                    _account(tap, record, est)
                     await channel.finish(screen.clean(chunk, is_last=True))
                     break
                 if chunk := screen.clean(chunk):
                     await channel.send(chunk)
             else:
                 ended = True
+                _account(tap, record, est)
                 await channel.finish(screen.clean(b"", is_last=True))
         except UpstreamError as error:
             failed = classify_error(error)
             record.outcome = failed.value
-            if answer.streaming and tap.at_event_boundary:
+            _account(tap, record, est)
+            if answer.streaming and length < 0 and tap.at_event_boundary:
                 await channel.finish(error_event(shape, record.operation, _fault(error), record.request_id))
             else:
                 channel.abort()
     finally:
-        ok = answer.kind is OutcomeKind.OK
-        usage, record.served_model = tap.result(est_input_tokens=est_input_tokens if ok else 0)
-        record.usage = usage
-        if record.sized is not None and ok and ended:
-            record.sized.ended(usage, truncated=tap.is_truncated)
-        if not ended and failed is None:
+        aborted = not ended and failed is None
+        if aborted:
             record.outcome = OutcomeKind.ABANDONED.value
-        answer.close(usage if ok else None, aborted=not ended and failed is None)
+            _account(tap, record, est)
+        ok = answer.kind is OutcomeKind.OK
+        if record.sized is not None and ok and ended:
+            record.sized.ended(record.usage, truncated=tap.is_truncated)
+        answer.close(record.usage if ok else None, aborted=aborted)
+
+
+def _account(tap: AnswerTap, record: RequestRecord, est_input_tokens: int) -> None:
+    """Note what the answer used and write the row."""
+    record.usage, record.served_model = tap.result(est_input_tokens=est_input_tokens)
+    record.write()
 
 
 def _key_of(record: RequestRecord) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,8 +79,11 @@ class Rows:
     """Usage rows as they are recorded."""
 
     rows: list[UsageEvent] = field(default_factory=list)
+    on_row: Callable[[], None] | None = None
 
     def record(self, row: UsageEvent) -> None:
+        if self.on_row is not None:
+            self.on_row()
         self.rows.append(row)
 
 
