@@ -135,10 +135,11 @@ test-fuzz: $(VENV)/.dev .venv-fuzz/.ready ## Fuzz the management API by its Open
 # A soak runs an hour: start it from a checkout of its own when you go on working in this one.
 MINUTES ?= 60
 RATE    ?= 80
+SHARE   ?= 0.5
 OUT     ?= bench/results/soak
 .PHONY: soak
-soak: $(VENV)/.dev ## An hour of steady traffic: are memory, descriptors, tasks flat? (MINUTES=60 RATE=80 OUT=dir)
-	$(BIN)/python -m bench.soak --minutes $(MINUTES) --rate $(RATE) --out $(OUT)
+soak: $(VENV)/.dev ## An hour at half load: are memory, descriptors, tasks flat? (MINUTES=60 RATE=80 SHARE=0.5 OUT=dir; wants gcc, wrk)
+	$(BIN)/python -m bench.soak --minutes $(MINUTES) --rate $(RATE) --share $(SHARE) --out $(OUT)
 
 .PHONY: test-load-90 test-load-130
 test-load-90: $(VENV)/.dev ## Offer 90 % of a pool's true capacity, hidden and drifting, for ten minutes: no caller sees a 429
