@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from auth.certificates import thumbprint
+from gateway.descriptors import LINGERING
 from gateway.forwarded import CERTIFICATE
 from gateway.strict_protocol import Refusal, StrictProtocol
 from gateway.tls import ServerTls
@@ -14,6 +15,7 @@ _TOO_MANY = Refusal(
     "too_many_connections",
     "This process holds as many connections as it may.",
     "Try again, over fewer connections.",
+    retry_after_s=1,
 )
 _HEAD_LATE = Refusal(408, "head_timeout", "The request head did not arrive in time.", "Send it at once.")
 _BODY_LATE = Refusal(408, "body_timeout", "The request body did not arrive in time.", "Send it without pauses.")
@@ -43,8 +45,9 @@ class DeadlineProtocol(StrictProtocol):
         self.idle_since = self.waiting_since
         self.heard_at = self.waiting_since
         self.heard = False
-        if len(self.connections) > self.max_connections:
-            self.refuse(_TOO_MANY, lingering=False)
+        too_many = len(self.connections) - self.max_connections
+        if too_many > 0:
+            self.refuse(_TOO_MANY, lingering=too_many <= LINGERING)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; the clock of a slow body starts again."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SHUTTING_DOWN: Final = Refusal(503, "shutting_down", "This process is shutting down.", "Send the request again.")
+_SHUTTING_DOWN: Final = Refusal(503, "shutting_down", "This process is shutting down.", "Send the request again.", 1)
 _MAX_PIPELINED: Final = 8
 """While fewer wait the connection is read on: only who reads learns that the caller has left."""
 

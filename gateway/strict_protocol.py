@@ -37,6 +37,7 @@ class Refusal(NamedTuple):
     code: str
     detail: str
     hint: str
+    retry_after_s: int | None = None
 
     def answer(self) -> bytes:
         """Write it as a whole HTTP answer."""
@@ -51,9 +52,10 @@ class Refusal(NamedTuple):
             "request_id": request_id,
         }
         body = json.dumps(document).encode()
+        again = "" if self.retry_after_s is None else f"retry-after: {self.retry_after_s}\r\n"
         head = (
             f"HTTP/1.1 {self.status} {title}\r\ncontent-type: application/problem+json\r\n"
-            f"content-length: {len(body)}\r\nx-llm-proxy-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+            f"content-length: {len(body)}\r\nx-llm-proxy-request-id: {request_id}\r\n{again}connection: close\r\n\r\n"
         )
         return head.encode() + body
 

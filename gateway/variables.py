@@ -182,7 +182,8 @@ VARIABLES: Final = (
         "max_connections",
         TRAFFIC,
         "10000",
-        "Caller connections that one process holds; more are answered 503.",
+        "Caller connections that one process holds; more are answered 503. Lowered at the start to what the limit of "
+        "open files (`ulimit -Hn`) leaves room for.",
         whole(1, 1_000_000),
     ),
     Variable(
@@ -283,7 +284,7 @@ VARIABLES: Final = (
         "max_upstream_connections",
         TRAFFIC,
         "1000",
-        "Connections that one process holds to all providers together.",
+        "Connections that one process holds to all providers together. Lowered like `LLM_PROXY_MAX_CONNECTIONS`.",
         whole(1, 1_000_000),
     ),
     Variable(

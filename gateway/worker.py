@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gateway.asgi import Gateway
+from gateway.descriptors import allow_files, within_files
 from gateway.garbage import settle
 from gateway.server import make_server
 from gateway.settings import settings_from_environment
@@ -26,6 +27,7 @@ def main() -> None:
     orders = Orders.decode(sys.argv[1])
     settings = settings_from_environment()
     configure_logging(settings.log_level, settings.log_format)
+    settings = within_files(settings, allow_files())
     tls = make_tls(settings)
     app = Gateway(settings, data_path=orders.data_path, control=orders.control, tls=tls)
     siblings = Siblings(orders.directory, orders.index, app.metrics.render)

@@ -90,11 +90,12 @@ def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None
     """Serve until SIGTERM or SIGINT, then drain."""
     from gateway import garbage
     from gateway.asgi import Gateway
+    from gateway.descriptors import allow_files, within_files
     from gateway.server import make_server, open_socket
     from gateway.tls import make_tls
 
     garbage.begin()
-    _allow_files()
+    settings = within_files(settings, allow_files())
     listening = open_socket(settings.host, settings.port)
     tls = make_tls(settings)
     app = Gateway(settings, data_path=data_path, control=control, tls=tls)
@@ -102,12 +103,6 @@ def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None
         app, settings, on_drain=app.health.drain, find_relay=app.find_relay, on_started=garbage.settle, tls=tls
     )
     server.run(sockets=[listening])
-
-
-def _allow_files() -> None:
-    """Raise the soft limit of open files to the hard one: each caller and each provider connection is a file."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @click.command("simulated-provider")

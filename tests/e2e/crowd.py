@@ -41,11 +41,15 @@ async def gather_crowd(port: int, count: int) -> list[asyncio.StreamWriter]:
 
 async def main(count: int) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = min(count, most - 200)
+    count = min(count, most - 220)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory(prefix="llm-proxy-crowd-") as directory:
         port = free_port()
-        settings = {"LLM_PROXY_MAX_CONNECTIONS": str(count + 10), "LLM_PROXY_KEEP_ALIVE": "600"}
+        settings = {
+            "LLM_PROXY_MAX_CONNECTIONS": str(count + 10),
+            "LLM_PROXY_MAX_UPSTREAM_CONNECTIONS": "10",
+            "LLM_PROXY_KEEP_ALIVE": "600",
+        }
         async with installation(Path(directory), port, **settings) as running:
             process, log = running.spawn("serve", port)
             await asyncio.to_thread(wait_for, f"http://127.0.0.1:{port}/readyz", process, log)

@@ -103,15 +103,18 @@ class Installation:
         assert self.database is not None
         return self.database
 
-    def spawn(self, command: str, port: int) -> tuple[subprocess.Popen[bytes], Path]:
+    def spawn(
+        self, command: str, port: int, *, within: Sequence[str] = (), **variables: str
+    ) -> tuple[subprocess.Popen[bytes], Path]:
+        """Start a process; `within` is a program with its arguments that starts it, as `env` or `sh -c` does."""
         log = self.directory / f"{command}-{port}.log"
         with log.open("ab") as sink:
             process = subprocess.Popen(
-                [PROGRAM, command],
+                [*within, PROGRAM, command],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
-                env={**self.environment, "PORT": str(port)},
+                env={**self.environment, "PORT": str(port), **variables},
             )
         self.processes.append(process)
         return process, log

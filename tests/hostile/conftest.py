@@ -43,6 +43,7 @@ class Target:
     provider: Provider
     process: Popen[bytes]
     log: Path
+    installation: Installation
 
     def peak_mib(self) -> float:
         """Return the most memory that the process has held since `forget_peak`."""
@@ -89,7 +90,7 @@ def target(migrated_server: tuple[Address, Secret], tmp_path_factory: pytest.Tem
         wait_for(f"http://127.0.0.1:{port}/readyz", process, log)
         key = {"name": "one", "provider": "simulated", "base_url": provider.base_url, "api_key": KEY}
         token = running.new_tenant(f"http://127.0.0.1:{port}", "acme", {"name": "main", "providers": [key]})
-        yield Target(port, token.encode(), provider, process, log)
+        yield Target(port, token.encode(), provider, process, log, running)
     finally:
         running.stop_all()
         provider.stop()
