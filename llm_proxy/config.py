@@ -37,7 +37,7 @@ Problem: TypeAlias = tuple[str, str]
 _PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=10**12)]
 
 
-class _Limits(msgspec.Struct, forbid_unknown_fields=True):
+class _ModelLimits(msgspec.Struct, forbid_unknown_fields=True):
     rpm: _PositiveInt | None = None
     tpm: _PositiveInt | None = None
     itpm: _PositiveInt | None = None
@@ -45,6 +45,10 @@ class _Limits(msgspec.Struct, forbid_unknown_fields=True):
     rpd: _PositiveInt | None = None
     tpd: _PositiveInt | None = None
     concurrency: _PositiveInt | None = None
+
+
+class _Limits(_ModelLimits, forbid_unknown_fields=True):
+    models: Annotated[dict[str, _ModelLimits], msgspec.Meta(max_length=32)] = {}
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -180,7 +184,7 @@ def _read_key(raw: dict[str, Any], pointer: str, problems: list[Problem]) -> Key
             max_in_flight=entry.max_in_flight,
             address=entry.base_url,
         ),
-        quota=Quota(entry.name, _limits(entry.rate_limit), provider),
+        quota=_quota(entry.name, entry.rate_limit, provider),
         faces=faces,
     )
 
@@ -255,12 +259,17 @@ def _mend(error: Invalid) -> str:
     return error.hint.rstrip(".")[:1].lower() + error.hint.rstrip(".")[1:]
 
 
-def _limits(rate_limit: int | _Limits | None) -> QuotaLimits:
+def _quota(name: str, rate_limit: int | _Limits | None, provider: str) -> Quota:
     if rate_limit is None:
-        return QuotaLimits()
+        return Quota(name, provider=provider)
     if isinstance(rate_limit, int):
-        return QuotaLimits(rpm=rate_limit)
-    return QuotaLimits(**msgspec.structs.asdict(rate_limit))
+        return Quota(name, QuotaLimits(rpm=rate_limit), provider)
+    families = {model: _limits(each) for model, each in rate_limit.models.items()}
+    return Quota(name, _limits(rate_limit), provider, families)
+
+
+def _limits(given: _ModelLimits) -> QuotaLimits:
+    return QuotaLimits(**{each: getattr(given, each) for each in _ModelLimits.__struct_fields__})
 
 
 def _repeated(entries: Sequence[Mapping[str, Any]]) -> list[Problem]:
@@ -280,7 +289,11 @@ def _repeated(entries: Sequence[Mapping[str, Any]]) -> list[Problem]:
 
 
 def _located(error: msgspec.ValidationError, pointer: str) -> Problem:
-    """Split msgspec's "… - at `$.a.b[0]`" into a JSON pointer and a sentence."""
+    """Split msgspec's "… - at `$.a.b[0]`" into a JSON pointer and a sentence; `*` is any member."""
     sentence, _, path = str(error).partition(" - at `")
-    steps = path.removesuffix("`").removeprefix("$").replace("[", ".").replace("]", "").split(".")
+    if path.startswith("key` in `"):
+        sentence, path = f"{sentence} as the name of a member", path.removeprefix("key` in `")
+    steps = (
+        path.replace("[...]", "[*]").removesuffix("`").removeprefix("$").replace("[", ".").replace("]", "").split(".")
+    )
     return pointer + "".join(f"/{step}" for step in steps if step), sentence

@@ -169,9 +169,13 @@ def convert_checked(value: Mapping[str, Any], shape: type[S], pointer: str) -> S
 
 
 def located(error: msgspec.ValidationError, pointer: str = "") -> Problem:
-    """Split msgspec's "… - at `$.a.b[0]`" into a JSON pointer and a sentence."""
+    """Split msgspec's "… - at `$.a.b[0]`" into a JSON pointer and a sentence; `*` is any member."""
     sentence, _, path = str(error).partition(" - at `")
-    steps = path.removesuffix("`").removeprefix("$").replace("[", ".").replace("]", "").split(".")
+    if path.startswith("key` in `"):
+        sentence, path = f"{sentence} as the name of a member", path.removeprefix("key` in `")
+    steps = (
+        path.replace("[...]", "[*]").removesuffix("`").removeprefix("$").replace("[", ".").replace("]", "").split(".")
+    )
     return pointer + "".join(f"/{step}" for step in steps if step), sentence
 
 

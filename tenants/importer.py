@@ -59,7 +59,7 @@ class KeyPlan:
     provider: str
     secret: Secret
     weight: int
-    limits: Mapping[str, int]
+    limits: Mapping[str, Any]
     base_url: str | None = None
     region: str | None = None
     tier: int = 0
@@ -166,12 +166,13 @@ def _provider_of(entry: _Entry, catalogue: Catalogue) -> str | _Unclear | None:
     return by_name or by_key or bare
 
 
-def _limits(rate_limit: int | Limits | None) -> dict[str, int]:
+def _limits(rate_limit: int | Limits | None) -> dict[str, Any]:
     if rate_limit is None:
         return {}
     if isinstance(rate_limit, int):
         return {"rpm": rate_limit}
-    return {name: value for name, value in msgspec.structs.asdict(rate_limit).items() if value is not None}
+    found: dict[str, Any] = msgspec.to_builtins(rate_limit)
+    return found
 
 
 def _repeated(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:

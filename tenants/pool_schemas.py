@@ -17,7 +17,10 @@ Tier = Annotated[int, Meta(ge=0, le=9, description="0 is premium, larger is lowe
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 
-class Limits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+ModelPattern = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^\S+$", description="A model, or a glob")]
+
+
+class ModelLimits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A provider's limits; a member that is missing is not limited, or not known."""
 
     rpm: PositiveInt | None = None
@@ -27,6 +30,16 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     rpd: PositiveInt | None = None
     tpd: PositiveInt | None = None
     concurrency: PositiveInt | None = None
+
+
+class Limits(ModelLimits, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Limits of all models, and in `models` of those that have others, by name or by a pattern of several.
+
+    The models of one entry share it; what it leaves out holds as said for all. `concurrency` outside `models` counts
+    all models together.
+    """
+
+    models: Annotated[dict[ModelPattern, ModelLimits], Meta(max_length=32)] | UnsetType = UNSET
 
 
 class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

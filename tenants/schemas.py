@@ -132,6 +132,7 @@ class Misconfigured(Struct, frozen=True):
 class BeliefOut(Struct, frozen=True):
     """What is believed of one limiter. `limits`: those enforced, each in its provider's own window.
 
+    `sources`: who says each: `configured`, `provider` (it named it) or `learned` (from what it admits and refuses).
     `belief`, where the pool is `predictive`: `margin` (a share of a request), `factors` (learned limit over the
     configured one), `seen` (limits read off remainders), `outside_per_s` (what others take), `phases_known`, `error`
     (mean absolute error of predicted remainders, as a share of the limit), `probes` and `probes_refused`,
@@ -144,6 +145,7 @@ class BeliefOut(Struct, frozen=True):
     misconfigured: dict[str, Misconfigured]
     rate_limited: int
     belief: dict[str, Any] | None = None
+    sources: dict[str, Literal["configured", "provider", "learned"]] = {}
 
 
 class BeliefList(Struct, frozen=True):

@@ -57,12 +57,12 @@ class KeySnapshot:
 
 @dataclass(frozen=True, slots=True)
 class QuotaSnapshot:
-    """A quota; `limits` maps rpm, tpm, itpm, otpm, rpd, tpd and concurrency to numbers."""
+    """A quota; `limits` maps rpm, tpm, itpm, otpm, rpd, tpd and concurrency to numbers, `models` to such mappings."""
 
     id: UUID
     name: str
     provider: str
-    limits: Mapping[str, int]
+    limits: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

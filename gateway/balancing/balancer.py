@@ -17,6 +17,7 @@ from gateway.balancing.charging import Reservation
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.explain import Explanation, explain
+from gateway.balancing.families import crowded_out, family_of
 from gateway.balancing.hints import Hint
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.outage import ADDRESS, QUOTA, CommonBreaker, Fate, address_of
@@ -24,14 +25,12 @@ from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import Learning
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready
-from gateway.balancing.semantics import SemanticsOf, model_family, semantics_of
+from gateway.balancing.semantics import SemanticsOf, semantics_of
 from gateway.balancing.slate import Priced, Slate, SlateKey, build_slate, is_as_large, slate_key
 from gateway.balancing.strategy import Learns, Strategy
 from gateway.balancing.view import BalancerView, view_endpoint, view_quota
 
 MAX_SLATES = 256
-MAX_FAMILIES = 64
-"""Model names come from callers: what is remembered by name is bounded."""
 RECHECK_S = 1.0
 """When capacity frees at no known moment (a request in flight ends), `Wait` ends after this; `on_freed` is sooner."""
 
@@ -193,14 +192,12 @@ class Balancer:
     def _ledger(self, state: EndpointState, model: str) -> Ledger:
         quota = state.quota
         semantics = self._semantics_of(quota.quota.provider or state.endpoint.provider)
-        family = model_family(model, semantics)
+        family = family_of(quota.quota, model, semantics)
         ledger = quota.ledgers.get(family)
         if ledger is None:
-            if len(quota.ledgers) >= MAX_FAMILIES:
-                # Slates hold ledgers: one that is dropped must not live on in any of them.
-                del quota.ledgers[min(quota.ledgers, key=lambda name: quota.ledgers[name].used_at)]
-                self._book.ledger_dropped()
-            ledger = Ledger(quota.quota.limits, semantics, self._now, unix_offset_s=self._unix_offset_s)
+            self._book.drop(quota, crowded_out(quota.ledgers, quota.quota.families))
+            limits = quota.quota.limits_of(family)
+            ledger = Ledger(limits, semantics, self._now, unix_offset_s=self._unix_offset_s)
             quota.ledgers[family] = ledger
             if self._learning is not None:
                 ledger.learn_limiter(self._learning, self._now)
@@ -217,6 +214,7 @@ class Balancer:
         state.in_flight += 1
         state.picks += 1
         state.quota.in_flight += 1
+        ledger.concurrency.in_flight += 1
         lease = Lease(self._next_lease, state.endpoint, ask.est_input_tokens, ask.est_output_tokens, now)
         self._next_lease += 1
         self._open[lease.id] = _OpenLease(candidate, state.quota, reservation, trial, trials)
@@ -304,7 +302,12 @@ class Balancer:
         state.outcomes[outcome.kind] = state.outcomes.get(outcome.kind, 0) + 1
         if outcome.hint is not None:
             self._take_hint(opened, outcome.hint, now)
-        opened.candidate.ledger.settle(opened.reservation, outcome, now)
+        ledger = opened.candidate.ledger
+        ledger.settle(opened.reservation, outcome, now)
+        running = ledger.concurrency
+        running.in_flight -= 1
+        if running.slots is not None:
+            running.ended(now)
         state.breaker.ended(outcome.kind, now, trial=opened.trial, rng=self._rng)
         state.common.ended(state.endpoint.id, outcome.kind, now, trials=opened.trials, rng=self._rng)
         if outcome.kind is OutcomeKind.OK and outcome.first_byte_s is not None:

@@ -79,9 +79,11 @@ class QuotaBook:
             elif state.quota != quota:
                 if state.quota.limits.concurrency != quota.limits.concurrency:
                     state.slots = self.unshared(quota.limits.concurrency)
+                self.drop(state, [family for family in state.quota.families if family not in quota.families])
                 state.quota = quota
-                for ledger in state.ledgers.values():
-                    ledger.configure(quota.limits, max(now, ledger.used_at))
+                for family, ledger in state.ledgers.items():
+                    ledger.configure(quota.limits_of(family), max(now, ledger.used_at))
+                    ledger.concurrency.within = None if family else quota.limits.concurrency
             self._states[quota.id] = mine[quota.id] = state
         if self._held.get(holder) != mine.keys():
             self._held[holder] = frozenset(mine)
@@ -122,6 +124,16 @@ class QuotaBook:
                 if quota_id in held:
                     holder.redraw(quota_id)
 
+    def drop(self, quota: QuotaState, families: Iterable[str]) -> None:
+        """Forget some of a quota's accounts, save those with requests in flight."""
+        known = [(family, quota.ledgers.get(family)) for family in families]
+        idle = [family for family, ledger in known if ledger is not None and not ledger.concurrency.in_flight]
+        for family in idle:
+            del quota.ledgers[family]
+        if idle:
+            # Slates hold ledgers: one that is dropped must not live on in any of them.
+            self.ledger_dropped()
+
     def ledger_dropped(self) -> None:
         """Tell all that some ledger is no longer its quota's."""
         for holder in self._held:
@@ -156,10 +168,13 @@ class QuotaBook:
 
     def opened(self, quota_id: str, family: str, ledger: Ledger, now: float) -> None:
         """Take in that a quota has got a ledger for a model family: what was known of it is known again."""
+        if not family:
+            ledger.concurrency.within = self._states[quota_id].quota.limits.concurrency
         saved = self._saved.get(quota_id, {}).get(family)
         if saved is not None:
             ledger.restore(saved, now)
         if self._leasing is not None:
+            ledger.concurrency.share(UNSHARED)
             self._leasing.open(self, quota_id, family, ledger)
 
     def unshared(self, cap: int | None) -> int | None:

@@ -25,14 +25,18 @@ PRESSED_RELIEF = 0.25
 
 
 class Cooldown:
-    """One ledger's refusals. `until`: not asked before; `strikes`: 429s since a success; `limited`: 429s in all."""
+    """One ledger's refusals. `until`: not asked before; `strikes`: 429s since a success; `limited`: 429s in all.
 
-    __slots__ = ("_alone_since", "_blind", "_pressure", "_refused_at", "limited", "strikes", "until")
+    `served`: whether there was ever a success.
+    """
+
+    __slots__ = ("_alone_since", "_blind", "_pressure", "_refused_at", "limited", "served", "strikes", "until")
 
     def __init__(self) -> None:
         self.until = -inf
         self.strikes = 0
         self.limited = 0
+        self.served = False
         self._pressure = 0.0
         self._refused_at = -inf
         self._blind = False
@@ -40,6 +44,7 @@ class Cooldown:
 
     def succeeded(self) -> None:
         """Take in a success."""
+        self.served = True
         self.strikes = 0
         if self._blind:
             self._blind = False
@@ -67,6 +72,9 @@ class Cooldown:
         if delay_s is None and hint is not None:
             spent = (hint.requests, hint.tokens, hint.input_tokens, hint.output_tokens)
             delay_s = max((w.reset_s for w in spent if w and w.remaining == 0 and w.reset_s is not None), default=None)
+        if delay_s is None and hint is not None and hint.in_flight is not None:
+            # The cap on requests in flight waits for one of them to end.
+            delay_s = BLIND_COOLDOWN_S
         if delay_s is None:
             self._blind = True
             delay_s = min(BLIND_CAP_S, BLIND_COOLDOWN_S * 2.0 ** min(self.strikes - 1, 10))

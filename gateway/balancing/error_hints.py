@@ -8,6 +8,8 @@
 | Anthropic | "… rate limit … of 20,000 input tokens per minute"                          | limit              |
 | Azure     | "… Please retry after 60 seconds"                                           | delay              |
 | Bedrock   | "Too many tokens per day, …"                                                | the day is spent   |
+| Anthropic | "Number of concurrent connections has exceeded your rate limit …"           | too many at once   |
+| Moonshot  | "… reached max organization concurrency: 3", "… organization max RPM: 3"    | limit              |
 
 A body is as little to be trusted as a header: what is not understood, cut off or out of bounds is as if it were absent.
 
@@ -38,6 +40,16 @@ _DELAY = re.compile(
     r"\b(?:try again|retry) (?:in|after) (?:(?P<go>(?:[0-9]{1,10}(?:\.[0-9]{1,9})?(?:ms|s|m|h|d))+)\b"
     r"|(?P<number>[0-9]{1,10}(?:\.[0-9]{1,9})?) (?P<unit>second|minute|hour)s?\b)",
     re.IGNORECASE,
+)
+_SHORT = re.compile(r"\bmax (?P<short>RPM|TPM|TPD|RPD): ?(?P<limit>[0-9]{1,13})\b")
+_SHORT_FIELDS = {"RPM": "requests", "TPM": "tokens", "RPD": "daily_requests", "TPD": "daily_tokens"}
+_IN_FLIGHT = re.compile(
+    r"\b(?:concurrent (?:connections|requests|sessions|calls)|max(?:imum)?[a-z ]{0,32} concurrency|concurrency limit)\b"
+    r"(?:[^0-9]{0,4} ?(?P<after>[0-9]{1,6})\b)?",
+    re.IGNORECASE,
+)
+_IN_FLIGHT_LIMIT = re.compile(
+    r"\b(?:limit|maximum|max)(?: is| of)?:? (?P<limit>[0-9]{1,6}) concurrent\b", re.IGNORECASE
 )
 _DAY_SPENT = re.compile(r"\AToo many (requests|tokens) per day\b")
 _UNIT = {"second": "s", "minute": "m", "hour": "h"}
@@ -79,6 +91,11 @@ def parse_error_hint(body: bytes) -> Hint | None:
                 delay_s = parse_seconds(retry)
     for field, window in _worded(text):
         windows.setdefault(field, window)
+    if not windows and (at_once := _IN_FLIGHT.search(text)) is not None:
+        # A message that names another limit gives advice when it speaks of concurrency.
+        named = _IN_FLIGHT_LIMIT.search(text)
+        told = at_once["after"] if named is None else named["limit"]
+        windows["in_flight"] = WindowHint(parse_count(told), 0)
     if delay_s is None:
         delay_s = _delay(text)
     if delay_s is None and not windows:
@@ -144,6 +161,8 @@ def _worded(text: str) -> Iterator[tuple[str, WindowHint]]:
         if field is not None and limit is not None:
             used = parse_count(found.groupdict().get("used"))
             yield field, WindowHint(limit, None if used is None else max(0, limit - used))
+    for found in _SHORT.finditer(text):
+        yield _SHORT_FIELDS[found["short"]], WindowHint(parse_count(found["limit"]), None)
     spent = _DAY_SPENT.match(text)
     if spent is not None:
         yield _FIELDS[spent[1], "day"], WindowHint(None, 0)

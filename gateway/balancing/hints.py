@@ -40,7 +40,8 @@ class WindowHint:
 class Hint:
     """All that one response told; `quota_name` is the organisation or project it was charged to, when named.
 
-    What is not called daily counts per minute; `retry_after_s` is a delay from the arrival.
+    What is not called daily counts per minute; `retry_after_s` is a delay from the arrival. `in_flight`: too many
+    requests were under way at once.
     """
 
     retry_after_s: float | None = None
@@ -51,6 +52,7 @@ class Hint:
     daily_requests: WindowHint | None = None
     daily_tokens: WindowHint | None = None
     quota_name: str | None = None
+    in_flight: WindowHint | None = None
 
 
 HINT_STYLES = ("openai", "azure", "anthropic", "mistral", "groq", "generic")

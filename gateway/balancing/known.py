@@ -44,6 +44,12 @@ class KnownLimits:
             return told if configured is None else configured
         return min(configured, told)
 
+    def source(self, dimension: Dimension, limit: float | None) -> str:
+        """Say whose word `limit` is, the one in force: configured, provider, or learned where it is neither's."""
+        if limit == self.configured.get(dimension):
+            return "configured"
+        return "provider" if limit == self.told.get(dimension) else "learned"
+
     def misconfigured(self) -> dict[str, tuple[int, int]]:
         """Give (configured, told) where the configured limit is above what the provider grants."""
         return {

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from math import inf, nan
 
 from gateway.balancing.charging import DAILY, REQUESTS, Dimension, Reservation, correction, sizes, unit_of
+from gateway.balancing.concurrency import Concurrency
 from gateway.balancing.cooldown import Cooldown
 from gateway.balancing.decision import Ask
 from gateway.balancing.hints import Hint, WindowHint
@@ -35,7 +36,7 @@ class Ledger:
 
     __slots__ = (
         "_expiring", "_known", "_meters", "_semantics", "_share", "_share_at", "_unix_offset_s", "_unposted",
-        "cooldown", "learner", "lease", "told", "told_as_of", "used_at",
+        "concurrency", "cooldown", "learner", "lease", "told", "told_as_of", "used_at",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, semantics: Semantics, now: float, *, unix_offset_s: float = 0.0) -> None:
@@ -50,6 +51,7 @@ class Ledger:
         self._unposted = 0.0
         self.used_at = now
         self.cooldown = Cooldown()
+        self.concurrency = Concurrency()
         self.told = self._known.told
         """Limits as the provider last named them."""
         self.learner: Identification | None = None
@@ -61,6 +63,7 @@ class Ledger:
     def configure(self, limits: Limits, now: float) -> None:
         """Take over changed limits; what is in use stays in use."""
         self._known.configure(limits)
+        self.concurrency.configure(limits.concurrency)
         self._share_at = nan
         for dimension in Dimension:
             self._fit(dimension, now)
@@ -81,10 +84,12 @@ class Ledger:
 
     def export(self, now: float) -> dict[str, object] | None:
         """Give what is worth keeping over a restart, as plain JSON values; None: nothing is."""
-        if self.learner is None and not self.told:
+        in_flight = self.concurrency.told
+        if self.learner is None and not self.told and in_flight is None:
             return None
         learned = {} if self.learner is None else self.learner.export(self._unix_offset_s)
-        return {"at": now + self._unix_offset_s, "told": self._known.export(), **learned}
+        at = now + self._unix_offset_s
+        return {"at": at, "told": self._known.export(), "concurrency": in_flight, **learned}
 
     def restore(self, saved: Mapping[str, object], now: float) -> None:
         """Take over what `export` gave less than `MAX_AGE_S` ago; what is not understood is left out."""
@@ -92,6 +97,7 @@ class Ledger:
         if at is None or not -60.0 <= now + self._unix_offset_s - at <= MAX_AGE_S:
             return
         self._known.restore(saved.get("told"))
+        self.concurrency.tell(int(number(saved.get("concurrency")) or 0))
         if self.learner is not None:
             self.learner.restore(saved, now, self._unix_offset_s)
         for dimension in Dimension:
@@ -288,13 +294,9 @@ class Ledger:
             self.cooldown.pressed(free_at, now)
 
     def _identify(
-        self,
-        learner: Identification,
-        reservation: Reservation,
-        outcome: Outcome,
-        suspects: Mapping[Dimension, float],
-        now: float,
-    ) -> None:
+        self, learner: Identification, reservation: Reservation, outcome: Outcome,
+        suspects: Mapping[Dimension, float], now: float,
+    ) -> None:  # fmt: skip
         """Let the beliefs learn from an outcome, before the meters are corrected by it."""
         changed = False
         if outcome.kind is OutcomeKind.OK:
@@ -319,19 +321,15 @@ class Ledger:
         for dimension, window in named_by(hint):
             if window is not None:
                 self._correct(dimension, window, reservation, now, newest=newest, refused=refused)
+        if hint.in_flight is not None:
+            self.concurrency.refused(hint.in_flight.limit, now)
         if newest:
             self.told_as_of = reservation.started_at
 
     def _correct(
-        self,
-        dimension: Dimension,
-        window: WindowHint,
-        reservation: Reservation,
-        now: float,
-        *,
-        newest: bool,
+        self, dimension: Dimension, window: WindowHint, reservation: Reservation, now: float, *, newest: bool,
         refused: bool,
-    ) -> None:
+    ) -> None:  # fmt: skip
         # In a sub-window the named limit may be the minute's or the sub-window's: only the remainder is sure.
         split = dimension is Dimension.RPM and self._semantics.request_window_s != MINUTE_S
         if window.limit is not None and window.limit > 0 and not split and self.told.get(dimension) != window.limit:
@@ -382,7 +380,15 @@ class Ledger:
 
     def limits(self, now: float) -> dict[str, tuple[float, float]]:
         """Give (limit, available) by dimension name, for views."""
-        return {dimension.name.lower(): (meter.limit, meter.available(now)) for dimension, _, meter in self._meters}
+        found = {dimension.name.lower(): (meter.limit, meter.available(now)) for dimension, _, meter in self._meters}
+        if (slots := self.concurrency.slots) is not None:
+            found["concurrency"] = float(slots), float(slots - self.concurrency.in_flight)
+        return found
+
+    def sources(self) -> dict[str, str]:
+        """Give by dimension name who says the limit in force: configured, provider (it named it), or learned."""
+        found = {each.name.lower(): self._known.source(each, self._effective(each)) for each, _, _ in self._meters}
+        return found if self.concurrency.slots is None else {**found, "concurrency": self.concurrency.source}
 
     def expiring(self, now: float) -> float:
         """Give how much of the fixed minute or sub-window that is furthest has gone by, 0..1; 0: none is fixed."""
@@ -390,4 +396,4 @@ class Ledger:
 
     def misconfigured(self) -> dict[str, tuple[int, int]]:
         """Give (configured, told) where the configured limit is above what the provider grants."""
-        return self._known.misconfigured()
+        return {**self._known.misconfigured(), **self.concurrency.misconfigured()}

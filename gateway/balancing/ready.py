@@ -36,7 +36,7 @@ class QuotaState:
         self.in_flight = 0
         self.ledgers: dict[str, Ledger] = {}
         self.slots = quota.limits.concurrency
-        """How many may be in flight here: the limit, or what this process holds of it."""
+        """How many may be in flight here, of all families together: the limit, or what this process holds of it."""
 
 
 class EndpointState:
@@ -129,8 +129,12 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
         if not answering:
             return Exclusion.OUTAGE, at
     ledger, quota = candidate.ledger, state.quota
-    cap, quota_cap = state.slots, quota.slots
-    if (cap is not None and state.in_flight >= cap) or (quota_cap is not None and quota.in_flight >= quota_cap):
+    cap, quota_cap, family = state.slots, quota.slots, ledger.concurrency
+    if (
+        (cap is not None and state.in_flight >= cap)
+        or (quota_cap is not None and quota.in_flight >= quota_cap)
+        or (family.slots is not None and family.in_flight >= family.slots)
+    ):
         if ledger.lease is not None:
             ledger.lease.ask()
         return Exclusion.BUSY, inf

@@ -23,7 +23,7 @@ def suspect(
     None if what the refusal named explains it, or every limit was named. Days are never suspected: they are too long
     to be found spent by one refusal.
     """
-    if hint is not None and _explained(reservation, hint):
+    if hint is not None and (hint.in_flight is not None or _explained(reservation, hint)):
         return None
     untold = [
         (meter.available(now) / meter.limit, dimension, meter, amount, mark)

@@ -93,4 +93,9 @@ def semantics_of(provider: str) -> Semantics:
 
 def model_family(model: str, semantics: Semantics) -> str:
     """Give the name under which a provider limits `model`: without its date; "" where all models share one limit."""
-    return _DATE_SUFFIX.sub("", model) if semantics.per_model else ""
+    return undated(model) if semantics.per_model else ""
+
+
+def undated(model: str) -> str:
+    """Give a model's name without the date of its snapshot."""
+    return _DATE_SUFFIX.sub("", model)

@@ -15,6 +15,7 @@ from gateway.balancing.sharing import SharedQuotas
 class LedgerView:
     """One model family of a quota: `limits` maps rpm, tpm, … to (limit, available); `headroom` is 0..1.
 
+    `sources` maps the same to who says the limit: configured, provider (it named it) or learned (from what it did).
     `cooldown_s` is what is left of a cool-down, 0 when none. `misconfigured` maps to (configured, told) where the
     configuration promises more than the provider grants. `belief`: what `predictive` has learned.
     """
@@ -25,6 +26,8 @@ class LedgerView:
     rate_limited: int
     limits: Mapping[str, tuple[float, float]]
     misconfigured: Mapping[str, tuple[int, int]]
+    sources: Mapping[str, str]
+    in_flight: int
     belief: BeliefView | None = None
 
 
@@ -32,11 +35,13 @@ class LedgerView:
 class QuotaView:
     """A quota with the families used so far; `known_as` are the provider's own names for it, from headers.
 
-    `counted_as` is the quota that it turned out to be one with, None when it stands for itself.
+    `counted_as` is the quota that it turned out to be one with, None when it stands for itself. `concurrency`: how many
+    requests may be in flight in this process, of all families together; None: any number.
     """
 
     id: str
     in_flight: int
+    concurrency: int | None
     known_as: tuple[str, ...]
     counted_as: str | None
     ledgers: tuple[LedgerView, ...]
@@ -97,6 +102,8 @@ def view_ledger(family: str, ledger: Ledger, now: float) -> LedgerView:
         rate_limited=ledger.cooldown.limited,
         limits=ledger.limits(now),
         misconfigured=ledger.misconfigured(),
+        sources=ledger.sources(),
+        in_flight=ledger.concurrency.in_flight,
         belief=ledger.learner.view(now) if ledger.learner is not None else None,
     )
 
@@ -107,6 +114,7 @@ def view_quota(quota_id: str, quota: QuotaState, shared: SharedQuotas, now: floa
     return QuotaView(
         id=quota_id,
         in_flight=quota.in_flight,
+        concurrency=quota.slots,
         known_as=shared.names(quota_id),
         counted_as=stands if stands != quota_id else None,
         ledgers=tuple(view_ledger(family, ledger, now) for family, ledger in quota.ledgers.items()),

@@ -43,13 +43,16 @@ def _refuse(wanted: str) -> str:
     raise Fault(f"{wanted} does not name a key.", hint="Write POOL/KEY, for example main/openai-1, or the key's id.")
 
 
-def _limits(words: tuple[str, ...]) -> dict[str, int]:
-    limits = {}
+def _limits(words: tuple[str, ...]) -> dict[str, Any]:
+    limits: dict[str, Any] = {}
     for word in words:
-        name, equals, number = word.partition("=")
+        named, equals, number = word.partition("=")
+        model, _, name = named.rpartition(":")
         if not equals or name not in LIMITS or not number.isdecimal():
-            raise click.UsageError(f"--limit {word} is not NAME=NUMBER with a name out of {', '.join(LIMITS)}.")
-        limits[name] = int(number)
+            names = ", ".join(LIMITS)
+            raise click.UsageError(f"--limit {word} is not [MODEL:]NAME=NUMBER with a name out of {names}.")
+        of = limits.setdefault("models", {}).setdefault(model, {}) if model else limits
+        of[name] = int(number)
     return limits
 
 
@@ -61,7 +64,9 @@ def _limits(words: tuple[str, ...]) -> dict[str, int]:
 @click.option("--base-url", help="For azure, vllm, ollama and other endpoints of your own.")
 @click.option("--region", help="Where it serves, for residency and latency.")
 @click.option("--model", "models", multiple=True, help="Only these models (globs); repeat for several.")
-@click.option("--limit", "limits", multiple=True, metavar="NAME=NUMBER", help="Such as rpm=3000; repeat for several.")
+@click.option(
+    "--limit", "limits", multiple=True, metavar="[MODEL:]NAME=NUMBER", help="Such as rpm=3000 or gpt-4o-mini:rpm=30000."
+)
 @connected
 def add(
     *,

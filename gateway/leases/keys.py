@@ -1,8 +1,9 @@
 """What processes share about single keys: requests in flight, caps on them, and breakers. Pure.
 
-A cap on requests in flight is an account of its own that is only ever held, never charged (`account`, kind `slots`):
-each process holds as many as it has in flight and a few more, so that the sum of all stays within the cap. A breaker
-that opens or closes in one process does so in all; each still tries by itself whether a key is well again.
+A cap on requests in flight (of a key, of a quota or one model family in it) is an account of its own that is only ever
+held, never charged (`account`, kind `slots`): each process holds as many as it has in flight and a few more, so that
+the sum of all stays within the cap. A breaker that opens or closes in one process does so in all; each still tries by
+itself whether a key is well again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class KeyShares:
         self._unix_offset_s = unix_offset_s
         self._said: dict[str, BreakerSaid] = {}
         self._heard: dict[str, float] = {}
+        self._families: dict[str, int] = {}
         self.short = False
         """Whether of some cap there was less than wanted, at the last exchange."""
 
@@ -35,6 +37,15 @@ class KeyShares:
         cap = quota.quota.limits.concurrency
         if cap is not None:
             report.draws["concurrency"] = _draw(cap, quota.slots, quota.in_flight, leaving=leaving)
+        for family, cap in self._families.items():
+            if family not in quota.ledgers:
+                # Forgotten, with nothing in flight: what is held for it goes back.
+                report.draws[f"{family}|concurrency"] = _draw(cap, None, 0, leaving=True)
+        for family, ledger in quota.ledgers.items():
+            running = ledger.concurrency
+            if (cap := running.cap) is not None:
+                self._families[family] = cap
+                report.draws[f"{family}|concurrency"] = _draw(cap, running.slots, running.in_flight, leaving=leaving)
         for state in keys:
             key, cap = state.endpoint.id, state.endpoint.max_in_flight
             if cap is not None:
@@ -58,6 +69,14 @@ class KeyShares:
             self.short |= grant.short
             more |= quota.slots is None or grant.held > quota.slots
             quota.slots = int(grant.held)
+        self._families = {family: cap for family, cap in self._families.items() if family in quota.ledgers}
+        for family, ledger in quota.ledgers.items():
+            grant = answer.grants.get(f"{family}|concurrency")
+            if grant is not None:
+                self.short |= grant.short
+                before = ledger.concurrency.slots
+                ledger.concurrency.grant(int(grant.held))
+                more |= before is None or before < (ledger.concurrency.slots or 0)
         for state in keys:
             key = state.endpoint.id
             state.elsewhere = answer.in_flight.get(key, 0)
@@ -92,6 +111,8 @@ class KeyShares:
 def release(quota: QuotaState, keys: Iterable[EndpointState], book: QuotaBook) -> None:
     """Go back to the state before the first exchange: what was held is returned."""
     quota.slots = book.unshared(quota.quota.limits.concurrency)
+    for ledger in quota.ledgers.values():
+        ledger.concurrency.grant(None)
     for state in keys:
         state.slots, state.elsewhere = book.unshared(state.endpoint.max_in_flight), 0
 

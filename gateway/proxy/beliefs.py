@@ -201,6 +201,7 @@ def report_of(view: LedgerView) -> dict[str, Any]:
     """Say what is believed of one limiter, and how wrong it was, for people."""
     report: dict[str, Any] = {
         "limits": {name: limit for name, (limit, _) in view.limits.items()},
+        "sources": dict(view.sources),
         "misconfigured": {
             name: {"configured": configured, "told": told} for name, (configured, told) in view.misconfigured.items()
         },

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from gateway.balancing.fallback import Cause, Rung
 from gateway.balancing.hedging import HedgePolicy
+from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.strategies.registry import StrategyOptions, make_strategy
 from gateway.balancing.strategies.weighted import WeightBy
 from gateway.balancing.strategy import Strategy
-from tenants.snapshot import PoolSnapshot, TenantSnapshot
+from tenants.snapshot import PoolSnapshot, QuotaSnapshot, TenantSnapshot
 
 logger = logging.getLogger(__name__)
 
@@ -141,3 +144,14 @@ def read_residency(tenant: TenantSnapshot) -> tuple[str, ...]:
     # A hard rule that cannot be read admits nothing, rather than everything.
     logger.error("the tenant's setting `residency` is no list of regions", extra={"tenant": tenant.slug})
     return ("-",)
+
+
+def read_quota(stored: QuotaSnapshot) -> Quota:
+    """Read a quota with its families; members of limits that are not known here are left out."""
+    families = stored.limits.get("models", {})
+    of_families = {name: _limits(each) for name, each in families.items()}
+    return Quota(str(stored.id), _limits(stored.limits), stored.provider, of_families)
+
+
+def _limits(stored: Mapping[str, Any]) -> Limits:
+    return Limits(**{name: value for name, value in stored.items() if name in Limits.__dataclass_fields__})

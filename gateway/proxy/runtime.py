@@ -21,20 +21,19 @@ from gateway.balancing.book import Beliefs, QuotaBook, QuotaLeasing
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.fallback import Rung
 from gateway.balancing.hedging import Hedging, hedging_by
-from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.retry import RetryBudget, RetryPolicy
 from gateway.balancing.strategies.cache_affinity import CacheAffinity
 from gateway.balancing.strategies.registry import DEFAULT, TENANTS_DEFAULT
 from gateway.balancing.strategy import Strategy
 from gateway.metering.pricing import PriceTable
 from gateway.proxy.channel import HeaderList
-from gateway.proxy.pool_settings import PoolSettings, read_residency, read_settings, strategy_of
+from gateway.proxy.pool_settings import PoolSettings, read_quota, read_residency, read_settings, strategy_of
 from gateway.proxy.queue import PoolQueue
 from gateway.proxy.sizing import Sizing
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines
 from gateway.upstream.providers import PROVIDERS, TOKEN_BETA, Target, resolve, with_token
-from tenants.snapshot import DrainingVersion, KeySnapshot, PoolSnapshot, QuotaSnapshot, TenantSnapshot
+from tenants.snapshot import DrainingVersion, KeySnapshot, PoolSnapshot, TenantSnapshot
 
 if TYPE_CHECKING:
     from gateway.proxy.choice import Choice
@@ -267,7 +266,7 @@ def _build_pool(
                 address=key.base_url,
             )
         )
-    quotas = [_quota(quota) for quota in pool.quotas]
+    quotas = [read_quota(quota) for quota in pool.quotas]
     policy = RetryPolicy(
         max_attempts=settings.retry.max_attempts, failover=settings.failover, max_pause_s=settings.retry.max_pause_s
     )
@@ -387,11 +386,6 @@ def _resolve(key: KeySnapshot, dialect: str, workshop: Workshop) -> Target | Non
         workshop.resolved.clear()
     workshop.resolved[place] = target
     return target
-
-
-def _quota(quota: QuotaSnapshot) -> Quota:
-    known = {name: value for name, value in quota.limits.items() if name in Limits.__dataclass_fields__}
-    return Quota(str(quota.id), Limits(**known), quota.provider)
 
 
 def _names(tenant: TenantSnapshot, pool: PoolSnapshot, key: KeySnapshot) -> dict[str, str]:

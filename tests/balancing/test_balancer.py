@@ -10,9 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.balancing.balancer import MAX_FAMILIES, MAX_SLATES, RECHECK_S, Balancer, UnknownLease
+from gateway.balancing.balancer import MAX_SLATES, RECHECK_S, Balancer, UnknownLease
 from gateway.balancing.decision import Ask, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.families import MAX_FAMILIES
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.quota import Limits, Quota

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from gateway.balancing.balancer import MAX_FAMILIES, Balancer
+from gateway.balancing.balancer import Balancer
 from gateway.balancing.book import QuotaBook
 from gateway.balancing.decision import Picked, Wait
 from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.families import MAX_FAMILIES
 from gateway.balancing.hints import Hint
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.quota import Limits, Quota

@@ -182,6 +182,46 @@ TABLE: list[tuple[str, Any, Hint | None]] = [
     ("no error", {"choices": []}, None),
     ("values out of bounds", gemini(violation("RequestsPerDay", str(MAX_COUNT + 1)), delay="-3s"),
      Hint(daily_requests=WindowHint(None, 0))),
+    (
+        "anthropic: too many at once",
+        {
+            "type": "error",
+            "error": {
+                "type": "rate_limit_error",
+                "message": "Number of concurrent connections has exceeded your rate limit. Please try again later or "
+                "contact sales to discuss your options for a rate limit increase.",
+            },
+        },
+        Hint(in_flight=WindowHint(None, 0)),
+    ),
+    (
+        "moonshot: too many at once",
+        openai(
+            "Your account org-1<ak-2> request reached max organization concurrency: 3, please try again after 1 seconds"
+        ),
+        Hint(1.0, in_flight=WindowHint(3, 0)),
+    ),
+    (
+        "moonshot: requests a minute",
+        openai("Your account org-1<ak-2> request reached organization max RPM: 3, please try again after 1 seconds"),
+        Hint(1.0, requests=WindowHint(3)),
+    ),
+    (
+        "in other words",
+        openai("Too many concurrent requests. Limit: 4 concurrent requests"),
+        Hint(in_flight=WindowHint(4, 0)),
+    ),
+    ("for this model", openai("Too many concurrent requests for this model"), Hint(in_flight=WindowHint(None, 0))),
+    (
+        "a threshold",
+        openai("You exceeded your current threshold of concurrent requests"),
+        Hint(in_flight=WindowHint(None, 0)),
+    ),
+    (
+        "advice",
+        openai("Rate limit reached on requests per min (RPM): Limit 3. Lower the number of concurrent requests."),
+        Hint(requests=WindowHint(3)),
+    ),
     ("concurrency is no window", gemini(violation("ConcurrentRequestsPerProject", "8")), None),
 ]  # fmt: skip
 

@@ -29,7 +29,12 @@ def declaration(slug: str) -> dict[str, Any]:
             slug: {
                 "name": "Declared Ltd",
                 "settings": {"note": "ours"},
-                "quotas": {"shared": {"provider": "simulated", "limits": {"rpm": 100}}},
+                "quotas": {
+                    "shared": {
+                        "provider": "simulated",
+                        "limits": {"rpm": 100, "models": {"gpt-4o*": {"rpm": 9, "concurrency": 2}, "o3": {"tpd": 7}}},
+                    }
+                },
                 "pools": {
                     "main": {
                         "strategy": "weighted_round_robin",
@@ -109,7 +114,7 @@ def test_declared_done_and_done_again(
     assert answer["authorization_details"][0]["pools"] == ["main"]
 
     # What was changed by hand or in the file goes back to what is declared; a new secret is rotated in, once.
-    tenant["quotas"]["shared"]["limits"] = {"tpm": 9000}
+    tenant["quotas"]["shared"]["limits"] = {"tpm": 9000, "models": {"gpt-4o*": {"concurrency": 3}}}
     tenant["pools"]["main"]["settings"] = {"retry": {"budget_ratio": 0.5}}
     tenant["pools"]["main"]["keys"]["two"].update(limits={"rpm": 20}, weight=3, region="eu")
     tenant["clients"]["ops"]["status"] = "disabled"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from random import Random
 from uuid import UUID
 
+import msgspec
+
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.book import QuotaBook
 from gateway.balancing.decision import Ask, Lease, Picked
@@ -13,6 +15,7 @@ from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.strategies.least_connections import LeastConnections
 from gateway.leases.driver import LeaseDriver
+from gateway.leases.row import Row
 from gateway.leases.store import InMemoryLeaseStore
 
 TENANT = UUID(int=1)
@@ -21,11 +24,19 @@ TENANT = UUID(int=1)
 class Fleet:
     """Processes with a pool each, over the same keys."""
 
-    def __init__(self, processes: int, *, max_in_flight: int | None = None, concurrency: int | None = None) -> None:
+    def __init__(
+        self,
+        processes: int,
+        *,
+        max_in_flight: int | None = None,
+        concurrency: int | None = None,
+        families: dict[str, Limits] | None = None,
+    ) -> None:
         self.now = 1000.0
-        store = InMemoryLeaseStore(lambda: self.now + 1e9)
+        self.store = store = InMemoryLeaseStore(lambda: self.now + 1e9)
         endpoints = [Endpoint(name, f"quota {name}", "generic", max_in_flight=max_in_flight) for name in "ab"]
-        quotas = [Quota(f"quota {name}", Limits(rpm=600, concurrency=concurrency)) for name in "ab"]
+        common = Limits(rpm=600, concurrency=concurrency)
+        quotas = [Quota(f"quota {name}", common, families=families or {}) for name in "ab"]
         self.drivers: list[LeaseDriver] = []
         self.pools: list[Balancer] = []
         for number in range(processes):
@@ -51,9 +62,9 @@ class Fleet:
         for driver in self.drivers:
             await driver.exchange()
 
-    def send(self, process: int, *, key: str | None = None) -> Lease | None:
+    def send(self, process: int, *, key: str | None = None, model: str = "m") -> Lease | None:
         excluded = frozenset("ab") - {key} if key else frozenset[str]()
-        decision = self.pools[process].acquire(Ask("m", dialect="openai", excluded=excluded), now=self.now)
+        decision = self.pools[process].acquire(Ask(model, dialect="openai", excluded=excluded), now=self.now)
         return decision.lease if isinstance(decision, Picked) else None
 
     def end(self, process: int, lease: Lease, kind: OutcomeKind = OutcomeKind.OK) -> None:
@@ -63,13 +74,13 @@ class Fleet:
         return next(each.breaker for each in self.pools[process].view(self.now).endpoints if each.id == key)
 
 
-async def fill(fleet: Fleet, seconds: int, *, key: str | None = "a") -> int:
+async def fill(fleet: Fleet, seconds: int, *, key: str | None = "a", model: str = "m") -> int:
     """Let every process send all it may each second, and end nothing; give how many are in flight."""
     sent = 0
     for _ in range(seconds):
         for process in range(len(fleet.pools)):
             for _ in range(2):
-                while fleet.send(process, key=key) is not None:
+                while fleet.send(process, key=key, model=model) is not None:
                     sent += 1
                 await fleet.exchange()
         await fleet.second()
@@ -84,6 +95,34 @@ async def test_a_keys_cap_on_requests_in_flight_holds_over_all_processes() -> No
 async def test_a_quotas_concurrency_holds_over_all_processes() -> None:
     fleet = Fleet(4, concurrency=12)
     assert await fill(fleet, 12) == 12
+
+
+async def test_a_model_familys_concurrency_holds_over_all_processes() -> None:
+    fleet = Fleet(4, concurrency=40, families={"big*": Limits(concurrency=9)})
+    assert await fill(fleet, 12, model="big-1") == 9
+    assert await fill(fleet, 12, model="small") == 31
+
+
+async def test_what_is_held_for_a_forgotten_family_goes_back() -> None:
+    fleet = Fleet(2, families={"big": Limits(concurrency=16), "other": Limits(concurrency=3)})
+    for process in (0, 1):
+        for model in ("big", "other"):
+            lease = fleet.send(process, key="a", model=model)
+            assert lease is not None or model == "other"
+            if lease is not None:
+                fleet.end(process, lease)
+    await fleet.second()
+    book = fleet.pools[0]._book
+    state = book.state("quota a")
+    assert state is not None
+    book.drop(state, ["big"])
+    for _ in range(3):
+        fleet.send(0, key="a", model="another")
+        await fleet.second()
+    row = next(iter(fleet.store.rows.values()))
+    held = msgspec.json.decode(row.state, type=Row).lessees["0"].holdings
+    assert "big|concurrency" not in held
+    assert await fill(fleet, 12, model="big") == 16
 
 
 async def test_slots_follow_those_who_need_them() -> None:

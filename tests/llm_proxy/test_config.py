@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from auth.errors import Invalid
 from gateway.balancing.quota import Limits
 from gateway.balancing.strategies.registry import ALIASES, STRATEGY_NAMES
+from gateway.proxy.pool_settings import read_quota
 from gateway.upstream.providers import PROVIDERS
 from llm_proxy import keyshape
 from llm_proxy.config import read_configuration
@@ -18,6 +20,7 @@ from tenants import keyshape as tenants_keyshape
 from tenants.catalogue import Catalogue, ProviderRule
 from tenants.importer import PoolPlan, plan_import
 from tenants.names import NAME_RULE, is_name
+from tenants.snapshot import QuotaSnapshot
 
 KEY = "sk-proj-0123456789abcdef"
 
@@ -161,6 +164,8 @@ def planned(document: dict[str, Any]) -> PoolPlan | dict[str, str]:
     [
         {"providers": [entry(weight=50, rate_limit=3000)], "strategy": "weighted_round_robin", "failover": False},
         {"providers": [entry(rate_limit={"rpm": 5, "tpd": 7}, tier=2, models=["gpt-*"], max_in_flight=3)]},
+        {"providers": [entry(rate_limit={"rpm": 5, "models": {"gpt-4o*": {"concurrency": 2, "otpm": 9}}})]},
+        {"providers": [entry(rate_limit={"models": {"gpt-4o": {"rpn": 1}}})]},
         {"providers": [entry(name="groq.eu", api_key="gsk_0123456789")], "name": "spare", "is_default": True},
         {"providers": [entry(name="x", api_key="sk-0123456789")]},
         {"providers": [entry(name="x", api_key="0123456789")]},
@@ -178,9 +183,10 @@ def test_the_gateway_takes_the_same_document(document: dict[str, Any]) -> None:
     found = read_configuration(document)
     assert (found.name, found.strategy, found.failover) == (plan.name, plan.strategy, plan.failover)
     for ours, theirs in zip(found.keys.values(), plan.keys, strict=True):
-        limits = {name: getattr(ours.quota.limits, name) for name in theirs.limits}
+        quota = read_quota(QuotaSnapshot(UUID(int=0), theirs.name, theirs.provider, theirs.limits))
+        assert (ours.quota.limits, ours.quota.families) == (quota.limits, quota.families)
         assert (ours.name, ours.provider, ours.secret) == (theirs.name, theirs.provider, theirs.secret)
-        assert (ours.endpoint.weight, ours.endpoint.tier, limits) == (theirs.weight, theirs.tier, theirs.limits)
+        assert (ours.endpoint.weight, ours.endpoint.tier) == (theirs.weight, theirs.tier)
         assert (ours.endpoint.models, ours.endpoint.max_in_flight) == (theirs.models, theirs.max_in_flight)
 
 

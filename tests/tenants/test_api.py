@@ -24,9 +24,11 @@ from auth.revocations import Revocations, Traces
 from auth.scopes import TENANT_SCOPES
 from auth.secret import Secret
 from auth.storage import Connections
+from gateway.balancing.quota import Limits
 from gateway.cli.audit import check_export
 from gateway.control.orm import OrmSessions
 from gateway.problems import handle
+from gateway.proxy.pool_settings import read_quota
 from tenants.api.services import CustodyParts, TenantServices
 from tenants.datakeys import DataKeys
 from tenants.history import contradictions
@@ -264,6 +266,24 @@ async def test_changing_a_key(api: Api, acme: Planted) -> None:
     quota = (await api("POST", "/quotas", {"name": "q", "provider": "groq"}, expect=201)).json()
     refused = await api("PATCH", path, {"quota_id": quota["id"]}, expect=422)
     assert refused.json()["errors"] == [{"pointer": "/quota_id", "detail": "is a quota of groq"}]
+
+
+async def test_a_model_familys_limits_are_set_merged_and_reach_the_data_path(
+    api: Api, acme: Planted, database: Connections, data_keys: DataKeys
+) -> None:
+    every = {name: number for number, name in enumerate(("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "concurrency"), 1)}
+    path, limits = f"/quotas/{acme.quota_id}", {**every, "models": {"gpt-4o*": every, "o3": {"concurrency": 2}}}
+    await api("PATCH", path, {"limits": limits}, expect=200)
+    changed = {"models": {"o3": None, "gpt-4o*": {"rpm": 90, "tpd": None}}}
+    shown = (await api("PATCH", path, {"limits": changed}, expect=200)).json()["limits"]
+    merged = {**every, "rpm": 90}
+    del merged["tpd"]
+    assert shown == {**every, "models": {"gpt-4o*": merged}}
+    loaded = await SnapshotLoader(database, data_keys).load(acme.tenant_id)
+    assert loaded is not None
+    (quota,) = (read_quota(each) for pool in loaded.pools for each in pool.quotas if each.id == acme.quota_id)
+    assert quota.limits == Limits(**every)
+    assert quota.families == {"gpt-4o*": Limits(**merged)}
 
 
 async def test_a_key_is_never_pointed_elsewhere_by_a_patch(api: Api, acme: Planted) -> None:
@@ -550,6 +570,8 @@ WRONG: tuple[tuple[str, str, Any, str], ...] = (
     ("PATCH", "/pools/{pool}", {"settings": {"retry": {"max_attempts": 99}}}, "/settings/retry/max_attempts"),
     ("PATCH", "/pools/{pool}", {"settings": {"failovr": True}}, "/settings"),
     ("PATCH", "/quotas/{quota}", {"limits": {"rpm": -1}}, "/limits/rpm"),
+    ("PATCH", "/quotas/{quota}", {"limits": {"models": {"gpt-4o": {"rpm": 0}}}}, "/limits/models/*/rpm"),
+    ("PATCH", "/quotas/{quota}", {"limits": {"models": {"": {"rpm": 1}}}}, "/limits/models"),
 )
 
 
