@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from processes import MEASURED_CORE, OTHER_CORE, Running, free_port
+from processes import MEASURED_CORE, OTHER_CORE, Running, free_port, staying_on
 
 from auth.secret import Secret
 from gateway.embedded.postgres import UNSAFE_BUT_FAST, EmbeddedPostgres
@@ -54,7 +54,8 @@ class Installation:
         self.directory = directory
         self._postgres = EmbeddedPostgres(directory / "postgres", settings=UNSAFE_BUT_FAST)
         self._running: list[Running] = []
-        address = self._postgres.start()
+        with staying_on(OTHER_CORE):
+            address = self._postgres.start()
         self.owner_url = address.url()
         migrate(self.owner_url)
         password = Secret(secrets.token_urlsafe(16))

@@ -152,7 +152,8 @@ class DataPathParts:
         self._spool: UsageSpool | None = None
         if settings.usage_spool is not None:
             self._spool = UsageSpool(settings.usage_spool, max_bytes=settings.usage_spool_bytes, clock=clock)
-        self._usage = UsageRecorder(PostgresUsageStore(postgres), spool=self._spool)
+        self._usage_store = PostgresUsageStore(postgres)
+        self._usage = UsageRecorder(self._usage_store, spool=self._spool)
         self._explanations = ExplanationRecorder(PostgresExplanationStore(postgres), clock)
         self.app = DataPath(
             verifier=verifier,
@@ -227,6 +228,7 @@ class DataPathParts:
         await self._pool.close()
         await self._explanations.close()
         await self._usage.close()
+        await self._usage_store.close()
         await self._budgets.close()
 
     def _publish(self, metrics: Metrics) -> None:

@@ -146,7 +146,7 @@ VARIABLES: Final = (
         "database_direct_url",
         DATABASE,
         None,
-        "The same database past a PgBouncer in transaction mode, for notifications and the jobs' lock.",
+        "The same database past a PgBouncer in transaction mode, for notifications, leases, usage and the jobs' lock.",
         postgres_url,
         secret=True,
     ),

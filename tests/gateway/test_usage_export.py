@@ -41,6 +41,7 @@ async def fill(database: TestDatabase, tenant_id: UUID) -> None:
             for n in (1, 0, 2, 3, 4)
         ]
     )
+    await store.close()
     await postgres.close()
 
 

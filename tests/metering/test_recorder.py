@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
+from gateway.metering.event import UsageEvent
 from gateway.metering.recorder import UsageRecorder
 from gateway.metering.store import InMemoryUsageStore
 from tests.metering.rows import usage_row
@@ -19,10 +21,37 @@ async def test_rows_are_written_in_batches_behind_the_caller() -> None:
     assert recorder.buffered == 25, "record only appends"
     for _ in range(20):
         await asyncio.sleep(0)
-    assert (recorder.written, recorder.buffered) == (25, 0)
-    assert store.writes == 3
+    assert (recorder.written, recorder.buffered) == (20, 5), "what is no whole batch waits for more, or for its time"
+    assert store.writes == 2
     await recorder.close()
     assert set(store.rows) == {row.id for row in rows}
+
+
+async def test_batches_are_small_while_the_store_keeps_up_and_large_while_it_does_not() -> None:
+    class Slow(InMemoryUsageStore):
+        async def write(self, batch: Sequence[UsageEvent]) -> None:
+            sizes.append(len(batch))
+            for _ in range(arriving.pop() if arriving else 0):
+                recorder.record(usage_row())
+            await super().write(batch)
+
+    sizes: list[int] = []
+    arriving = [0, 3, 20, 4, 1]
+    store = Slow()
+    recorder = UsageRecorder(store, interval_s=3600, flush_rows=4, batch_size=15)
+    recorder.start()
+    for _ in range(4):
+        recorder.record(usage_row())
+    for _ in range(30):
+        await asyncio.sleep(0)
+    assert sizes == [4], "one has come meanwhile: it waits"
+    for _ in range(3):
+        recorder.record(usage_row())
+    for _ in range(30):
+        await asyncio.sleep(0)
+    assert sizes == [4, 4, 4, 15, 8]
+    assert recorder.buffered == 0
+    await recorder.close()
 
 
 async def test_close_flushes_what_is_buffered() -> None:

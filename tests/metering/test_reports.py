@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
-from auth.storage import Connections
+from gateway.database import Postgres
 from gateway.metering.reports import Residency, read_report, residency_of
 from gateway.metering.store import PostgresUsageStore
 from tests.metering.rows import TENANT, usage_row
@@ -36,11 +36,13 @@ def test_residency_is_read_from_the_row(
     assert residency_of(attempts, region, regions, allowed) == found
 
 
-async def test_a_request_is_found_by_its_id_in_its_tenant(database: Connections) -> None:
+async def test_a_request_is_found_by_its_id_in_its_tenant(database: Postgres) -> None:
     identifier = uuid7()
     row = usage_row(id=identifier, request_id=f"req_{identifier.hex}", at=datetime.now(UTC), attempts=2,
                     region="eu-1", regions="eu-2,eu-1", residency="eu-1,eu-2")  # fmt: skip
-    await PostgresUsageStore(database).write([row])
+    store = PostgresUsageStore(database)
+    await store.write([row])
+    await store.close()
     found = await read_report(database, TENANT, row.request_id)
     assert found is not None
     assert (found.model, found.attempts, found.residency.kept) == ("gpt-4o", 2, True)
@@ -48,11 +50,13 @@ async def test_a_request_is_found_by_its_id_in_its_tenant(database: Connections)
     assert await read_report(database, TENANT, identifier.hex) == found
 
 
-async def test_it_names_the_key_version_that_served(database: Connections, plant: Plant) -> None:
+async def test_it_names_the_key_version_that_served(database: Postgres, plant: Plant) -> None:
     acme, identifier = await plant("acme"), uuid7()
     row = usage_row(id=identifier, request_id=f"req_{identifier.hex}", at=datetime.now(UTC), tenant_id=acme.tenant_id,
                     pool_id=acme.pool_id, key_id=acme.key_id, key_version=3)  # fmt: skip
-    await PostgresUsageStore(database).write([row])
+    store = PostgresUsageStore(database)
+    await store.write([row])
+    await store.close()
     found = await read_report(database, acme.tenant_id, row.request_id)
     assert found is not None
     assert (found.pool, found.key, found.key_id, found.key_version) == ("main", "k1", acme.key_id, 3)

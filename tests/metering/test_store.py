@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import asyncpg
 import pytest
 
-from auth.storage import Connections
+from gateway.database import DatabaseAway, Postgres
 from gateway.metering.event import UsageEvent
 from gateway.metering.recorder import UsageRecorder
 from gateway.metering.store import InMemoryUsageStore, PostgresUsageStore, RowsRefused, UsageStore
+from tests.conftest import TestDatabase
 from tests.metering.rows import TENANT, usage_row
 
 Stored = Callable[[], Awaitable[list[UsageEvent]]]
 
 
+async def all_rows(database: Postgres) -> list[UsageEvent]:
+    async with database.platform() as connection:
+        return [UsageEvent(**row) for row in await connection.fetch("select * from usage_event order by id")]
+
+
+@pytest.fixture
+async def in_postgres(database: Postgres) -> AsyncIterator[PostgresUsageStore]:
+    store = PostgresUsageStore(database)
+    yield store
+    await store.close()
+
+
 @pytest.fixture(params=["memory", "postgres"])
-def store_and_rows(request: pytest.FixtureRequest) -> tuple[UsageStore, Stored]:
+def store_and_rows(
+    request: pytest.FixtureRequest, database: Postgres, in_postgres: PostgresUsageStore
+) -> tuple[UsageStore, Stored]:
     if request.param == "memory":
         memory = InMemoryUsageStore()
 
@@ -26,13 +43,7 @@ def store_and_rows(request: pytest.FixtureRequest) -> tuple[UsageStore, Stored]:
             return list(memory.rows.values())
 
         return memory, kept
-    connections: Connections = request.getfixturevalue("database")
-
-    async def selected() -> list[UsageEvent]:
-        async with connections.platform() as connection:
-            return [UsageEvent(**row) for row in await connection.fetch("select * from usage_event order by id")]
-
-    return PostgresUsageStore(connections), selected
+    return in_postgres, partial(all_rows, database)
 
 
 async def test_a_batch_is_kept_as_it_is(store_and_rows: tuple[UsageStore, Stored]) -> None:
@@ -72,10 +83,56 @@ async def test_a_row_that_cannot_be_stored_refuses_its_batch_whole(store_and_row
     assert (len(await stored()), recorder.refused) == (2, 1)
 
 
-async def test_a_tenant_sees_its_own_rows_alone(database: Connections) -> None:
+async def test_a_day_that_was_purged_since_gets_its_partition_again(
+    database: Postgres, in_postgres: PostgresUsageStore, test_database: TestDatabase
+) -> None:
+    row, later = usage_row(), usage_row()
+    await in_postgres.write([row])
+    owner = await asyncpg.connect(test_database.owner_url)
+    await owner.execute(f"drop table usage_event_{row.at:%Y%m%d}")
+    await owner.close()
+    await in_postgres.write([later])
+    assert await all_rows(database) == [later]
+
+
+async def test_a_connection_that_was_cut_costs_one_attempt(
+    database: Postgres, in_postgres: PostgresUsageStore, test_database: TestDatabase
+) -> None:
+    first, second = usage_row(), usage_row()
+    await in_postgres.write([first])
+    owner = await asyncpg.connect(test_database.owner_url)
+    await owner.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid != $1",
+        owner.get_server_pid(),
+    )
+    await owner.close()
+    try:
+        await in_postgres.write([second])
+    except DatabaseAway:  # unless the end of the connection was heard before
+        await in_postgres.write([second])
+    assert await all_rows(database) == [first, second]
+
+
+async def test_who_gives_up_in_the_middle_leaves_no_connection_that_answers_out_of_turn(
+    database: Postgres, in_postgres: PostgresUsageStore, test_database: TestDatabase
+) -> None:
+    first, second = usage_row(), usage_row()
+    await in_postgres.write([first])
+    owner = await asyncpg.connect(test_database.owner_url)
+    async with owner.transaction():
+        await owner.execute("lock table usage_event")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await in_postgres.write([second])
+    await owner.close()
+    await in_postgres.write([second])
+    assert await all_rows(database) == [first, second]
+
+
+async def test_a_tenant_sees_its_own_rows_alone(database: Postgres, in_postgres: PostgresUsageStore) -> None:
     other = usage_row().pool_id
     assert other is not None
-    await PostgresUsageStore(database).write([usage_row(), usage_row(tenant_id=other)])
+    await in_postgres.write([usage_row(), usage_row(tenant_id=other)])
     async with database.tenant(TENANT) as connection:
         assert [row["tenant_id"] for row in await connection.fetch("select tenant_id from usage_event")] == [TENANT]
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
