@@ -7,7 +7,7 @@ filters (tried, breaker, in flight, limits), and reserves. What it hands out com
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -270,11 +270,15 @@ class Balancer:
         opened.candidate.ledger.learn(opened.reservation, hint, now)
         endpoint = opened.candidate.endpoint
         if hint.quota_name is not None:
-            self._book.note(endpoint.quota_id, endpoint.provider, hint.quota_name)
+            self._book.note(endpoint.quota_id, endpoint.provider, hint.quota_name, now + self._unix_offset_s)
 
     def endpoint_states(self) -> Iterable[EndpointState]:
         """Give what is known of each key; the book asks."""
         return self._states.values()
+
+    def commons(self) -> Mapping[str, CommonBreaker]:
+        """Give the breakers that several keys have in common; the book asks."""
+        return self._commons
 
     def forget_slates(self) -> None:
         """Look candidates up anew; the book calls it when ledgers were dropped."""

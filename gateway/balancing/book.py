@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from gateway.balancing.ledger import Ledger
+from gateway.balancing.outage import CommonBreaker
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import EndpointState, QuotaState
-from gateway.balancing.sharing import SharedQuotas
+from gateway.balancing.sharing import Named, SharedQuotas
 from gateway.balancing.view import LedgerView, view_ledger
 
 Beliefs = Mapping[str, Mapping[str, Mapping[str, object]]]
@@ -34,6 +35,9 @@ class Holder(Protocol):
 
     def endpoint_states(self) -> Iterable[EndpointState]:
         """Give what is known of each key."""
+
+    def commons(self) -> Mapping[str, CommonBreaker]:
+        """Give the breakers that several keys have in common, by the name of what they share."""
 
     def redraw(self, quota_id: str) -> None:
         """Have the keys of `quota_id` draw on what stands for it now."""
@@ -116,13 +120,28 @@ class QuotaBook:
         """Give the state that requests on a held quota are counted on."""
         return self._states[self._shared.stands_for(quota_id)]
 
-    def note(self, quota_id: str, provider: str, name: str) -> None:
-        """Take in the provider's own name for a quota; all whose keys then draw on another one are told."""
-        if quota_id in self._states and self._shared.note(quota_id, provider, name):
+    def note(self, quota_id: str, provider: str, name: str, at: float) -> None:
+        """Take in the provider's own name for a quota (`at`, Unix seconds); who then draws on another one is told."""
+        if quota_id in self._states:
+            self._redraw(self._shared.note(quota_id, provider, name, at))
+
+    def hear_name(self, quota_id: str, said: Named) -> bool:
+        """Take in under what name another process was answered; True when some keys draw on another quota now."""
+        changed = self._shared.hear(quota_id, said) if quota_id in self._states else frozenset[str]()
+        self._redraw(changed)
+        return bool(changed)
+
+    def _redraw(self, changed: frozenset[str]) -> None:
+        if changed:
             self._meet()
-            for holder, held in self._held.items():
-                if quota_id in held:
-                    holder.redraw(quota_id)
+        for holder, held in self._held.items():
+            for quota_id in changed & held:
+                holder.redraw(quota_id)
+
+    def commons(self) -> Iterator[tuple[str, CommonBreaker]]:
+        """Give the breakers that several keys have in common; pools have their own for the same address."""
+        for holder in self._held:
+            yield from holder.commons().items()
 
     def drop(self, quota: QuotaState, families: Iterable[str]) -> None:
         """Forget some of a quota's accounts, save those with requests in flight."""
@@ -188,6 +207,11 @@ class QuotaBook:
             for state in holder.endpoint_states():
                 found.setdefault(state.quota.quota.id, []).append(state)
         return found
+
+    @property
+    def size(self) -> int:
+        """How many quotas are held."""
+        return len(self._states)
 
     def state(self, quota_id: str) -> QuotaState | None:
         """Give the state of a quota, if it is still held."""

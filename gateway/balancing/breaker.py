@@ -34,6 +34,8 @@ EJECTED_BASE_S = 60.0
 EJECTED_CAP_S = 900.0
 TRIAL_TIMEOUT_S = 600.0
 """A trial that was never given back stops blocking the next one after this time."""
+QUIET_S = 1.0
+"""What worked here so lately is not broken, whatever other processes say: their way to it may be."""
 
 _FAILURES = frozenset({OutcomeKind.SERVER_ERROR, OutcomeKind.TIMEOUT, OutcomeKind.CONNECT_FAILED})
 
@@ -50,7 +52,7 @@ class BreakerState(StrEnum):
 class Breaker:
     """One endpoint's breaker; see the module's table."""
 
-    __slots__ = ("_counts", "_trial_since", "consecutive", "ejected", "streak", "tripped", "until")
+    __slots__ = ("_counts", "_trial_since", "consecutive", "ejected", "streak", "tripped", "until", "worked_at")
 
     def __init__(self) -> None:
         self._counts = DecayingCounts()
@@ -60,6 +62,7 @@ class Breaker:
         self.until = -inf
         self.streak = 0
         self.consecutive = 0
+        self.worked_at = -inf
 
     def ready_at(self, now: float) -> float:
         """Give the moment from which an attempt is allowed; `now` or less: at once, inf: when the trial has ended."""
@@ -95,6 +98,7 @@ class Breaker:
             # What almost always happens, before the rest is looked at.
             self._counts.add(now, failed=False)
             self.consecutive = 0
+            self.worked_at = now
             return
         if trial:
             self._trial_since = -inf
@@ -114,6 +118,7 @@ class Breaker:
                 self._trip(now, OPEN_BASE_S, OPEN_CAP_S, rng, renew=True)
             return
         self.consecutive = 0
+        self.worked_at = now
         # A success that was sent before it opened says no more than what opened it did.
         if trial:
             self.revive()
@@ -126,11 +131,17 @@ class Breaker:
         self.until = self._trial_since = -inf
         self.streak = self.consecutive = 0
 
-    def hear(self, until: float, streak: int, now: float, *, ejected: bool) -> None:
-        """Take in that it opened in another process; for no longer than it would have here."""
+    def hear(self, until: float, streak: int, now: float, *, ejected: bool) -> bool:
+        """Take in that it opened in another process; for no longer than it would have here.
+
+        False: not taken in, since it worked here less than `QUIET_S` ago. That a key is rejected is true everywhere.
+        """
+        if not ejected and now - self.worked_at < QUIET_S:
+            return False
         self.until = max(self.until, min(until, now + (EJECTED_CAP_S if ejected else OPEN_CAP_S)))
         self.streak = max(self.streak, streak)
         self.tripped, self.ejected = True, self.ejected or ejected
+        return True
 
     def _trip(self, now: float, base_s: float, cap_s: float, rng: Random, *, renew: bool) -> None:
         if not renew:

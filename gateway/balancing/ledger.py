@@ -65,8 +65,7 @@ class Ledger:
         self._known.configure(limits)
         self.concurrency.configure(limits.concurrency)
         self._share_at = nan
-        for dimension in Dimension:
-            self._fit(dimension, now)
+        self.refit(now)
 
     def learn_limiter(self, learning: Learning | None, now: float) -> None:
         """Begin or cease to use beliefs; what was learned is kept while they are not in use."""
@@ -79,8 +78,7 @@ class Ledger:
             for _, _, meter in self._meters:
                 meter.lean(0.0, now)
         self._share_at = nan
-        for dimension in Dimension:
-            self._fit(dimension, now)
+        self.refit(now)
 
     def export(self, now: float) -> dict[str, object] | None:
         """Give what is worth keeping over a restart, as plain JSON values; None: nothing is."""
@@ -100,8 +98,7 @@ class Ledger:
         self.concurrency.tell(int(number(saved.get("concurrency")) or 0))
         if self.learner is not None:
             self.learner.restore(saved, now, self._unix_offset_s)
-        for dimension in Dimension:
-            self._fit(dimension, now)
+        self.refit(now)
 
     def share(self, lease: QuotaLease) -> None:
         """Take from now on only what `lease` grants."""
@@ -113,6 +110,11 @@ class Ledger:
         """Take in a limit that the provider named to another process."""
         self.told[dimension] = limit
         self._fit(dimension, max(now, self.used_at))
+
+    def refit(self, now: float) -> None:
+        """Make the meters enforce what is known and believed by now."""
+        for dimension in Dimension:
+            self._fit(dimension, now)
 
     def meters(self) -> list[tuple[Dimension, Meter]]:
         """Give what is limited."""
@@ -310,8 +312,7 @@ class Ledger:
         elif reservation.proof:
             learner.abandoned(reservation)
         if changed:
-            for dimension in Dimension:
-                self._fit(dimension, now)
+            self.refit(now)
 
     def learn(self, reservation: Reservation, hint: Hint, now: float) -> None:
         """Correct the meters by what the answer to this reservation told, in its head or in an error's body."""

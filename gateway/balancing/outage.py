@@ -52,6 +52,11 @@ class CommonBreaker:
         """Tell whether it is not closed."""
         return self._breaker.tripped
 
+    @property
+    def breaker(self) -> Breaker:
+        """What is told to other processes, and heard from them."""
+        return self._breaker
+
     def ready_at(self, now: float) -> float:
         """Give the moment from which an attempt is allowed, as `Breaker.ready_at`."""
         return self._breaker.ready_at(now)

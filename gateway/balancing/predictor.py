@@ -23,20 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import exp, inf, isfinite
+from math import inf, isfinite
 
 from gateway.balancing.charging import Dimension, Reservation
 from gateway.balancing.ewma import DecayingCounts
+from gateway.balancing.remainders import OUTSIDE_TAU_S, PHASE_WITHIN, Outside, Remainders
 
 MARGIN_STEP = 0.04
 MARGIN_DECAY = 0.998
 MARGIN_CAP = 0.2
-OUTSIDE_TAU_S = 20.0
 OUTSIDE_CAP = 0.8
 """Others are never believed to take more than this share of a limit."""
-PEAK_WINDOWS = 3
-PHASE_WITHIN = 0.2
-"""A window's begin is learned where requests around it are this close, as a share of the window."""
 PROBE_S = 60.0
 PROBE_CAP_S = 240.0
 LOWER_BY = 0.75
@@ -53,6 +50,8 @@ GUARD_NEEDLESS = 0.1
 """A margin is needless where fewer of the trials than this are refused: a 429 costs little, waiting costs more."""
 FALLBACK_S = 600.0
 MAX_AGE_S = 86_400.0
+PEAK = "peak|"
+"""Lessons so named are joined by their maximum: what a process has seen is at most the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,67 +85,6 @@ class BeliefView:
     fallback_s: float
 
 
-class _Remainders:
-    """One dimension whose remainders are told but not its limit, in fixed windows of unknown phase.
-
-    Just after a window began the remainder is the limit; where it rose from one request to the next, one has begun.
-    A window in which everything was refused says nothing of the limit: it had been spent before, by whomever.
-    Amounts and times are those of the meter's window.
-    """
-
-    __slots__ = ("_admitted", "_began", "_current", "_last", "_last_at", "_past", "limit")
-
-    def __init__(self, now: float) -> None:
-        self._began = now
-        self._current = 0.0
-        self._admitted = False
-        self._past: list[float] = []
-        self._last, self._last_at = inf, now
-        self.limit: float | None = None
-
-    def add(
-        self, remaining: float, held: float, as_of: float, window_s: float, *, refused: bool
-    ) -> tuple[bool, float | None]:
-        """Take in a remainder, and what it was before that request's share; gives whether the limit has changed, and
-        the earliest request known to be in a new window (None: none is)."""
-        rose = held > self._last + 0.5 and as_of - self._last_at < PHASE_WITHIN * window_s
-        edge = as_of if rose else None
-        self._last, self._last_at = remaining, as_of
-        if as_of - self._began >= window_s:
-            if self._admitted:
-                self._past = [*self._past[1 - PEAK_WINDOWS :], self._current]
-            self._began, self._current, self._admitted = as_of, 0.0, False
-        self._current = max(self._current, held)
-        self._admitted |= not refused
-        if len(self._past) < PEAK_WINDOWS and (self.limit is None or held <= self.limit):
-            return False, edge
-        peak = max(self._current, *self._past, 0.0)
-        changed = peak >= 1.0 and (self.limit is None or abs(peak - self.limit) > 0.01 * self.limit)
-        if changed:
-            self.limit = peak
-        return changed, edge
-
-
-class _Outside:
-    """One dimension's other users: what the remainder fell beyond our own spending, over the time it took."""
-
-    __slots__ = ("drop", "elapsed_s", "error")
-
-    def __init__(self) -> None:
-        self.drop = self.elapsed_s = 0.0
-        self.error: float | None = None
-
-    def add(self, drop: float, elapsed_s: float, error: float) -> None:
-        keep = exp(-elapsed_s / OUTSIDE_TAU_S)
-        self.drop = self.drop * keep + drop
-        self.elapsed_s = self.elapsed_s * keep + elapsed_s
-        self.error = error if self.error is None else 0.95 * self.error + 0.05 * error
-
-    def rate(self) -> float:
-        """Samples are signed, so that estimates that are merely off cancel out."""
-        return max(0.0, self.drop / self.elapsed_s) if self.elapsed_s > 1.0 else 0.0
-
-
 class Identification:
     """The beliefs about one limiter; owned and driven by its ledger. `active` False: kept, but not in use."""
 
@@ -166,8 +104,8 @@ class Identification:
         self.probe_due = now + PROBE_S
         self.probes = self.probes_refused = 0
         self._factors: dict[Dimension, float] = {}
-        self._outside: dict[Dimension, _Outside] = {}
-        self._remainders: dict[Dimension, _Remainders] = {}
+        self._outside: dict[Dimension, Outside] = {}
+        self._remainders: dict[Dimension, Remainders] = {}
         self._heard_at: dict[Dimension, float] = {}
         self._probe_gap_s = PROBE_S
         self._probing = False
@@ -195,8 +133,8 @@ class Identification:
         if told is not None:
             return told if configured is None or not self.learning.limits_are_caps else min(told, configured)
         seen = self._remainders.get(dimension)
-        if seen is not None and seen.limit is not None:
-            limit = seen.limit * share
+        if seen is not None and (peak := seen.known) is not None:
+            limit = peak * share
             return limit if configured is None or not self.learning.limits_are_caps else min(limit, configured)
         return None if configured is None else max(1.0, configured * self._factors.get(dimension, 1.0))
 
@@ -206,7 +144,7 @@ class Identification:
         """Take in what remains of a limit that is not named, and `held` before the request; True: beliefs changed."""
         known = self._remainders.get(dimension)
         if known is None:
-            known = self._remainders[dimension] = _Remainders(as_of)
+            known = self._remainders[dimension] = Remainders(as_of)
         changed, edge = known.add(remaining, held, as_of, window_s, refused=refused)
         if edge is not None:
             phase = self.phases.get(dimension)
@@ -235,7 +173,7 @@ class Identification:
         """
         last = self._heard_at.get(dimension)
         self._heard_at[dimension] = now
-        known = self._outside.setdefault(dimension, _Outside())
+        known = self._outside.setdefault(dimension, Outside())
         if last is not None and now > last and now > since:
             elapsed_s = now - max(last, since)
             # What the account had assumed of others already is part of what they took.
@@ -343,7 +281,7 @@ class Identification:
         """Give what is worth keeping over a restart, as plain JSON values."""
         return {
             "margin": self.margin,
-            "seen": {dimension.name.lower(): known.limit or 0.0 for dimension, known in self._remainders.items()},
+            "seen": {dimension.name.lower(): known.known or 0.0 for dimension, known in self._remainders.items()},
             "phases": {dimension.name.lower(): end + unix_offset_s for dimension, end in self.phases.items()},
             "factors": {dimension.name.lower(): factor for dimension, factor in self._factors.items()},
             "outside": {dimension.name.lower(): known.rate() for dimension, known in self._outside.items()},
@@ -357,15 +295,59 @@ class Identification:
         self.margin = min(MARGIN_CAP, max(0.0, number(saved.get("margin")) or 0.0)) / 2.0
         for dimension, limit in by_dimension(saved.get("seen")):
             if limit > 0.0:
-                self._remainders.setdefault(dimension, _Remainders(now)).limit = limit
+                self._remainders.setdefault(dimension, Remainders(now)).limit = limit
         for dimension, end in by_dimension(saved.get("phases")):
             self.phases[dimension] = end - unix_offset_s
         top = 1.0 if self.learning.limits_are_caps else FACTOR_MAX
         for dimension, factor in by_dimension(saved.get("factors")):
             self._factors[dimension] = min(top, max(FACTOR_MIN, factor))
         for dimension, per_s in by_dimension(saved.get("outside")):
-            known = self._outside.setdefault(dimension, _Outside())
+            known = self._outside.setdefault(dimension, Outside())
             known.add(max(0.0, per_s) * OUTSIDE_TAU_S / 4.0, OUTSIDE_TAU_S / 2.0, 0.0)
+
+    def lessons(self, unix_offset_s: float) -> dict[str, float]:
+        """Give what other processes are to be taught, by `kind|dimension`; times are Unix seconds.
+
+        Limits and phases are the provider's and so everybody's. Margin and outside use stay here: they correct this
+        process's own account, in which the others' spending is seen from another side.
+        """
+        found = {f"factor|{dimension.name.lower()}": factor for dimension, factor in self._factors.items()}
+        found |= {f"phase|{dimension.name.lower()}": end + unix_offset_s for dimension, end in self.phases.items()}
+        found |= {f"{PEAK}{dim.name.lower()}": seen.limit for dim, seen in self._remainders.items() if seen.limit}
+        if self.probes_refused:
+            found["probe|next"] = self.probe_due + unix_offset_s
+        return found
+
+    def hear(self, lesson: str, value: float | None, now: float, unix_offset_s: float) -> bool:
+        """Take over what another process was taught (None: it is no longer said); True: a limit or phase may differ.
+
+        What is not understood is left out. Nothing sticks: a factor that is wrong is found out as if it were our own,
+        the others' peak lasts as long as they say it, a probe is put off by `PROBE_CAP_S` at most.
+        """
+        kind, _, name = lesson.partition("|")
+        if lesson == "probe|next" and value is not None:
+            self.probe_due = max(self.probe_due, min(value - unix_offset_s, now + PROBE_CAP_S))
+            return False
+        dimension = next((each for each in Dimension if each.name.lower() == name), None)
+        if dimension is None:
+            return False
+        if kind == "peak":
+            known = self._remainders.get(dimension)
+            if known is None and value is None:
+                return False
+            known = known or self._remainders.setdefault(dimension, Remainders(now))
+            before, known.elsewhere = known.known, max(0.0, value or 0.0)
+            return known.known != before
+        if value is None:
+            return False
+        if kind == "factor":
+            top = 1.0 if self.learning.limits_are_caps else FACTOR_MAX
+            self._factors[dimension] = min(top, max(FACTOR_MIN, value))
+            # Refusals under the old belief are explained by the new one.
+            self._suspected_at.pop(dimension, None)
+        elif kind == "phase":
+            self.phases[dimension] = value - unix_offset_s
+        return kind in ("factor", "phase")
 
     def view(self, now: float) -> BeliefView:
         """Give it for dashboards."""
@@ -373,7 +355,9 @@ class Identification:
         return BeliefView(
             margin=self.margin,
             factors={dimension.name.lower(): factor for dimension, factor in self._factors.items()},
-            seen={dimension.name.lower(): known.limit for dimension, known in self._remainders.items() if known.limit},
+            seen={
+                dimension.name.lower(): peak for dimension, known in self._remainders.items() if (peak := known.known)
+            },
             outside_per_s={dimension.name.lower(): known.rate() for dimension, known in self._outside.items()},
             phases_known=tuple(dimension.name.lower() for dimension in self.phases),
             error=max(errors, default=None),

@@ -1,47 +1,99 @@
 """Which quotas turn out to be one: providers name in their headers the organisation or project that a request drew on.
 
 Two keys configured with quotas of their own, but answered under one name by one provider, draw on one bucket: counted
-apart, each would promise what the other has spent. The first quota seen under a name is the one that counts; a quota
-that is answered under another name from then on (its key was moved) counts for itself again.
+apart, each would promise what the other has spent. Of the quotas of one name the one with the smallest id counts; a
+quota that is answered under another name from then on (its key was moved) counts for itself again.
+
+Processes tell each other what names they were answered under. Of two words on one quota the later stands (`later`), and
+which quota counts follows from the words alone: whoever has heard the same words, in whatever order and however often,
+counts on the same quota.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from typing import NamedTuple
 
 MAX_NAMES = 8
 """Names remembered of one quota; more would be a provider that makes them up."""
 
 
+class Named(NamedTuple):
+    """Under what name a quota was answered from `at` (Unix seconds) on."""
+
+    at: float
+    provider: str
+    name: str
+
+
+def later(one: Named | None, other: Named | None) -> Named | None:
+    """Give the word that stands of two on one quota; where they came at one moment the greater name."""
+    if one is None or other is None:
+        return one or other
+    return max(one, other)
+
+
 class SharedQuotas:
     """Names by quota id, and the quota that stands for each; ids are those of the configuration."""
 
-    __slots__ = ("_first", "_merged", "_names")
+    __slots__ = ("_known", "_names", "_stands")
 
     def __init__(self) -> None:
         self._names: dict[str, dict[str, None]] = {}
-        self._first: dict[tuple[str, str], str] = {}
-        self._merged: dict[str, str] = {}
+        self._known: dict[str, Named] = {}
+        self._stands: dict[tuple[str, str], str] = {}
 
-    def note(self, quota_id: str, provider: str, name: str) -> bool:
-        """Take in that a request on `quota_id` was answered under `name`; True when another quota now stands for it."""
+    def note(self, quota_id: str, provider: str, name: str, at: float) -> frozenset[str]:
+        """Take in that a request on `quota_id` was answered under `name` just now (`at`, Unix seconds).
+
+        Gives the quotas for which another one stands now.
+        """
+        known = self._known.get(quota_id)
+        if known is not None:
+            if known.name == name and known.provider == provider:
+                return frozenset()
+            # What was answered here is later than all that was heard, whatever clocks say.
+            at = max(at, known.at)
+        return self._take(quota_id, Named(at, provider, name))
+
+    def hear(self, quota_id: str, said: Named) -> frozenset[str]:
+        """Take in what another process was answered; gives what `note` gives."""
+        known = self._known.get(quota_id)
+        if later(known, said) is known:
+            return frozenset()
+        if known is not None and known[1:] == said[1:]:
+            self._known[quota_id] = said
+            return frozenset()
+        return self._take(quota_id, said)
+
+    def _take(self, quota_id: str, said: Named) -> frozenset[str]:
         names = self._names.setdefault(quota_id, {})
-        if next(reversed(names), None) == name:
-            return False
-        names.pop(name, None)
+        names.pop(said.name, None)
         while len(names) >= MAX_NAMES:
             del names[next(iter(names))]
-        names[name] = None
-        before = self.stands_for(quota_id)
-        self._merged.pop(quota_id, None)
-        first = self._first.setdefault((provider, name), quota_id)
-        if first != quota_id and first not in self._merged:
-            self._merged[quota_id] = first
-        return self.stands_for(quota_id) != before
+        names[said.name] = None
+        known = self._known.get(quota_id)
+        touched = {said[1:], known[1:]} if known is not None else {said[1:]}
+        concerned = {quota_id, *(each for each, other in self._known.items() if other[1:] in touched)}
+        before = {each: self.stands_for(each) for each in concerned}
+        self._known[quota_id] = said
+        self._work_out()
+        return frozenset(each for each, stood in before.items() if self.stands_for(each) != stood)
+
+    def _work_out(self) -> None:
+        self._stands = {}
+        for quota_id, said in self._known.items():
+            self._stands[said[1:]] = min(quota_id, self._stands.get(said[1:], quota_id))
 
     def stands_for(self, quota_id: str) -> str:
         """Give the id of the quota that counts for `quota_id`; most often itself."""
-        return self._merged.get(quota_id, quota_id)
+        known = self._known.get(quota_id)
+        return quota_id if known is None else self._stands[known[1:]]
+
+    @property
+    def words(self) -> Mapping[str, Named]:
+        """The word that stands of each quota."""
+        return self._known
 
     def names(self, quota_id: str) -> tuple[str, ...]:
         """Give the provider's names for it, the latest last."""
@@ -50,5 +102,5 @@ class SharedQuotas:
     def keep(self, quota_ids: Container[str]) -> None:
         """Forget quotas that are no longer configured."""
         self._names = {key: names for key, names in self._names.items() if key in quota_ids}
-        self._first = {name: key for name, key in self._first.items() if key in quota_ids}
-        self._merged = {key: first for key, first in self._merged.items() if key in quota_ids and first in quota_ids}
+        self._known = {key: said for key, said in self._known.items() if key in quota_ids}
+        self._work_out()

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import exp, inf
+from typing import Any
 from uuid import UUID
 
 from gateway.balancing.book import QuotaBook
@@ -38,7 +39,9 @@ from gateway.balancing.ready import EndpointState, QuotaState
 from gateway.balancing.windows import DAY_S
 from gateway.leases.account import Kind
 from gateway.leases.keys import KeyShares, release
+from gateway.leases.lessons import LedgerLessons
 from gateway.leases.row import LEASE_S, Answer, Draw, Grant, Report
+from gateway.leases.tenant_word import TENANT_ROW, TenantWords
 
 Key = tuple[UUID, str]
 """A quota: its tenant, its id."""
@@ -100,8 +103,7 @@ class Held:
     used_at: float = -inf
     renewed_at: float = -inf
     leaving: bool = False
-    told: dict[Dimension, int] = field(default_factory=dict)
-    cooling: float = -inf
+    lessons: LedgerLessons = field(init=False)
 
 
 class Desk:
@@ -117,6 +119,8 @@ class Desk:
         self._active: dict[Key, dict[str, Held]] = {}
         self._waited_for: set[Key] = set()
         self._shares: dict[Key, KeyShares] = {}
+        self._words = TenantWords(unix_offset_s)
+        self._unsaid: dict[Key, dict[str, Any]] = {}
         self._surveys: dict[UUID, Mapping[str, list[EndpointState]]] = {}
 
     def __len__(self) -> int:
@@ -136,8 +140,11 @@ class Desk:
         if held is None:
             held = Held(key, family, ledger, book)
             held.lease = QuotaLease(partial(self._noted, held))
+            held.lessons = LedgerLessons(family, self._unix_offset_s)
         held.ledger = ledger
         ledger.share(held.lease)
+        if book is not None:
+            self._words.know(tenant_id, book)
 
     def of(self, tenant_id: UUID) -> TenantLeases:
         """Give the desk as one tenant's quotas see it."""
@@ -164,6 +171,13 @@ class Desk:
             if found is not None:
                 shares = self._shares.setdefault(key, KeyShares(self._unix_offset_s))
                 shares.report(*found, report, leaving=report.leaving)
+        for tenant_id, said in self._words.say({key[0] for key in reports}, now, everything=everything).items():
+            reports[tenant_id, TENANT_ROW] = Report(self.lessee, {}, facts=said, leaving=True)
+        for key, report in reports.items():
+            # What an exchange that failed would have told is told with the next one.
+            report.facts = {**self._unsaid.get(key, {}), **report.facts}
+            if report.facts:
+                self._unsaid[key] = report.facts
         self._waited_for.clear()
         return reports
 
@@ -198,13 +212,7 @@ class Desk:
             report.draws[name] = draw
             if told is not None:
                 draw.told, draw.told_age_s = told, max(0.0, told_age_s)
-        for dimension, limit in ledger.told.items():
-            if held.told.get(dimension) != limit:
-                held.told[dimension] = limit
-                report.facts[f"told|{held.name}|{dimension.name.lower()}"] = limit
-        if ledger.cooldown.until > max(now, held.cooling):
-            held.cooling = ledger.cooldown.until
-            report.facts[f"cool|{held.name}"] = held.cooling + self._unix_offset_s
+        report.facts |= held.lessons.say(ledger, now)
 
     def _draw(self, part: Part, meter: LeasedMeter, source: Meter, now: float, *, leaving: bool) -> Draw:
         part.measure(meter, now)
@@ -247,6 +255,9 @@ class Desk:
     def granted(self, key: Key, answer: Answer, *, sent_at: float, now: float, retry_at: float) -> bool:
         """Take over what an exchange granted; `retry_at`: when the next one is due. True: there is more than before."""
         more = is_busy = False
+        self._unsaid.pop(key, None)
+        if key[1] == TENANT_ROW:
+            return self._words.hear(key[0], answer.facts, now)
         shares = self._shares.get(key)
         if shares is not None and (found := self._keys_of(key)) is not None:
             more = shares.hear(*found, answer, now)
@@ -271,7 +282,7 @@ class Desk:
             # Where there was not enough for all, asking again at once would only take it from those who ask less often.
             lease.retry_at = retry_at if short else now
             lease.asked = short or is_busy
-            more |= self._hear(held, answer, now)
+            more |= held.lessons.hear(held.ledger, answer.facts, now)
         return more
 
     @staticmethod
@@ -315,23 +326,6 @@ class Desk:
             source.take(surplus, now)
             # Not ours: a later word of the provider does not have to be corrected by it.
             source.taken = taken
-
-    def _hear(self, held: Held, answer: Answer, now: float) -> bool:
-        changed = False
-        for dimension in Dimension:
-            fact = answer.facts.get(f"told|{held.name}|{dimension.name.lower()}")
-            if fact is not None and isinstance(fact.value, int) and fact.value > 0:
-                if held.told.get(dimension) != fact.value != held.ledger.told.get(dimension):
-                    held.ledger.hear_limit(dimension, fact.value, now)
-                    changed = True
-                held.told[dimension] = fact.value
-        fact = answer.facts.get(f"cool|{held.name}")
-        if fact is not None and isinstance(fact.value, int | float):
-            until = float(fact.value) - self._unix_offset_s
-            if until > max(now, held.cooling):
-                held.cooling = until
-                held.ledger.cooldown.hear(until, now)
-        return changed
 
     def leave(self) -> None:
         """Let the next reports return everything: the process ends."""

@@ -12,8 +12,9 @@ from uuid import UUID
 import msgspec
 
 from gateway.leases.desk import Desk, Key
-from gateway.leases.row import LEASE_S, Answer, Report, Row, exchange, later
+from gateway.leases.row import LEASE_S, Answer, Report, Row, exchange, later, listen
 from gateway.leases.store import LeaseStore, Swap
+from gateway.leases.tenant_word import TENANT_ROW
 
 log = logging.getLogger(__name__)
 
@@ -126,19 +127,23 @@ class LeaseDriver:
         clock, stored = await self._store.read(list(reports))
         swaps: list[Swap] = []
         answers: dict[Key, Answer] = {}
+        heard: dict[Key, Answer] = {}
         for key, report in reports.items():
             found = stored.get(key)
             row = later(_decode(found.state) if found else None, _decode(self._rows.get(key)))
+            if report.only_listens and key[1] == TENANT_ROW:
+                heard[key] = listen(row, report)
+                continue
             answers[key] = exchange(row, report, clock)
             row.version = max(row.version, (found.version if found else 0) + 1)
             swaps.append(Swap(key, found.version if found else 0, row.version, _ENCODER.encode(row)))
-        done = await self._store.swap(swaps)
+        done = await self._store.swap(swaps) if swaps else set[Key]()
         for swap in swaps:
             if swap.key in done:
                 self._rows[swap.key] = swap.state
         if len(self._rows) > _KNOWN_BOUND:
             self._rows.clear()
-        return {key: answer for key, answer in answers.items() if key in done}
+        return heard | {key: answer for key, answer in answers.items() if key in done}
 
     def _lost(self, error: BaseException) -> None:
         self.failures += 1

@@ -13,6 +13,7 @@ from typing import Any
 
 from gateway.balancing.book import QuotaBook
 from gateway.balancing.ready import EndpointState, QuotaState
+from gateway.leases.facts import STALE_S, opened
 from gateway.leases.row import Answer, Draw, Report
 
 ROOM = 1.0 / 16.0
@@ -91,21 +92,20 @@ class KeyShares:
         return more
 
     def _hear_breaker(self, state: EndpointState, at: float, value: Any, now: float) -> bool:
-        key, breaker = state.endpoint.id, state.breaker
+        key, breaker, revived = state.endpoint.id, state.breaker, False
         if at <= self._heard.get(key, 0.0):
             return False
-        self._heard[key] = at
         if value is None:
-            if not breaker.tripped:
-                return False
-            breaker.revive()
-        elif isinstance(value, list) and len(value) == 3:
-            until, streak, ejected = float(value[0]) - self._unix_offset_s, int(value[1]), bool(value[2])
-            if until <= now:
-                return False
-            breaker.hear(until, streak, now, ejected=ejected)
+            if breaker.tripped:
+                breaker.revive()
+                revived = True
+        elif (word := opened(value)) is not None:
+            until, streak, ejected = word[0] - self._unix_offset_s, word[1], word[2]
+            if until > now - STALE_S and not breaker.hear(until, streak, now, ejected=ejected):
+                return False  # looked at again, should it stop working here too
+        self._heard[key] = at
         self._said[key] = (breaker.tripped, breaker.streak)
-        return value is None
+        return revived
 
 
 def release(quota: QuotaState, keys: Iterable[EndpointState], book: QuotaBook) -> None:

@@ -26,14 +26,13 @@ from typing import Any
 import msgspec
 
 from gateway.leases.account import Account, Kind
+from gateway.leases.facts import Fact, heard_by, join_all, say
 from gateway.leases.fairness import part_of_first
 
 LEASE_S = 5.0
 GRACE_S = 2.0
 ON_THE_WAY_S = 0.1
 """How long an answer that tells what is left may take from the provider to its reader."""
-FACT_S = 3600.0
-MAX_FACTS = 512
 
 
 class Holding(msgspec.Struct, array_like=True):
@@ -60,14 +59,6 @@ class Lessee(msgspec.Struct, array_like=True):
     ends: float = 0.0
     holdings: dict[str, Holding] = {}
     in_flight: dict[str, int] = {}
-
-
-class Fact(msgspec.Struct, array_like=True):
-    """Something one process has learned and all should know; the latest word under a name stands."""
-
-    at: float
-    by: str
-    value: Any
 
 
 class Row(msgspec.Struct):
@@ -112,6 +103,11 @@ class Report(msgspec.Struct):
     in_flight: dict[str, int] = {}
     facts: dict[str, Any] = {}
     leaving: bool = False
+
+    @property
+    def only_listens(self) -> bool:
+        """Tell whether it changes nothing: it asks what the others say, and holds nothing of the row."""
+        return self.leaving and not (self.draws or self.in_flight or self.facts)
 
 
 class Grant(msgspec.Struct):
@@ -162,12 +158,17 @@ def exchange(row: Row, report: Report, now: float, *, lease_s: float = LEASE_S) 
             grants[name] = _grant(account, me.holdings[name], draw, holdings, now)
     if report.leaving:
         del row.lessees[report.lessee]
-    told = _facts(row, report, now)
+    row.facts = say(row.facts, report.facts, report.lessee, now)
     busy: dict[str, int] = {}
     for other in others:
         for key, count in other.in_flight.items():
             busy[key] = busy.get(key, 0) + count
-    return Answer(grants, busy, told)
+    return Answer(grants, busy, heard_by(row.facts, report.lessee))
+
+
+def listen(row: Row, report: Report) -> Answer:
+    """Give what the others say to one that has nothing to say."""
+    return Answer({}, {}, heard_by(row.facts, report.lessee))
 
 
 def _end_leases(row: Row, me: str, now: float, lease_s: float) -> None:
@@ -243,17 +244,6 @@ def _share(account: Account, mine: Holding, others: list[tuple[float, Holding]])
     return max(0.0, min(fair / capacity, 1.0 - sum(other.share for _, other in others)))
 
 
-def _facts(row: Row, report: Report, now: float) -> dict[str, Fact]:
-    for name, value in report.facts.items():
-        row.facts[name] = Fact(now, report.lessee, value)
-    if row.facts:
-        row.facts = {name: fact for name, fact in row.facts.items() if now - fact.at < FACT_S}
-        if len(row.facts) > MAX_FACTS:
-            latest = sorted(row.facts, key=lambda name: row.facts[name].at)[-MAX_FACTS:]
-            row.facts = {name: row.facts[name] for name in latest}
-    return {name: fact for name, fact in row.facts.items() if fact.by != report.lessee}
-
-
 def later(stored: Row | None, known: Row | None) -> Row:
     """Give the row to go on from: the store may have lost its own (a crash empties unlogged tables) or be behind.
 
@@ -262,6 +252,7 @@ def later(stored: Row | None, known: Row | None) -> Row:
     if stored is None or known is None:
         return stored or known or Row()
     best, other = (known, stored) if known.version > stored.version else (stored, known)
+    best.facts = join_all(other.facts, best.facts)
     if best is known:
         for name, lessee in other.lessees.items():
             best.lessees.setdefault(name, lessee)

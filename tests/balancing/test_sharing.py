@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.decision import Wait
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.quota import Limits
-from gateway.balancing.sharing import MAX_NAMES, SharedQuotas
+from gateway.balancing.sharing import MAX_NAMES, Named, SharedQuotas
 from tests.balancing.pools import ASK, end, endpoint, pick, pool, serve
 
 
 def test_the_first_quota_of_a_name_stands_for_the_others() -> None:
     shared = SharedQuotas()
-    assert not shared.note("a", "openai", "acme")
-    assert shared.note("b", "openai", "acme")
-    assert not shared.note("b", "openai", "acme")
-    assert not shared.note("c", "anthropic", "acme")
+    assert not shared.note("a", "openai", "acme", 1.0)
+    assert shared.note("b", "openai", "acme", 1.0)
+    assert not shared.note("b", "openai", "acme", 1.0)
+    assert not shared.note("c", "anthropic", "acme", 1.0)
     assert [shared.stands_for(each) for each in "abc"] == ["a", "a", "c"]
 
 
 def test_a_new_name_undoes_it() -> None:
     shared = SharedQuotas()
-    shared.note("a", "openai", "acme")
-    shared.note("b", "openai", "acme")
-    assert shared.note("b", "openai", "other")
+    shared.note("a", "openai", "acme", 1.0)
+    shared.note("b", "openai", "acme", 1.0)
+    assert shared.note("b", "openai", "other", 1.0)
     assert shared.stands_for("b") == "b"
     assert shared.names("b") == ("acme", "other")
 
@@ -34,10 +38,10 @@ def test_a_new_name_undoes_it() -> None:
 def test_names_are_bounded_and_forgotten_with_their_quota() -> None:
     shared = SharedQuotas()
     for number in range(100):
-        shared.note("a", "openai", f"made up {number}")
+        shared.note("a", "openai", f"made up {number}", 1.0)
     assert len(shared.names("a")) == MAX_NAMES
-    shared.note("b", "openai", "acme")
-    shared.note("c", "openai", "acme")
+    shared.note("b", "openai", "acme", 1.0)
+    shared.note("c", "openai", "acme", 1.0)
     shared.keep({"c"})
     assert shared.stands_for("c") == "c"
     assert shared.names("a") == ()
@@ -81,3 +85,38 @@ def test_leases_that_were_open_when_quotas_became_one_balance_out() -> None:
     for lease in held:
         end(balancer, lease)
     assert [quota.in_flight for quota in balancer.view(0.0).quotas] == [0, 0]
+
+
+words = st.lists(
+    st.tuples(
+        st.sampled_from("abcd"),
+        st.builds(Named, st.sampled_from([1.0, 2.0, 3.0]), st.just("openai"), st.sampled_from(["acme", "other"])),
+    ),
+    max_size=6,
+)
+
+
+@given(words, st.randoms(use_true_random=False))
+def test_whoever_heard_the_same_words_counts_on_the_same_quotas(said: list[tuple[str, Named]], rng: Random) -> None:
+    one, other = SharedQuotas(), SharedQuotas()
+    for quota_id, word in said:
+        one.hear(quota_id, word)
+    again = [*said, *said]
+    rng.shuffle(again)
+    for quota_id, word in again:
+        before = {each: other.stands_for(each) for each in "abcd"}
+        changed = other.hear(quota_id, word)
+        assert changed == {each for each in "abcd" if other.stands_for(each) != before[each]}
+    assert [one.stands_for(each) for each in "abcd"] == [other.stands_for(each) for each in "abcd"]
+    assert one.words == other.words
+
+
+def test_what_is_answered_here_stands_until_a_later_word_is_heard() -> None:
+    shared = SharedQuotas()
+    shared.note("a", "openai", "acme", 5.0)
+    assert not shared.hear("a", Named(4.0, "openai", "other"))
+    shared.hear("a", Named(6.0, "openai", "other"))
+    assert shared.names("a") == ("acme", "other")
+    # A clock that is ahead does not outlast what is answered here.
+    shared.note("a", "openai", "acme", 5.5)
+    assert shared.words["a"] == Named(6.0, "openai", "acme")

@@ -1,0 +1,84 @@
+"""Two real processes: what one of them is answered, the other knows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.e2e.conftest import free_port
+from tests.e2e.production import installation
+from tests.e2e.provider import run_provider
+from tests.e2e.test_postgres_away import CHAT, pool_of
+
+KEYS = ("first", "second", "third")
+
+
+class Gateway:
+    """One process, and the owner's token for it."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._client = httpx2.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=30.0)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def ask(self) -> int:
+        return self._client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 5}).status_code
+
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.get("/pools/main/state").raise_for_status().json()
+        return found
+
+    def until(self, holds: Callable[[dict[str, Any]], bool], *, asking: bool = False) -> dict[str, Any]:
+        give_up = time.monotonic() + 60.0
+        while not holds(found := self.state()):
+            assert time.monotonic() < give_up, found
+            if asking:
+                self.ask()
+        return found
+
+
+def counted_together(state: dict[str, Any]) -> bool:
+    return sum(each["counted_as"] is not None for each in state["quotas"]) == len(KEYS) - 1
+
+
+async def test_names_and_outages_that_one_process_meets_are_known_in_the_other(tmp_path: Path) -> None:
+    port = free_port()
+    config = {
+        "keys": [
+            {"secret": f"sk-sim-{name}-000000000000", "name": name, "organisation": "org-acme", "style": "openai"}
+            for name in KEYS
+        ]
+    }
+    with run_provider(tmp_path, config) as provider, ExitStack() as stack:
+        async with installation(tmp_path, port) as setup:
+            control = await setup.start("control", port)
+            token = await asyncio.to_thread(setup.new_tenant, control, "acme", pool_of(provider, *KEYS))
+            one, two = [stack.enter_context(closing(Gateway(await setup.start("gateway"), token))) for _ in range(2)]
+
+            def names() -> None:
+                assert one.ask() == 200
+                one.until(counted_together, asking=True)
+                # One answer names one quota: of the others this process has only heard.
+                assert two.ask() == 200
+                state = two.until(counted_together)
+                assert sum(each["picks"] for each in state["keys"]) == 1
+
+            await asyncio.to_thread(names)
+
+            def outages() -> None:
+                assert two.ask() == 200
+                provider.process.terminate()
+                provider.process.wait(10)
+                one.until(lambda state: bool(state["outages"]), asking=True)
+                # It is not believed before nothing has worked in the other process itself for a second.
+                state = two.until(lambda state: bool(state["outages"]))
+                assert [each["outcomes"] for each in state["keys"] if set(each["outcomes"]) - {"ok"}] == []
+
+            await asyncio.to_thread(outages)
