@@ -57,6 +57,10 @@ EVERYTHING: Final = Change("*", None)
 """Told after every (re)connect: notices sent while nobody listened are lost."""
 
 
+_SEES: Final = "select set_config('app.tenant_id', $1, true), set_config('app.scope', $2, true)"
+"""Both, always: a pooler between may hand on a server connection on which a session has left the other one set."""
+
+
 class Postgres:
     """A pool of connections in which every transaction sees one tenant, or the whole platform.
 
@@ -103,19 +107,19 @@ class Postgres:
     @contextlib.asynccontextmanager
     async def tenant(self, tenant_id: UUID) -> AsyncIterator[Connection]:
         """Open a transaction in which only rows of `tenant_id` exist."""
-        async with self._transaction("app.tenant_id", str(tenant_id)) as connection:
+        async with self._transaction(str(tenant_id), "") as connection:
             yield connection
 
     @contextlib.asynccontextmanager
     async def platform(self) -> AsyncIterator[Connection]:
         """Open a transaction that sees every tenant: snapshots, leases, usage batches and jobs only."""
-        async with self._transaction("app.scope", "platform") as connection:
+        async with self._transaction("", "platform") as connection:
             yield connection
 
     async def ping(self, timeout_s: float = 2.0) -> bool:
         """Tell whether the server answers within `timeout_s`."""
         try:
-            async with asyncio.timeout(timeout_s), self._transaction("app.scope", "") as connection:
+            async with asyncio.timeout(timeout_s), self._transaction("", "") as connection:
                 await connection.fetchval("select 1")
         except (DatabaseAway, TimeoutError):
             return False
@@ -179,7 +183,7 @@ class Postgres:
         raise asyncpg.ConnectionDoesNotExistError("the server closed the connection")
 
     @contextlib.asynccontextmanager
-    async def _transaction(self, setting: str, value: str) -> AsyncIterator[Connection]:
+    async def _transaction(self, tenant: str, scope: str) -> AsyncIterator[Connection]:
         pool = self._pool or await self._open()
         try:
             connection = await pool.acquire(timeout=self._acquire_timeout_s)
@@ -189,7 +193,7 @@ class Postgres:
             transaction = connection.transaction()
             try:
                 await transaction.start()
-                await connection.execute("select set_config($1, $2, true)", setting, value)
+                await connection.execute(_SEES, tenant, scope)
             except AWAY as error:
                 raise away(error) from error
             try:

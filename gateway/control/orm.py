@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from gateway.database import AWAY, DatabaseAway
 
-_SET = text("select set_config(:name, :value, true)")
+_SEES = text("select set_config('app.tenant_id', :tenant, true), set_config('app.scope', :scope, true)")
+"""Both, always: as in `gateway.database`."""
 
 
 class OrmSessions:
@@ -43,20 +44,20 @@ class OrmSessions:
     @contextlib.asynccontextmanager
     async def tenant(self, tenant_id: UUID) -> AsyncIterator[AsyncSession]:
         """Open a transaction in which only rows of `tenant_id` exist."""
-        async with self._transaction("app.tenant_id", str(tenant_id)) as session:
+        async with self._transaction(str(tenant_id), "") as session:
             yield session
 
     @contextlib.asynccontextmanager
     async def platform(self) -> AsyncIterator[AsyncSession]:
         """Open a transaction that sees every tenant: directory look-ups and operators' calls only."""
-        async with self._transaction("app.scope", "platform") as session:
+        async with self._transaction("", "platform") as session:
             yield session
 
     @contextlib.asynccontextmanager
-    async def _transaction(self, setting: str, value: str) -> AsyncIterator[AsyncSession]:
+    async def _transaction(self, tenant: str, scope: str) -> AsyncIterator[AsyncSession]:
         try:
             async with self._open() as session, session.begin():
-                await session.execute(_SET, {"name": setting, "value": value})
+                await session.execute(_SEES, {"tenant": tenant, "scope": scope})
                 yield session
         except (OSError, PoolTimeout, OperationalError, InterfaceError) as error:
             raise _away(error) from error

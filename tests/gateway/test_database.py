@@ -66,6 +66,23 @@ class TestRowLevelSecurity:
             assert await connection.fetchval("select count(*) from tenant") == 0
         await postgres.close()
 
+    async def test_what_a_session_has_left_set_opens_nothing(self, test_database: TestDatabase) -> None:
+        """As behind a pooler that hands on a server connection after a session has set its scope."""
+        owner = await asyncpg.connect(test_database.owner_url)
+        name = await owner.fetchval("select current_database()")
+        await owner.execute(f"alter database {name} set app.scope = 'platform'")
+        await owner.close()
+        left = await asyncpg.connect(test_database.url)
+        assert await left.fetchval("select count(*) from tenant") == 3
+        await left.close()
+        postgres, sessions = Postgres(test_database.url), OrmSessions(test_database.url)
+        async with postgres.tenant(A) as connection:
+            assert await connection.fetchval("select count(*) from tenant") == 1
+        async with sessions.tenant(B) as session:
+            assert (await session.execute(text("select slug from tenant"))).scalars().all() == ["b"]
+        await postgres.close()
+        await sessions.aclose()
+
     async def test_writing_another_tenants_row_is_refused(self, database: Postgres) -> None:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             async with database.tenant(A) as connection:
