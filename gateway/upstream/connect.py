@@ -112,9 +112,8 @@ class DirectConnector:
             if self._proxy is not None and self._proxy.serves(origin.host):
                 sock = await self._through(self._proxy, origin)
             else:
-                sock = await race(await self._addresses(origin), origin.port)
+                sock = await self._reach(origin)
         except (OSError, UnicodeError) as exc:
-            self._resolved.pop((origin.host, origin.port), None)
             raise ConnectFailed(f"{origin} cannot be reached: {type(exc).__name__}") from exc
         return await self._speak(origin, sock, factory)
 
@@ -144,12 +143,26 @@ class DirectConnector:
             raise ConnectFailed(f"{origin} insists on a protocol other than HTTP/1.1")
         return connection
 
-    async def _addresses(self, origin: Origin) -> tuple[str, ...]:
-        now = asyncio.get_running_loop().time()
+    async def _reach(self, origin: Origin) -> socket.socket:
+        """Connect to one of the origin's addresses; where remembered ones fail, the name is asked once more."""
         key = (origin.host, origin.port)
-        found = self._resolved.get(key)
-        if found is not None and now < found[0]:
-            return found[1]
+        until, tried = self._resolved.get(key, (0.0, ()))
+        try:
+            if asyncio.get_running_loop().time() >= until:
+                return await race(await self._addresses(origin), origin.port)
+            try:
+                return await race(tried, origin.port)
+            except OSError:
+                addresses = await self._addresses(origin)
+                if set(addresses) == set(tried):
+                    raise
+                return await race(addresses, origin.port)
+        except BaseException:
+            # Also when the time is up: an address that swallows everything must not be kept for the next attempt.
+            self._resolved.pop(key, None)
+            raise
+
+    async def _addresses(self, origin: Origin) -> tuple[str, ...]:
         if _is_address(origin.host):
             addresses: Sequence[str] = (origin.host,)
         else:
@@ -157,7 +170,7 @@ class DirectConnector:
         checked = check_addresses(origin.host, addresses, self._policy)
         if len(self._resolved) >= _RESOLVED_LIMIT:
             self._resolved.clear()
-        self._resolved[key] = (now + RESOLVED_FOR_S, checked)
+        self._resolved[origin.host, origin.port] = (asyncio.get_running_loop().time() + RESOLVED_FOR_S, checked)
         return checked
 
     async def _through(self, proxy: EgressProxy, origin: Origin) -> socket.socket:

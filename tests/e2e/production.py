@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -67,6 +68,10 @@ class InterruptiblePostgres:
     @property
     def owner_url(self) -> str:
         return self.url("llm_proxy_owner", self._password)
+
+    async def relay_from(self, listening: socket.socket) -> asyncio.Server:
+        """Take connections from another socket as well; who asks closes the server."""
+        return await asyncio.start_server(self._forward, sock=listening)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
@@ -154,11 +159,14 @@ class Installation:
         made = httpx2.post(f"{control_url}/api/v1/tenants", json={"slug": slug}, headers=operator)
         assert made.status_code == 201, made.text
         token = self.token(control_url, made.json()["client"])
+        self.new_pool(control_url, token, pool)
+        return token
+
+    def new_pool(self, control_url: str, token: str, pool: dict[str, Any]) -> None:
         imported = httpx2.post(
             f"{control_url}/api/v1/pools/import", json=pool, headers={"authorization": f"Bearer {token}"}
         )
         assert imported.status_code == 201, imported.text
-        return token
 
 
 def environment_for(database_url: str, directory: Path, issuer_port: int, **variables: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ipaddress
+import socket
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -171,6 +172,46 @@ async def test_addresses_that_failed_are_looked_up_again() -> None:
         with pytest.raises(ConnectFailed):
             await pool.send(origin, post(), FAST)
         assert await drain(await pool.send(origin, post(), FAST)) == b"hello"
+
+
+async def test_a_provider_that_moved_is_found_by_the_request_that_notices() -> None:
+    names = Names(["127.0.0.1"])
+    connector = DirectConnector(DEV, resolver=names)
+    async with serving(replying(ok())) as server, pooling(connector=connector) as pool:
+        origin = Origin("http", "moved.test", server.origin.port)
+        connector._resolved["moved.test", origin.port] = (float("inf"), ("127.0.0.9",))
+        assert await drain(await pool.send(origin, post(), FAST)) == b"hello"
+        assert names.asked == ["moved.test"]
+
+
+async def test_a_provider_that_is_down_is_asked_once_and_looked_up_once() -> None:
+    names = Names(["127.0.0.9"])
+    connector = DirectConnector(DEV, resolver=names)
+    connector._resolved["down.test", 9] = (float("inf"), ("127.0.0.9",))
+    async with pooling(connector=connector) as pool:
+        with pytest.raises(ConnectFailed, match="Refused"):
+            await pool.send(Origin("http", "down.test", 9), post(), FAST)
+    assert (names.asked, connector._resolved) == (["down.test"], {})
+
+
+async def test_a_remembered_address_that_swallows_everything_is_forgotten() -> None:
+    connector = DirectConnector(DEV, resolver=Names(["127.0.0.1"]))
+    with socket.socket() as full:
+        # A queue of one that is taken: further connections are not answered.
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        connector._resolved["silent.test", port] = (float("inf"), ("127.0.0.1",))
+        taken = [socket.socket() for _ in range(3)]
+        for each in taken:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        async with pooling(connector=connector) as pool:
+            with pytest.raises(ConnectFailed, match="not reached in"):
+                await pool.send(Origin("http", "silent.test", port), post(), Deadlines(connect_s=0.05))
+        for each in taken:
+            each.close()
+    assert connector._resolved == {}
 
 
 async def test_a_name_that_does_not_resolve() -> None:
