@@ -13,6 +13,7 @@ still to come off, and what has refilled since is added. That is the in-flight c
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from math import floor, inf
 from typing import ClassVar, Protocol
 
@@ -254,12 +255,13 @@ class LocalDay(FixedWindow):
 class SlidingWindow:
     """A window whose phase nobody told: never more than `limit` in any `window_s` seconds.
 
-    Counted in `SLOTS` slots that leave whole, so an amount is held for at most one slot (5 %) longer than the window.
-    Right for unknown providers, Azure's sub-windows, and every fixed window of unknown phase. No burst.
+    Counted in slots, `SLOTS` a window, that leave whole: an amount is held for at most one slot longer than the window,
+    which is also the share of the limit that this costs. Right for unknown providers, Azure's sub-windows, and every
+    fixed window of unknown phase. No burst.
     """
 
     spare: ClassVar[float] = 1.0
-    SLOTS = 20
+    SLOTS = 100
     __slots__ = ("_counts", "_slot", "_slot_s", "_used", "limit", "taken", "window_s")
 
     def __init__(self, limit: float, window_s: float, now: float) -> None:
@@ -267,24 +269,23 @@ class SlidingWindow:
         self.window_s = window_s
         self.taken = 0.0
         self._slot_s = window_s / self.SLOTS
-        self._counts = [0.0] * (self.SLOTS + 1)
+        # By slot, oldest first; what holds nothing is not there.
+        self._counts: dict[int, float] = {}
         self._slot = floor(now / self._slot_s)
         self._used = 0.0
 
     def _roll(self, now: float) -> None:
         slot = floor(now / self._slot_s)
-        gone = slot - self._slot
-        if gone <= 0:
+        if slot <= self._slot:
             return
-        size = self.SLOTS + 1
-        if gone >= size:
-            self._counts = [0.0] * size
-        else:
-            for step in range(1, gone + 1):
-                self._counts[(self._slot + step) % size] = 0.0
-        # Summed anew, so that rounding errors of tokens cannot pile up.
-        self._used = sum(self._counts)
         self._slot = slot
+        counts, oldest = self._counts, slot - self.SLOTS
+        gone = list(takewhile(lambda each: each < oldest, counts))
+        if gone:
+            for each in gone:
+                del counts[each]
+            # Summed anew, so that rounding errors of tokens cannot pile up.
+            self._used = sum(counts.values())
 
     def available(self, now: float) -> float:
         self._roll(now)
@@ -297,32 +298,40 @@ class SlidingWindow:
             return now
         if amount > self.limit:
             return inf
-        size = self.SLOTS + 1
-        for age in range(self.SLOTS, -1, -1):
-            slot = self._slot - age
-            free += self._counts[slot % size]
+        last = self._slot
+        for slot, held in self._counts.items():
+            free += held
             if free >= amount - 1e-9:
-                return (slot + size) * self._slot_s + 1e-6
-        return (self._slot + size) * self._slot_s + 1e-6
+                last = slot
+                break
+        return (last + self.SLOTS + 1) * self._slot_s + 1e-6
 
     def take(self, amount: float, now: float) -> None:
         self._roll(now)
-        self._counts[self._slot % (self.SLOTS + 1)] += amount
+        self._counts[self._slot] = self._counts.get(self._slot, 0.0) + amount
         self._used += amount
         self.taken += amount
 
     def adjust(self, delta: float, taken_at: float, now: float) -> None:
         self._roll(now)
         slot = floor(taken_at / self._slot_s)
-        if slot <= self._slot - (self.SLOTS + 1):
-            if delta < 0.0:
+        if delta < 0.0:
+            held = self._counts.get(slot)
+            if held is None:
                 return
-            slot = self._slot
-        slot = min(slot, self._slot)
-        index = slot % (self.SLOTS + 1)
-        delta = max(delta, -self._counts[index])
-        self._counts[index] += delta
-        self._used += delta
+            delta = max(delta, -held)
+            self._counts[slot] = held + delta
+            self._used += delta
+        else:
+            self._hold(delta, min(slot, self._slot) if slot >= self._slot - self.SLOTS else self._slot)
+
+    def _hold(self, amount: float, slot: int) -> None:
+        """Count an amount as taken in a slot, which may be an earlier one."""
+        held = self._counts.get(slot)
+        self._counts[slot] = amount if held is None else held + amount
+        self._used += amount
+        if held is None and slot < self._slot:
+            self._counts = dict(sorted(self._counts.items()))
 
     def resync(self, remaining: float, *, as_of: float, mark: float, reset_s: float | None, now: float) -> None:
         del as_of  # slots leave by age whatever was taken when
@@ -331,16 +340,13 @@ class SlidingWindow:
         if surplus > 0.0:
             # Used by others than us, at an unknown moment: held until the told reset, else as long as if just now.
             back = self.window_s - reset_s if reset_s is not None and 0.0 <= reset_s < self.window_s else 0.0
-            slot = max(self._slot - self.SLOTS, floor((now - back) / self._slot_s))
-            self._counts[slot % (self.SLOTS + 1)] += surplus
-        else:
-            shortfall = -surplus
-            for age in range(self.SLOTS, -1, -1):
-                index = (self._slot - age) % (self.SLOTS + 1)
-                freed = min(shortfall, self._counts[index])
-                self._counts[index] -= freed
-                shortfall -= freed
-        self._used = sum(self._counts)
+            self._hold(surplus, max(self._slot - self.SLOTS, floor((now - back) / self._slot_s)))
+            return
+        for slot, held in self._counts.items():
+            freed = min(-surplus, held)
+            self._counts[slot] = held - freed
+            surplus += freed
+        self._used = sum(self._counts.values())
 
     def resize(self, limit: float, now: float) -> None:
         self._roll(now)

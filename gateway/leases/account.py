@@ -22,7 +22,7 @@ import msgspec
 
 Kind = Literal["bucket", "fixed", "sliding", "slots", "stock"]
 SLOTS = 20
-"""Parts of a sliding window, as in `balancing.limiter.SlidingWindow`."""
+"""Parts of a sliding window that is kept in the database: coarser than `balancing.limiter.SlidingWindow`."""
 CAUTION = 0.02
 """An account is raised by a provider's word only where it differs by more than this share of the limit."""
 

@@ -165,6 +165,19 @@ def test_the_sliding_window_frees_others_use_at_the_told_reset() -> None:
     assert 112.0 <= meter.earliest(5, 100.0) <= 118.0
 
 
+def test_the_sliding_window_holds_an_amount_hardly_longer_than_the_window() -> None:
+    meter = SlidingWindow(10, 60.0, 0.0)
+    for second in range(10):
+        meter.take(1, second + 0.3)
+    assert meter.earliest(1, 10.0) <= 60.3 + 60.0 / SlidingWindow.SLOTS + 0.01
+    # A full window's worth goes through in every window, but for the part of a slot.
+    sent, now = 10, 10.0
+    while (now := meter.earliest(1, now)) < 660.0:
+        meter.take(1, now)
+        sent += 1
+    assert sent >= 109
+
+
 @EVERY
 def test_a_smaller_limit_keeps_what_is_in_use(make: Make) -> None:
     meter = make(100, 60)
