@@ -17,7 +17,7 @@ their level: one missed deadline does not become many.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import heappop, heappush
@@ -164,8 +164,13 @@ class Admission:
     def __len__(self) -> int:
         return len(self._where)
 
-    def join(self, ticket: Ticket, now: float, *, earliest: float = 0.0) -> Joined | TurnedAway:
-        """Let a ticket wait, if there is room and sense in it; `earliest` is when capacity is known to come."""
+    def join(
+        self, ticket: Ticket, now: float, *, earliest: float = 0.0, within_s: Callable[[int], float] | None = None
+    ) -> Joined | TurnedAway:
+        """Let a ticket wait, if there is room and sense in it; `earliest` is when capacity is known to come.
+
+        `within_s` bounds the estimate for a ticket with so many ahead, by what is known of limits.
+        """
         if not self._where:
             # Nobody has waited since the last turn: the time until the next one says nothing about capacity.
             self._last_turn = None
@@ -175,7 +180,10 @@ class Admission:
             if priority <= ticket.priority
             for tickets in level.clients.values()
         )
-        wait_s = max(0.0, earliest - now, self._estimate(ahead, now))
+        estimate_s = self._estimate(ahead, now)
+        if within_s is not None and now + estimate_s > ticket.deadline:
+            estimate_s = min(estimate_s, within_s(ahead))
+        wait_s = max(0.0, earliest - now, estimate_s)
         if now + wait_s > ticket.deadline:
             return TurnedAway(Away.TOO_LATE, wait_s)
         displaced: Ticket | None = None

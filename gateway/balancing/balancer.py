@@ -23,6 +23,7 @@ from gateway.balancing.ledger import Ledger
 from gateway.balancing.outage import ADDRESS, QUOTA, CommonBreaker, Fate, address_of
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import Learning
+from gateway.balancing.promise import within_s
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready
 from gateway.balancing.semantics import SemanticsOf, semantics_of
@@ -163,6 +164,15 @@ class Balancer:
                 return Picked(self._lease(chosen, ask, now), self._strategy.name)
             looked.append(ready)
         return self._none_ready(slate, looked, ask, now)
+
+    def within_s(self, ask: Ask, ahead: int, now: float) -> float:
+        """Give the seconds within which `ahead` requests like `ask`, and it, can be sent; inf where nothing tells."""
+        slate = self._slate(ask) if self._states else Refusal.NO_ENDPOINTS
+        if isinstance(slate, Refusal):
+            return inf
+        levels = slate.levels(critical=ask.priority <= 0)
+        candidates = (candidate for level, _ in levels for candidate in level.candidates)
+        return within_s(candidates, ask, ahead, now, self._semantics_of)
 
     def spare(self, ask: Ask, *, now: float, headroom: float) -> Lease | None:
         """Lease a healthy key that keeps more than `headroom` (0..1) of its limits free; None when there is none."""

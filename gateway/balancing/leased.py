@@ -25,9 +25,11 @@ class LeasedMeter:
     """One dimension's part: `balance` may be spent, `spent` is all that ever was, `gross` the same without refunds.
 
     `blocked`: somebody found less than it needed since this was last cleared; `need`: what one request takes at most.
+    `free` and `pace_per_s`: what nobody held at the last exchange, and what of the refill the others leave; inf: not
+    known.
     """
 
-    __slots__ = ("balance", "blocked", "gross", "limit", "need", "spent")
+    __slots__ = ("balance", "blocked", "free", "gross", "limit", "need", "pace_per_s", "spent")
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
@@ -36,6 +38,7 @@ class LeasedMeter:
         self.gross = 0.0
         self.need = 0.0
         self.blocked = False
+        self.free = self.pace_per_s = inf
 
 
 class QuotaLease:

@@ -290,6 +290,7 @@ class Desk:
         part.acked = part.sent
         part.returned, part.is_alone = 0.0, False
         part.share, part.lessees, part.free = grant.share, grant.lessees, max(0.0, grant.free)
+        meter.free, meter.pace_per_s = part.free, grant.pace_per_s
         before = meter.balance
         meter.balance = grant.held - (meter.spent - part.sent)
         return meter.balance > before
@@ -311,6 +312,7 @@ class Desk:
             if part is not None:
                 part.acked, part.returned = part.sent, 0.0
                 meter.balance = meter.limit * CREDIT - (meter.spent - part.sent)
+                meter.free = meter.pace_per_s = inf
         held.leaving = False
 
     def _lower(self, held: Held, dimension: Dimension, grant: Grant, now: float) -> None:
@@ -359,6 +361,7 @@ class Desk:
                     continue
                 meter = known[1]
                 share = safe_share(part.share, part.lessees, alone_s)
+                meter.free, meter.pace_per_s = 0.0, share * meter.limit / source.window_s
                 if dimension in DAILY:
                     if not part.is_alone:
                         meter.balance += share * part.free

@@ -114,7 +114,7 @@ class Grant(msgspec.Struct):
     """What a lessee may hold of one account until its lease ends.
 
     `available`: what is not spent of the limit, by all. `short`: it wanted more than there was; more may be free after
-    `retry_s`. `free`: what nobody holds.
+    `retry_s`. `free`: what nobody holds. `pace_per_s`: what of the refill it can have, the others wanting what they do.
     """
 
     held: float
@@ -124,6 +124,7 @@ class Grant(msgspec.Struct):
     short: bool
     retry_s: float
     lessees: int
+    pace_per_s: float = 0.0
 
 
 class Answer(msgspec.Struct):
@@ -228,7 +229,8 @@ def _grant(account: Account, mine: Holding, draw: Draw, others: list[tuple[float
     mine.share = _share(account, mine, others)
     short = extra < wish
     retry_s = account.free_in(max(1.0, draw.need), held + mine.held, now) if short else 0.0
-    return Grant(mine.held, mine.share, available, free - extra, short, retry_s, len(others) + 1)
+    pace_per_s = part_of_first(account.per_s, [other.rate for _, other in others], account.per_s)
+    return Grant(mine.held, mine.share, available, free - extra, short, retry_s, len(others) + 1, pace_per_s)
 
 
 def _share(account: Account, mine: Holding, others: list[tuple[float, Holding]]) -> float:

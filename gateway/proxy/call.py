@@ -289,6 +289,7 @@ class Call:
                 deadline=deadline,
                 cost=float(max(1, ask.est_input_tokens + ask.est_output_tokens)),
                 late_s=pool.settings.late_after_s(ask.priority),
+                within_s=lambda ahead: pool.balancer.within_s(ask, ahead, self._clock()),
             )
         try:
             return await self._place.wait(until)

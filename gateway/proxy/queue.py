@@ -48,13 +48,14 @@ class Place:
     False, when trying again makes sense, if that is known.
     """
 
-    __slots__ = ("_queue", "_turn", "ahead", "retry_after_s", "ticket")
+    __slots__ = ("_queue", "_turn", "_within_s", "ahead", "retry_after_s", "ticket")
 
-    def __init__(self, queue: PoolQueue, ticket: Ticket) -> None:
+    def __init__(self, queue: PoolQueue, ticket: Ticket, within_s: Callable[[int], float] | None) -> None:
         self.ticket = ticket
         self.ahead: int | None = None
         self.retry_after_s: float | None = None
         self._queue = queue
+        self._within_s = within_s
         self._turn: asyncio.Future[bool] | None = None
 
     async def wait(self, until: float | None) -> bool:
@@ -120,15 +121,16 @@ class PoolQueue:
         deadline: float,
         cost: float = 1.0,
         late_s: float | None = None,
+        within_s: Callable[[int], float] | None = None,
     ) -> Place:
         """Take a number; standing in line begins with the first `wait`. See `Ticket` for the arguments.
 
-        `late_s` is how long it may wait before its answer is late.
+        `late_s` is how long it may wait before its answer is late; `within_s` bounds what its wait is estimated at.
         """
         self._tickets += 1
         now = self._clock()
         due = inf if late_s is None else now + late_s
-        return Place(self, Ticket(self._tickets, client_id, line, priority, now, deadline, due, cost))
+        return Place(self, Ticket(self._tickets, client_id, line, priority, now, deadline, due, cost), within_s)
 
     def released(self) -> None:
         """Tell that capacity may have come free: one request of each line tries."""
@@ -148,7 +150,8 @@ class PoolQueue:
             line.trying = None
             self._admission.put_back(ticket, now)
         else:
-            joined = self._admission.join(ticket, now, earliest=now if until is None else until)
+            earliest = now if until is None else until
+            joined = self._admission.join(ticket, now, earliest=earliest, within_s=place._within_s)
             if isinstance(joined, TurnedAway):
                 place.retry_after_s = joined.retry_after_s
                 if joined.reason is Away.FULL:

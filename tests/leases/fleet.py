@@ -149,6 +149,10 @@ class Fleet:
         """Send so many requests a second from now on."""
         self._offering = asyncio.create_task(self._offer(rps))
 
+    async def burst(self, target: Target, count: int, *, patience_s: float = 60.0) -> None:
+        """Send so many requests to one process at once; return when all are answered or given up."""
+        await asyncio.gather(*(self._ask(target, patience_s) for _ in range(count)))
+
     async def rest(self) -> None:
         """Send nothing any more, and hang up."""
         for task in (self._offering, *self._asking):
@@ -175,7 +179,7 @@ class Fleet:
                 task.add_done_callback(tasks.discard)
             sent = due
 
-    async def _ask(self, target: Target) -> None:
+    async def _ask(self, target: Target, patience_s: float = PATIENCE_S) -> None:
         body = b'{"model":"gpt-4o-mini","max_tokens":5,"messages":[{"role":"user","content":"hi"}]}'
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: {target.host.address}\r\nauthorization: Bearer {self.token}"
@@ -183,7 +187,7 @@ class Fleet:
         ).encode()
         writer = None
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(patience_s):
                 if target.idle:
                     reader, writer = target.idle.pop()
                 else:

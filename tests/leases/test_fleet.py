@@ -37,6 +37,15 @@ async def test_two_processes_share_a_quota_through_a_kill(tmp_path: Path) -> Non
     assert killed.admitted >= 0.65 * 15.0 * killed.seconds
 
 
+async def test_bursts_to_processes_that_were_idle_are_served_from_what_others_leave(tmp_path: Path) -> None:
+    async with fleet(tmp_path, [Host(), Host(), Host()], rpm=1_200) as running:
+        for target in running.targets:
+            # Three quarters of what the quota holds in all, to one process at a time.
+            await running.burst(target, 200)
+            await running.burst(target, 100)
+        assert running.answers == {200: 900}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_two_hosts_share_6000_a_minute_through_everything(tmp_path: Path) -> None:
