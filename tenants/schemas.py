@@ -133,6 +133,7 @@ class BeliefOut(Struct, frozen=True):
     """What is believed of one limiter. `limits`: those enforced, each in its provider's own window.
 
     `sources`: who says each: `configured`, `provider` (it named it) or `learned` (from what it admits and refuses).
+    `known_as` are the provider's names for the quota, `counted_as` is another quota that it turned out to be one with.
     `belief`, where the pool is `predictive`: `margin` (a share of a request), `factors` (learned limit over the
     configured one), `seen` (limits read off remainders), `outside_per_s` (what others take), `phases_known`, `error`
     (mean absolute error of predicted remainders, as a share of the limit), `probes` and `probes_refused`,
@@ -146,6 +147,8 @@ class BeliefOut(Struct, frozen=True):
     rate_limited: int
     belief: dict[str, Any] | None = None
     sources: dict[str, Literal["configured", "provider", "learned"]] = {}
+    known_as: list[str] = []
+    counted_as: UUID | None = None
 
 
 class BeliefList(Struct, frozen=True):

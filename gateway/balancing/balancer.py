@@ -300,6 +300,11 @@ class Balancer:
         for state in self._states.values():
             if state.endpoint.quota_id == quota_id:
                 state.quota = quota
+        for opened in self._open.values():
+            if opened.candidate.endpoint.quota_id == quota_id:
+                opened.quota.in_flight -= 1
+                quota.in_flight += 1
+                opened.quota = quota
         self._bind_fates()
         # Slates hold the ledgers of the quotas as they were.
         self._slates.clear()

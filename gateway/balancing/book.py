@@ -14,7 +14,7 @@ from gateway.balancing.ledger import Ledger
 from gateway.balancing.outage import CommonBreaker
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import EndpointState, QuotaState
-from gateway.balancing.sharing import Named, SharedQuotas
+from gateway.balancing.sharing import Named, SharedQuotas, name_in, take_over
 from gateway.balancing.view import LedgerView, view_ledger
 
 Beliefs = Mapping[str, Mapping[str, Mapping[str, object]]]
@@ -75,6 +75,7 @@ class QuotaBook:
     def hold(self, holder: Holder, quotas: Iterable[Quota], now: float) -> dict[str, QuotaState]:
         """Give the states of `quotas` by id, from now on all that `holder` holds; changed limits are taken over."""
         mine: dict[str, QuotaState] = {}
+        renamed = frozenset[str]()
         for quota in quotas:
             state = self._states.get(quota.id)
             if state is None or state.quota.provider != quota.provider:
@@ -88,10 +89,13 @@ class QuotaBook:
                 for family, ledger in state.ledgers.items():
                     ledger.configure(quota.limits_of(family), max(now, ledger.used_at))
                     ledger.concurrency.within = None if family else quota.limits.concurrency
+            if quota.id not in self._states and (said := name_in(self._saved.get(quota.id, {}))) is not None:
+                renamed |= self._shared.hear(quota.id, said)
             self._states[quota.id] = mine[quota.id] = state
         if self._held.get(holder) != mine.keys():
             self._held[holder] = frozenset(mine)
             self._tidy()
+        self._redraw(renamed)
         return mine
 
     def release(self, holder: Holder) -> None:
@@ -102,8 +106,10 @@ class QuotaBook:
     def _tidy(self) -> None:
         held = frozenset[str]().union(*self._held.values())
         self._states = {quota_id: state for quota_id, state in self._states.items() if quota_id in held}
+        stood = self._stood()
         self._shared.keep(held)
         self._meet()
+        self._redraw(frozenset(each for each, before in stood.items() if self._shared.stands_for(each) != before))
 
     def _meet(self) -> None:
         """Work out who draws on what another one draws on, too."""
@@ -122,14 +128,40 @@ class QuotaBook:
 
     def note(self, quota_id: str, provider: str, name: str, at: float) -> None:
         """Take in the provider's own name for a quota (`at`, Unix seconds); who then draws on another one is told."""
-        if quota_id in self._states:
-            self._redraw(self._shared.note(quota_id, provider, name, at))
+        known = self._shared.words.get(quota_id)
+        if quota_id in self._states and (known is None or known[1:] != (provider, name)):
+            stood = self._stood()
+            self._renamed(self._shared.note(quota_id, provider, name, at), stood)
 
     def hear_name(self, quota_id: str, said: Named) -> bool:
         """Take in under what name another process was answered; True when some keys draw on another quota now."""
-        changed = self._shared.hear(quota_id, said) if quota_id in self._states else frozenset[str]()
-        self._redraw(changed)
+        if quota_id not in self._states:
+            return False
+        stood = self._stood()
+        changed = self._shared.hear(quota_id, said)
+        self._renamed(changed, stood)
         return bool(changed)
+
+    def _stood(self) -> dict[str, str]:
+        return {quota_id: self._shared.stands_for(quota_id) for quota_id in self._states}
+
+    def _renamed(self, changed: frozenset[str], stood: Mapping[str, str]) -> None:
+        """Go on with what was counted elsewhere so far, and have keys draw on what stands for their quotas now."""
+        for before in sorted({stood[quota_id] for quota_id in changed}):
+            if (now := self._shared.stands_for(before)) != before:
+                self._merge(self._states[before], self._states[now])
+        self._redraw(changed)
+
+    def _merge(self, other: QuotaState, into: QuotaState) -> None:
+        for family, ledger in list(other.ledgers.items()):
+            known = into.ledgers.get(family)
+            if known is not None:
+                take_over(known, ledger)
+            elif family not in other.quota.families:
+                into.ledgers[family] = other.ledgers.pop(family)
+                ledger.configure(into.quota.limits_of(family), ledger.used_at)
+                self.opened(into.quota.id, family, ledger, ledger.used_at)
+        self.ledger_dropped()
 
     def _redraw(self, changed: frozenset[str]) -> None:
         if changed:
@@ -164,15 +196,15 @@ class QuotaBook:
 
     def beliefs(self, now: float) -> dict[str, dict[str, dict[str, object]]]:
         """Give what was learned of limiters, by quota and model family, as plain JSON values to be kept."""
-        found = {
-            quota_id: {
-                family: exported
-                for family, ledger in quota.ledgers.items()
-                if (exported := ledger.export(now)) is not None
-            }
-            for quota_id, quota in self._states.items()
-        }
-        return {quota_id: families for quota_id, families in found.items() if families}
+        found: dict[str, dict[str, dict[str, object]]] = {}
+        for quota_id, quota in self._states.items():
+            exported = ((family, ledger.export(now)) for family, ledger in quota.ledgers.items())
+            families = {family: state for family, state in exported if state is not None}
+            if (said := self._shared.words.get(quota_id)) is not None:
+                families.setdefault("", {})["name"] = list(said)
+            if families:
+                found[quota_id] = families
+        return found
 
     def views(self, now: float) -> Iterator[tuple[str, LedgerView]]:
         """Give each quota's accounts as they are now."""

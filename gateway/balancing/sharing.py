@@ -12,7 +12,10 @@ counts on the same quota.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from math import isfinite
 from typing import NamedTuple
+
+from gateway.balancing.ledger import Ledger
 
 MAX_NAMES = 8
 """Names remembered of one quota; more would be a provider that makes them up."""
@@ -104,3 +107,32 @@ class SharedQuotas:
         self._names = {key: names for key, names in self._names.items() if key in quota_ids}
         self._known = {key: said for key, said in self._known.items() if key in quota_ids}
         self._work_out()
+
+
+def take_over(mine: Ledger, theirs: Ledger) -> None:
+    """Let `mine` know what was known of an account that turned out to be the same: the more that was used counts."""
+    now = max(mine.used_at, theirs.used_at)
+    for dimension, limit in theirs.told.items():
+        if dimension not in mine.told:
+            mine.hear_limit(dimension, limit, now)
+    for dimension, meter in mine.meters():
+        other = theirs.meter(dimension)
+        if other is None:
+            continue
+        surplus = (other.limit - other.available(now)) - (meter.limit - meter.available(now))
+        if surplus > 0.0:
+            taken = meter.taken
+            meter.take(surplus, now)
+            # Not taken by a request of this account: no later word of the provider has to be corrected by it.
+            meter.taken = taken
+    mine.cooldown.hear(theirs.cooldown.until, now)
+
+
+def name_in(saved: Mapping[str, Mapping[str, object]]) -> Named | None:
+    """Give the word that was saved beside a quota's accounts; whatever is not understood is none."""
+    said = saved.get("", {}).get("name")
+    if isinstance(said, list) and len(said) == 3:
+        at, provider, name = said
+        if isinstance(at, int | float) and isfinite(at) and isinstance(provider, str) and isinstance(name, str):
+            return Named(float(at), provider, name)
+    return None

@@ -19,6 +19,7 @@ from uuid import UUID
 from auth.errors import Unavailable
 from gateway.balancing.book import Beliefs
 from gateway.balancing.predictor import MAX_AGE_S
+from gateway.balancing.sharing import SharedQuotas
 from gateway.balancing.view import LedgerView
 from gateway.database import Postgres
 from gateway.proxy.runtime import TenantRuntime
@@ -133,7 +134,7 @@ class BeliefKeeper:
         self._tenants = tenants
         self._clock = clock
         self._known: dict[UUID, dict[str, dict[str, Mapping[str, object]]]] = {}
-        self._written: dict[tuple[UUID, str], Mapping[str, object]] = {}
+        self._written: dict[tuple[UUID, str], tuple[float, Mapping[str, object]]] = {}
         self.saved = 0
 
     async def load(self) -> None:
@@ -178,18 +179,29 @@ class BeliefKeeper:
             await self._store.save(batch)
             self.saved += len(batch)
             for row in batch:
-                self._written[row.quota_id, row.family] = _lasting(row.state)
+                self._written[row.quota_id, row.family] = self._clock(), _lasting(row.state)
 
     def _changed(self, tenant: TenantRuntime) -> list[Saved]:
-        now = self._clock()
+        now, shared = self._clock(), tenant.book.shared
         exported = tenant.book.beliefs(now)
         views = {(quota_id, view.family): view for quota_id, view in tenant.book.views(now) if quota_id in exported}
         return [
-            Saved(tenant.tenant_id, UUID(quota_id), family, state, report_of(views[quota_id, family]))
+            Saved(
+                tenant.tenant_id,
+                UUID(quota_id),
+                family,
+                state,
+                {**report_of(views.get((quota_id, family))), **_names_of(quota_id, shared)},
+            )
             for quota_id, families in exported.items()
             for family, state in families.items()
-            if self._written.get((UUID(quota_id), family)) != _lasting(state)
+            if self._is_due(UUID(quota_id), family, state, now)
         ]
+
+    def _is_due(self, quota_id: UUID, family: str, state: Mapping[str, object], now: float) -> bool:
+        """What has not changed is written again before it counts as too old to be taken over."""
+        written = self._written.get((quota_id, family))
+        return written is None or written[1] != _lasting(state) or now - written[0] >= MAX_AGE_S / 4.0
 
 
 def _lasting(state: Mapping[str, object]) -> Mapping[str, object]:
@@ -197,8 +209,15 @@ def _lasting(state: Mapping[str, object]) -> Mapping[str, object]:
     return {name: value for name, value in state.items() if name != "at"}
 
 
-def report_of(view: LedgerView) -> dict[str, Any]:
-    """Say what is believed of one limiter, and how wrong it was, for people."""
+def _names_of(quota_id: str, shared: SharedQuotas) -> dict[str, Any]:
+    stands = shared.stands_for(quota_id)
+    return {"known_as": list(shared.names(quota_id)), "counted_as": None if stands == quota_id else stands}
+
+
+def report_of(view: LedgerView | None) -> dict[str, Any]:
+    """Say what is believed of one limiter, and how wrong it was, for people; None: nothing of itself."""
+    if view is None:
+        return {"limits": {}, "sources": {}, "misconfigured": {}, "rate_limited": 0}
     report: dict[str, Any] = {
         "limits": {name: limit for name, (limit, _) in view.limits.items()},
         "sources": dict(view.sources),

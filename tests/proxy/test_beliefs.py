@@ -13,6 +13,7 @@ from gateway.balancing.book import QuotaBook
 from gateway.balancing.decision import Ask, Picked
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.outcome import Outcome, OutcomeKind
+from gateway.balancing.predictor import MAX_AGE_S
 from gateway.database import Postgres
 from gateway.proxy.beliefs import BeliefKeeper, BeliefStore, InMemoryBeliefStore, PostgresBeliefStore, Saved
 from gateway.proxy.runtime import TenantRuntime, Workshop, build_tenant
@@ -154,6 +155,26 @@ async def test_a_restart_goes_on_with_what_was_known_and_says_it(
         assert (shown.misconfigured["rpm"].configured, shown.misconfigured["rpm"].told) == (100, 60)
         assert shown.belief is not None
         assert {"margin", "error", "probes", "trials_refused_share"} <= shown.belief.keys()
+
+
+async def test_names_outlive_a_restart_and_what_has_not_changed_does_not_get_too_old(
+    store: BeliefStore, start: Start, planted: Planted, sessions: Sessions
+) -> None:
+    first = await start(store, False)
+    first.serve(planted.tenant_id, OutcomeKind.OK, Hint(requests=WindowHint(60, 50), quota_name="acme-org"))
+    await first.keeper.round()
+    saved = first.keeper.saved
+    first.clock.now += MAX_AGE_S / 4.0
+    await first.keeper.round()
+    assert first.keeper.saved == 2 * saved
+    second = await start(store, False)
+    assert second.book(planted.tenant_id).shared.names(str(planted.quota_id)) == ("acme-org",)
+    if isinstance(store, PostgresBeliefStore):
+        async with sessions.tenant(planted.tenant_id) as session:
+            rows = [belief_out(row) for row in await quotas.beliefs(session, planted.tenant_id, planted.quota_id)]
+        assert {row.family: row.limits.get("rpm") for row in rows} == {"": None, "gpt-4o": 60.0}
+        assert {row.family: row.sources.get("rpm") for row in rows} == {"": None, "gpt-4o": "provider"}
+        assert [(row.known_as, row.counted_as) for row in rows] == [(["acme-org"], None)] * 2
 
 
 async def test_the_switch_turns_learning_off_and_what_was_told_still_counts(start: Start, planted: Planted) -> None:
