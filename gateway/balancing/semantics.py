@@ -77,7 +77,7 @@ SEMANTICS: Mapping[str, Semantics] = {
         counts_failed=False,
         per_model=True,
     ),
-    "mistral": Semantics(posts_output=True),
+    "mistral": Semantics(request_window_s=1.0, posts_output=True),
     "groq": Semantics(minute="continuous", counts_cached=False, per_model=True),
     # Unset reserves the model's maximum, 64,000 or more, until the answer has ended.
     "bedrock": Semantics(minute="fixed", day="fixed", strict_estimate=True, unset_output=64_000, per_model=True),

@@ -141,6 +141,26 @@ def test_a_fixed_minute_never_serves_more_than_its_limit(wishes: list[tuple[floa
     assert result.served <= 20 * (result.duration_s // 60 + 1)
 
 
+@pytest.mark.parametrize(
+    ("style", "limits"),
+    [
+        ("openai", {"rpm": 120, "tpm": 20_000}),
+        ("azure", {"rpm": 120, "tpm": 20_000}),
+        ("anthropic", {"rpm": 120, "itpm": 20_000, "otpm": 9_000}),
+        ("gemini", {"rpm": 120, "itpm": 20_000, "rpd": 200}),
+        ("groq", {"rpd": 5_000, "tpm": 20_000}),
+        ("mistral", {"rpm": 120, "tpm": 20_000}),
+        ("bedrock", {"rpm": 120, "tpm": 20_000_000}),
+    ],
+)
+def test_an_account_in_the_providers_windows_is_not_caught_out(style: str, limits: dict[str, int]) -> None:
+    """Bursts at one and a half times what the provider takes: what fits goes out, the rest waits here."""
+    demands = [demand(0.01 * (number % 30) + 10.0 * (number // 30), patience_s=400) for number in range(360)]
+    result = replay(demands, one_key(style, **limits), "rate_limit_aware")
+    assert result.rejected <= 3
+    assert result.served >= (200 if "rpd" in limits and style == "gemini" else 355)
+
+
 def test_scaling_meets_the_load() -> None:
     demands = make_demands(synthesize(requests=500), Random(1))
     offered = len(demands) / (demands[-1].at - demands[0].at)
