@@ -11,6 +11,7 @@ import pytest
 from gateway.simulation.faults import Fault, FaultKind
 from tests.fakes.provider import RunningProvider, provider_config, running_provider
 from tests.proxy.harness import Gateway, key, pool, running_gateway, tenant
+from tests.proxy.scripted import Exchange, scripted_upstream
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -101,3 +102,35 @@ async def test_who_may_see_it(provider: RunningProvider, path: str, token: str, 
         gateway.verifier.add("auditor", scopes=("usage:read",))
         gateway.verifier.add("narrow", scopes=("usage:read",), details=({"type": "llm_proxy", "pools": ["other"]},))
         assert (await gateway.call(path, token=token)).status == status
+
+
+HOSTILE = "retry-after: 999999999\r\nretry-after-ms: -5\r\nx-ratelimit-reset-requests: 99999999h\r\n"
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 429, 500, 529])
+async def test_headers_correct_the_account_whatever_became_of_the_request(status: int) -> None:
+    body = b'{"error": {"message": "no", "type": "invalid_request_error"}}' if status != 200 else b"{}"
+
+    async def answer(exchange: Exchange) -> None:
+        told = "x-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 7\r\nopenai-organization: org-1\r\n"
+        head = (
+            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{told}{HOSTILE}"
+        )
+        await exchange.send(f"{head}\r\n".encode() + body)
+
+    async with scripted_upstream(answer) as upstream:
+        retry = {"max_attempts": 1, "max_pause_s": 0}
+        keys = pool(
+            "main", key("a", upstream.base_url), limits={"rpm": 1_000}, settings={"retry": retry}, is_default=True
+        )
+        async with running_gateway(tenant(keys)) as gateway:
+            gateway.verifier.add("auditor", scopes=("usage:read",))
+            await gateway.call("/v1/chat/completions", CHAT)
+            (quota,) = (await state(gateway))["quotas"]
+            (ledger,) = quota["ledgers"]
+            limit, left = ledger["limits"]["rpm"]
+            assert (limit, ledger["sources"]["rpm"]) == (60.0, "provider")
+            assert left == pytest.approx(7.0, abs=1.5)
+            assert ledger["misconfigured"] == {"rpm": [1_000, 60]}
+            assert quota["known_as"] == ["org-1"]
+            assert ledger["cooldown_s"] <= 300.0
