@@ -24,6 +24,7 @@ from gateway.balancing.steps import BACKOFF, Failure, Pause
 from gateway.balancing.strategies.registry import make_strategy
 from gateway.upstream.connect import DirectConnector, EgressProxy, tls_context
 from gateway.upstream.dispatch import MIN_TOTAL_S, Answer, Prepared, dispatch
+from gateway.upstream.filtered import was_filtered
 from gateway.upstream.message import Deadlines, UpstreamRequest
 from gateway.upstream.pool import ConnectionPool
 from llm_proxy.answers import Attempt, Served
@@ -126,9 +127,12 @@ class Engine:
             found = await self._try(call, model, deadlines, deadline, wait_s)
             tried += found.attempts
             cause = found.cause
-            if found.answer is not None and found.answer.kind is not OutcomeKind.OK and rungs:
+            if found.answer is not None and rungs:
                 try:
-                    cause = cause_of_answer(found.answer.status, await found.answer.peek())
+                    if found.answer.kind is not OutcomeKind.OK:
+                        cause = cause_of_answer(found.answer.status, await found.answer.peek())
+                    elif ladder.patience_s(Cause.CONTENT_POLICY) is not None and await was_filtered(found.answer):
+                        cause = Cause.CONTENT_POLICY
                 except BaseException:
                     found.answer.close(aborted=True)
                     raise

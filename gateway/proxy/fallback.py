@@ -24,6 +24,7 @@ from gateway.proxy.intake import Intake
 from gateway.proxy.runtime import TenantRuntime
 from gateway.proxy.spending import Spending
 from gateway.upstream.dispatch import Answer, Sender
+from gateway.upstream.filtered import was_filtered
 
 
 class Climb:
@@ -82,10 +83,14 @@ class Climb:
                 if not self._climb(call.cause, replayable=self._intake.replayable or not call.was_sent):
                     raise
                 continue
-            if answer.kind is OutcomeKind.OK:
+            looks = self._ladder.patience_s(Cause.CONTENT_POLICY) is not None
+            if answer.kind is OutcomeKind.OK and not looks:
                 return answer
             try:
-                cause = cause_of_answer(answer.status, await answer.peek())
+                if answer.kind is not OutcomeKind.OK:
+                    cause = cause_of_answer(answer.status, await answer.peek())
+                else:
+                    cause = Cause.CONTENT_POLICY if await was_filtered(answer) else None
             except BaseException:
                 answer.close(aborted=True)
                 raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import field, replace
 from types import TracebackType
 from typing import Protocol, Self
@@ -87,18 +88,9 @@ class Answer:
     )  # fmt: skip
 
     def __init__(
-        self,
-        exchange: Exchange,
-        lease: Lease,
-        response: UpstreamResponse,
-        *,
-        buffer: bytes,
-        kind: OutcomeKind,
-        streaming: bool,
-        first_byte_s: float,
-        attempted_at: float,
-        clock: Clock,
-    ) -> None:
+        self, exchange: Exchange, lease: Lease, response: UpstreamResponse, *, buffer: bytes, kind: OutcomeKind,
+        streaming: bool, first_byte_s: float, attempted_at: float, clock: Clock,
+    ) -> None:  # fmt: skip
         self.lease = lease
         self.status = response.status
         self.headers = response.headers
@@ -144,6 +136,17 @@ class Answer:
         except (UpstreamError, TimeoutError):
             pass  # whoever reads on meets it again
         return self._buffer
+
+    async def peek_until(self, decide: Callable[[bytes, bool], bool | None], within_s: float) -> bool:
+        """Read on until `decide` (of the beginning, and whether it is all) is sure; what was read is left in place."""
+        ended = False
+        with suppress(UpstreamError, TimeoutError):  # whoever reads on meets it again
+            async with asyncio.timeout(within_s):
+                while (verdict := decide(self._buffer, ended)) is None:
+                    data = await self._response.read()
+                    self._buffer, ended = self._buffer + data, not data
+                return verdict
+        return False
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes."""

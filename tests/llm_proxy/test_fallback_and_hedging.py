@@ -13,6 +13,7 @@ from llm_proxy import AsyncLoadBalancer, ConfigurationError, LoadBalancer, Optio
 from llm_proxy.calls import http_call, json_call, with_model
 from tests.fakes.provider import RunningProvider
 from tests.llm_proxy.conftest import HELLO, WEIGHTS, document
+from tests.proxy.scripted import Exchange, scripted_upstream
 
 DOWN = Fault(kind=FaultKind.STATUS, status=503)
 STAND_IN = Options(fallback_models={"gpt-4o": ["gpt-4o-mini", "gpt-4.1"]}, max_attempts=2, max_wait_s=5)
@@ -134,3 +135,21 @@ def test_nothing_is_waited_for_when_waiting_is_off(provider: RunningProvider) ->
     provider.fault("primary", Fault(kind=FaultKind.STATUS, status=429, retry_after_s=60.0))
     with LoadBalancer(config, Options(max_wait_s=0, max_attempts=1)) as balancer, pytest.raises(RateLimited):
         balancer.complete(model="gpt-4o", messages=HELLO)
+
+
+async def test_an_answer_that_the_filter_ended_makes_another_model_stand_in(provider: RunningProvider) -> None:
+    body = b'{"choices": [{"index": 0, "finish_reason": "content_filter", "message": {"content": ""}}]}'
+
+    async def script(exchange: Exchange) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+        await exchange.send(head + body)
+
+    async with scripted_upstream(script) as upstream:
+        found = apart(provider)
+        found["providers"][0] |= {"base_url": upstream.base_url, "provider": "vllm"}  # type: ignore[index]
+        for causes, served in ((("capacity",), None), (("content_policy",), "gpt-4o-mini")):
+            options = Options(fallback_models={"gpt-4o": ["gpt-4o-mini"]}, fallback_on=causes)
+            async with AsyncLoadBalancer(found, options) as balancer:
+                answer = await balancer.complete(model="gpt-4o", messages=HELLO)
+                assert answer.served.fallback == served
+                assert balancer.stats().in_flight == 0

@@ -83,7 +83,11 @@ async def test_every_key_of_a_pool_disabled_is_an_outage(provider: RunningProvid
 
 
 async def _refuse(exchange: Exchange, body: dict[str, Any], status: int = 400) -> None:
-    raw = json.dumps({"error": body}).encode()
+    await _answer(exchange, {"error": body}, status)
+
+
+async def _answer(exchange: Exchange, body: dict[str, Any], status: int = 200) -> None:
+    raw = json.dumps(body).encode()
     await exchange.send(
         b"HTTP/1.1 %d x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (status, len(raw), raw)
     )
@@ -107,6 +111,61 @@ async def test_causes_that_the_provider_names(provider: RunningProvider, code: s
                 reply = await gateway.call("/v1/chat/completions", CHAT)
                 assert (reply.status, reply.headers["x-llm-proxy-pool"]) == (200 if served == "other" else 400, served)
                 assert served == "other" or reply.json()["error"]["code"] == code, "the body is whole"
+
+
+FILTERED = {"choices": [{"index": 0, "finish_reason": "content_filter", "message": {"content": "I"}}]}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_an_answer_that_the_filter_ended_before_anybody_saw_it_falls_back(
+    provider: RunningProvider, is_stream: bool
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        if is_stream:
+            await exchange.head_of_stream()
+            await exchange.chunk(b'data: {"choices": [{"index": 0, "delta": {"role": "assistant"}}]}\n\n')
+            last = b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter"}]}'
+            await exchange.chunk(b"data: %b\n\n" % last)
+            await exchange.chunk(b"data: [DONE]\n\n")
+            await exchange.chunk(b"")
+        else:
+            await _answer(exchange, FILTERED)
+
+    async with scripted_upstream(script) as upstream:
+        for on, served in ((["outage"], "main"), (["content_policy"], "other")):
+            settings = {"fallbacks": [{"pool": "other", "on": on}]}
+            snapshot = tenant(
+                pool("main", key("a", upstream.base_url), settings=settings, is_default=True),
+                pool("other", key("b", provider.base_url)),
+            )
+            async with running_gateway(snapshot) as gateway:
+                reply = await gateway.call("/v1/chat/completions", {**CHAT, "stream": is_stream})
+                assert (reply.status, reply.headers["x-llm-proxy-pool"]) == (200, served)
+                assert (b"content_filter" in reply.body) == (served == "main"), "whole where nothing stands in"
+                assert reply.headers.get("x-llm-proxy-fallback", "none").endswith(("cause=content_policy", "none"))
+                await gateway.settled(1)
+                assert len(gateway.usage.rows) == 1
+                runtime = next(each for each in gateway.directory if each)
+                assert [each.balancer.in_flight for each in runtime.pools.values()] == [0, 0]
+
+
+async def test_content_that_was_seen_is_not_taken_back(provider: RunningProvider) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head_of_stream()
+        await exchange.chunk(b'data: {"choices": [{"index": 0, "delta": {"content": "I"}}]}\n\n')
+        await exchange.chunk(b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter"}]}\n\n')
+        await exchange.chunk(b"")
+
+    async with scripted_upstream(script) as upstream:
+        settings = {"fallbacks": [{"pool": "other", "on": ["content_policy"]}]}
+        snapshot = tenant(
+            pool("main", key("a", upstream.base_url), settings=settings, is_default=True),
+            pool("other", key("b", provider.base_url)),
+        )
+        async with running_gateway(snapshot) as gateway:
+            reply = await gateway.call("/v1/chat/completions", {**CHAT, "stream": True})
+            assert reply.headers["x-llm-proxy-pool"] == "main"
+            assert b"content_filter" in reply.body
 
 
 async def test_an_error_event_at_the_beginning_of_a_stream_falls_back(provider: RunningProvider) -> None:
