@@ -17,7 +17,6 @@ from gateway.balancing.charging import Reservation
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.explain import Explanation, explain
-from gateway.balancing.families import crowded_out, family_of
 from gateway.balancing.hints import Hint
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.outage import ADDRESS, QUOTA, CommonBreaker, Fate, address_of
@@ -202,19 +201,7 @@ class Balancer:
     def _ledger(self, state: EndpointState, model: str) -> Ledger:
         quota = state.quota
         semantics = self._semantics_of(quota.quota.provider or state.endpoint.provider)
-        family = family_of(quota.quota, model, semantics)
-        ledger = quota.ledgers.get(family)
-        if ledger is None:
-            self._book.drop(quota, crowded_out(quota.ledgers, quota.quota.families))
-            limits = quota.quota.limits_of(family)
-            ledger = Ledger(limits, semantics, self._now, unix_offset_s=self._unix_offset_s)
-            quota.ledgers[family] = ledger
-            if self._learning is not None:
-                ledger.learn_limiter(self._learning, self._now)
-            self._book.opened(quota.quota.id, family, ledger, self._now)
-        elif self._learning is not None:
-            ledger.learn_limiter(self._learning, self._now)
-        return ledger
+        return self._book.account(quota, model, semantics, self._learning, self._now, unix_offset_s=self._unix_offset_s)
 
     def _lease(self, candidate: Candidate, ask: Ask, now: float, *, probe: bool = False) -> Lease:
         state = candidate.state

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
+from gateway.balancing.families import crowded_out, family_of
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.outage import CommonBreaker
+from gateway.balancing.predictor import Learning
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import EndpointState, QuotaState
+from gateway.balancing.semantics import Semantics
 from gateway.balancing.sharing import Named, SharedQuotas, name_in, take_over
 from gateway.balancing.view import LedgerView, view_ledger
 
@@ -216,6 +219,31 @@ class QuotaBook:
     def misconfigured(self) -> int:
         """How many limits are configured above what the provider grants."""
         return sum(len(each.misconfigured()) for quota in self._states.values() for each in quota.ledgers.values())
+
+    def account(
+        self,
+        quota: QuotaState,
+        model: str,
+        semantics: Semantics,
+        learning: Learning | None,
+        now: float,
+        *,
+        unix_offset_s: float,
+    ) -> Ledger:
+        """Give the account that `model` counts in, made if it has none yet; see `Ledger`."""
+        family = family_of(quota.quota, model, semantics)
+        ledger = quota.ledgers.get(family)
+        if ledger is not None:
+            if learning is not None:
+                ledger.learn_limiter(learning, now)
+            return ledger
+        self.drop(quota, crowded_out(quota.ledgers, quota.quota.families))
+        ledger = Ledger(quota.quota.limits_of(family), semantics, now, unix_offset_s=unix_offset_s)
+        quota.ledgers[family] = ledger
+        if learning is not None:
+            ledger.learn_limiter(learning, now)
+        self.opened(quota.quota.id, family, ledger, now)
+        return ledger
 
     def opened(self, quota_id: str, family: str, ledger: Ledger, now: float) -> None:
         """Take in that a quota has got a ledger for a model family: what was known of it is known again."""
