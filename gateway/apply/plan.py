@@ -7,12 +7,16 @@ first declared is adopted: changed to what is declared, and owned from then on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+import msgspec
+
 from auth.errors import Invalid
 from gateway.apply.resource import ORDER, Address, Found, Wanted, differences
+from tenants.checks import fallback_problems
+from tenants.pool_schemas import PoolSettings
 
 Operation = Literal["create", "change", "rotate", "adopt", "remove"]
 INVENTORY: Final = "apply"
@@ -87,6 +91,7 @@ def make_plan(
         ]
         if address.kind == "pool" and strangers:
             problems.append((str(address), f"holds keys that apply did not make: {', '.join(sorted(strangers))}"))
+    problems += _fallback_problems(wanted, state, removed)
     if problems:
         raise PlanRefused("The declaration cannot be applied.", hint="Nothing was changed.", errors=tuple(problems))
     steps += [Step("remove", address) for address in sorted(removed, key=_making_order, reverse=True)]
@@ -95,6 +100,26 @@ def make_plan(
         address for address in {*wanted, *left} if address.tenant not in gone and address.kind != "tenant"
     )
     return Plan(tuple(steps), owned, tuple(left))
+
+
+def _fallback_problems(
+    wanted: Mapping[Address, Wanted], state: State, removed: Collection[Address]
+) -> list[tuple[str, str]]:
+    """Check where pools fall back to, among the pools that will be there; the API would only refuse half-way."""
+    there: dict[str, set[str]] = {}
+    for each in {*wanted, *state.found}.difference(removed):
+        if each.kind == "pool":
+            there.setdefault(each.tenant, set()).add(each.name)
+    return [
+        (f"{address} {pointer}", sentence)
+        for address in sorted(wanted, key=_making_order)
+        if address.kind == "pool"
+        for pointer, sentence in fallback_problems(
+            msgspec.convert(wanted[address].attributes.get("settings", {}), PoolSettings),
+            address.name,
+            there[address.tenant],
+        )
+    ]
 
 
 def _making_order(address: Address) -> tuple[int, str, str]:

@@ -46,6 +46,9 @@ def carried_out(wanted: Mapping[Address, Wanted], state: State, plan: Plan, owne
 
 names = st.sampled_from(["a", "b", "c"])
 attributes = st.dictionaries(st.sampled_from(["weight", "settings", "limits"]), st.integers(0, 2), max_size=3)
+pool_attributes = st.fixed_dictionaries(
+    {}, optional={"weight": st.integers(0, 2), "settings": st.fixed_dictionaries({"max_waiting": st.integers(0, 2)})}
+)
 
 
 @st.composite
@@ -58,7 +61,7 @@ def declared(draw: st.DrawFn) -> dict[Address, Wanted]:
         for client in draw(st.sets(names)):
             wanted[Address(slug, "client", client)] = Wanted(draw(attributes))
         for pool in draw(st.sets(names)):
-            wanted[Address(slug, "pool", pool)] = Wanted(draw(attributes))
+            wanted[Address(slug, "pool", pool)] = Wanted(draw(pool_attributes))
             for key in draw(st.sets(names)):
                 secret = draw(st.sampled_from([None, "f1", "f2"]))
                 wanted[Address(slug, "key", f"{pool}/{key}")] = Wanted(draw(attributes), None, secret)
@@ -175,3 +178,25 @@ def test_fingerprints_are_the_tenants_own_and_no_secret_is_in_a_plan() -> None:
     assert wanted[KEY].fingerprint == fingerprint_of(tenant_id, secrets[KEY])
     assert "very-secret" not in repr(make_plan(wanted, State()))
     assert wanted_of(document, tenant_ids={}, secrets=secrets)[KEY].fingerprint is None
+
+
+def falling(pool: str | None, **more: Any) -> Wanted:
+    return Wanted({"settings": {"fallbacks": [{} if pool is None else {"pool": pool}], **more}})
+
+
+def test_where_pools_fall_back_to_is_checked_before_anything_changes() -> None:
+    tenant, spare, old = {TENANT: Wanted({})}, Address("acme", "pool", "spare"), Address("acme", "pool", "old")
+    there = State({TENANT: Found("t", 1, {}), old: Found("o", 1, {})}, {old: "o"}, {"acme": "default"})
+    make_plan({**tenant, POOL: falling("spare"), spare: falling("main")}, State())
+    make_plan({**tenant, POOL: falling("old")}, there)
+    for wanted, state, prune, sentence in (
+        ({POOL: falling("spar"), spare: Wanted({})}, State(), False, "'spar' is no pool of the tenant; there is spare"),
+        ({POOL: falling("other"), Address("rival", "pool", "other"): Wanted({})}, State(), False, "no pool of the"),
+        ({POOL: falling("old")}, there, True, "'old' is no pool of the tenant"),
+        ({POOL: falling(None)}, State(), False, "leads back to the pool itself"),
+    ):
+        with pytest.raises(PlanRefused) as refused:
+            make_plan({**tenant, **wanted}, state, prune=prune)
+        ((place, said),) = refused.value.errors
+        assert place.startswith(f"{POOL} /settings/fallbacks/0")
+        assert sentence in said
