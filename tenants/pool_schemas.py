@@ -130,6 +130,12 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     fallbacks: Annotated[list[Fallback], Meta(max_length=8)] | UnsetType = UNSET
     hedging: Hedging | UnsetType = UNSET
     late_lane: LateLane | UnsetType = UNSET
+    premium_reserve: (
+        Annotated[
+            float, Meta(ge=0, lt=1, description="Share of the premium tier's headroom kept for critical requests")
+        ]
+        | UnsetType
+    ) = UNSET
     health_check_s: (
         Annotated[float, Meta(ge=1, le=3600, description="Check every key so often, the idle ones too")] | UnsetType
     ) = UNSET

@@ -26,7 +26,7 @@ from gateway.balancing.promise import within_s
 from gateway.balancing.quota import Quota
 from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready
 from gateway.balancing.semantics import SemanticsOf, semantics_of
-from gateway.balancing.slate import Priced, Slate, SlateKey, build_slate, is_as_large, slate_key
+from gateway.balancing.slate import PREMIUM_RESERVE, Priced, Slate, SlateKey, build_slate, is_as_large, slate_key
 from gateway.balancing.strategy import Learns, Strategy
 from gateway.balancing.view import BalancerView, view_endpoint, view_quota
 
@@ -56,7 +56,8 @@ class Balancer:
     `on_freed` is called when capacity may have become free (an outcome, a hint, a revival, a reconfiguration), so that
     a queue wakes before `Wait.until`. `unix_offset_s` turns `now` into Unix time (unix = now + offset), for windows
     that end at midnight. Balancers with the same `book` draw on common quotas; whoever drops one calls `close`.
-    `priced` gives a key with its prices for a model; `semantics` how a provider counts.
+    `priced` gives a key with its prices for a model; `semantics` how a provider counts. `premium_reserve`: the share of
+    the premium tier's headroom that is kept for critical requests.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Balancer:
         book: QuotaBook | None = None,
         priced: Priced | None = None,
         semantics: SemanticsOf = semantics_of,
+        premium_reserve: float = PREMIUM_RESERVE,
     ) -> None:
         self._rng = rng
         self._now = now
@@ -89,9 +91,12 @@ class Balancer:
         self._book = book if book is not None else QuotaBook()
         self._priced = priced
         self._semantics_of = semantics
-        self.reconfigure(endpoints, quotas, strategy)
+        self.reconfigure(endpoints, quotas, strategy, premium_reserve=premium_reserve)
 
-    def reconfigure(self, endpoints: Sequence[Endpoint], quotas: Sequence[Quota], strategy: Strategy) -> None:
+    def reconfigure(
+        self, endpoints: Sequence[Endpoint], quotas: Sequence[Quota], strategy: Strategy, *,
+        premium_reserve: float = PREMIUM_RESERVE,
+    ) -> None:  # fmt: skip
         """Take over a changed pool; what is known of keys and quotas that stay is kept by id.
 
         Leases of removed keys stay open and are observed as usual. A strategy that is passed again keeps its turns.
@@ -114,7 +119,7 @@ class Balancer:
                 known.endpoint = endpoint
                 known.quota = quota_state
             kept[endpoint.id] = known
-        self._states, self._strategy = kept, strategy
+        self._states, self._strategy, self._premium_reserve = kept, strategy, premium_reserve
         self._bind_fates()
         had, self._learning = self._learning, strategy.learning if isinstance(strategy, Learns) else None
         if had is not None and self._learning is None:
@@ -190,7 +195,8 @@ class Balancer:
         key = slate_key(ask)
         slate = self._slates.get(key)
         if slate is None:
-            built = build_slate(self._states.values(), ask, self._ledger, self._rng, self._priced)
+            states, reserve = self._states.values(), self._premium_reserve
+            built = build_slate(states, ask, self._ledger, self._rng, self._priced, reserve=reserve)
             if isinstance(built, Refusal):
                 return built
             while len(self._slates) >= MAX_SLATES:

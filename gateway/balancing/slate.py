@@ -16,7 +16,7 @@ Priced = Callable[[Endpoint, str], Endpoint]
 """Gives a key with its prices for a model; prices are by model, and an `Endpoint` has but one."""
 
 
-RESERVED_SHARE = 0.1
+PREMIUM_RESERVE = 0.1
 """Of the premium tier's headroom so much is kept for critical requests, where a pool has more than one tier."""
 
 
@@ -24,15 +24,15 @@ class Slate:
     """The candidates of one (model, dialect, residency), in levels of equal rank.
 
     Keys with weight come before standbys. Where they have tiers, critical requests (priority 0) start at the premium
-    tier, all others at the lowest; the latter leave `RESERVED_SHARE` of the premium tier's headroom untouched.
+    tier, all others at the lowest; the latter leave `reserve` of the premium tier's headroom untouched.
     `full` remembers, by critical or not, that nothing was ready: (version of the balancer, ask, answer).
     While that stands, a request of at least that size need not look again before its `until`.
     """
 
     __slots__ = ("_critical", "_others", "full")
 
-    def __init__(self, tiers: Sequence[Level], standby: Sequence[Level]) -> None:
-        floors = [RESERVED_SHARE if len(tiers) > 1 and rank == 0 else 0.0 for rank in range(len(tiers))]
+    def __init__(self, tiers: Sequence[Level], standby: Sequence[Level], reserve: float) -> None:
+        floors = [reserve if len(tiers) > 1 and rank == 0 else 0.0 for rank in range(len(tiers))]
         spare = [(level, 0.0) for level in standby]
         self._critical = [(level, 0.0) for level in tiers] + spare
         self._others = [*reversed(list(zip(tiers, floors, strict=True))), *spare]
@@ -44,7 +44,13 @@ class Slate:
 
 
 def build_slate(
-    states: Iterable[EndpointState], ask: Ask, ledger_of: LedgerOf, rng: Random, priced: Priced | None = None
+    states: Iterable[EndpointState],
+    ask: Ask,
+    ledger_of: LedgerOf,
+    rng: Random,
+    priced: Priced | None = None,
+    *,
+    reserve: float = PREMIUM_RESERVE,
 ) -> Slate | Refusal:
     """Filter by model and dialect, then residency; the order within a level is drawn, so that none is favoured."""
     serving = [state for state in states if state.endpoint.serves(ask.model, ask.dialect)]
@@ -70,6 +76,7 @@ def build_slate(
     return Slate(
         [Level((*key, tier), f"tier {tier}", tiers[tier]) for tier in sorted(tiers)],
         [Level((*key, "standby"), "standby", standby)] if standby else [],
+        reserve,
     )
 
 

@@ -11,6 +11,7 @@ import msgspec
 from gateway.balancing.fallback import Cause, Rung
 from gateway.balancing.hedging import HedgePolicy
 from gateway.balancing.quota import Limits, Quota
+from gateway.balancing.slate import PREMIUM_RESERVE
 from gateway.balancing.strategies.registry import StrategyOptions, make_strategy
 from gateway.balancing.strategies.weighted import WeightBy
 from gateway.balancing.strategy import Strategy
@@ -86,6 +87,7 @@ class PoolSettings(msgspec.Struct, frozen=True):
     late_lane: LateLaneSettings | None = None
     right_size: bool = False
     explain_share: float = 0.0
+    premium_reserve: float = PREMIUM_RESERVE
     health_check_s: float | None = None
 
     def late_after_s(self, priority: int) -> float | None:

@@ -301,6 +301,7 @@ def _build_pool(
                 on_freed=queue.released,
                 book=book,
                 priced=workshop.priced,
+                premium_reserve=settings.premium_reserve,
             ),
             budget=RetryBudget(settings.retry.budget_ratio),
             policy=policy,
@@ -325,7 +326,7 @@ def _build_pool(
     before.hedging = hedging_by(settings.hedge_policy, before.hedging)
     before.queue.configure(max_waiting=settings.max_waiting, late_lane=settings.late_lane is not None)
     before.known_serves.clear()
-    before.balancer.reconfigure(endpoints, quotas, before.strategy)
+    before.balancer.reconfigure(endpoints, quotas, before.strategy, premium_reserve=settings.premium_reserve)
     return before
 
 

@@ -15,7 +15,7 @@ from gateway.balancing.balancer import Balancer
 from gateway.balancing.decision import Ask, Picked, Wait
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.outcome import Outcome, OutcomeKind
-from gateway.balancing.quota import Limits
+from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.strategies.registry import (
     ALIASES,
     STRATEGY_NAMES,
@@ -341,16 +341,20 @@ def test_critical_requests_start_at_the_top_and_others_at_the_bottom() -> None:
     assert serve(balancer, replace(ASK, priority=0, excluded=frozenset({"premium"}))) == "middle"
 
 
-def test_a_share_of_premium_headroom_is_kept_for_the_critical() -> None:
-    limits = {f"q-{name}": Limits(rpm=10) for name in ("premium", "basic", "middle")}
-    balancer = pool(*TIERED, limits=limits)
+@pytest.mark.parametrize(("reserve", "left"), [(0.1, 1), (0.0, 0), (0.45, 5)])
+def test_a_share_of_premium_headroom_is_kept_for_the_critical(reserve: float, left: int) -> None:
+    quotas = [Quota(f"q-{name}", Limits(rpm=10), "simulated") for name in ("premium", "basic", "middle")]
+    balancer = pool(*TIERED)
+    balancer.reconfigure(TIERED, quotas, balancer.strategy, premium_reserve=reserve)
     served = 0
     while isinstance(decision := balancer.acquire(replace(ASK, priority=2), now=0.0), Picked):
         end(balancer, decision.lease)
         served += 1
-    assert served == 29
+    assert served == 30 - left
     assert isinstance(decision, Wait)
-    assert serve(balancer, replace(ASK, priority=0)) == "premium"
+    for _ in range(left):
+        assert serve(balancer, replace(ASK, priority=0)) == "premium"
+    assert isinstance(balancer.acquire(replace(ASK, priority=0), now=0.0), Wait)
 
 
 # --- all of them ----------------------------------------------------------------------------------------------------

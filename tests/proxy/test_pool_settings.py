@@ -29,6 +29,7 @@ EVERYTHING = written.PoolSettings(
     health_check_s=30.0,
     explain_share=0.25,
     right_size=True,
+    premium_reserve=0.3,
 )
 
 
@@ -42,6 +43,7 @@ def test_every_member_that_may_be_written_is_read() -> None:
     assert set(written.PoolSettings.__struct_fields__) <= set(read.PoolSettings.__struct_fields__)
     assert all(getattr(EVERYTHING, name) is not msgspec.UNSET for name in written.PoolSettings.__struct_fields__)
     assert (found.failover, found.max_waiting, found.right_size, found.explain_share) == (False, 5, True, 0.25)
+    assert found.premium_reserve == 0.3
     assert (found.health_check_s, found.model_aliases) == (30.0, {"fast": "gpt-4o-mini"})
     assert found.retry == read.RetrySettings(7, 0.5, 9.0)
     assert found.deadlines == read.DeadlineSettings(1.0, 2.0, 3.0, 4.0)
