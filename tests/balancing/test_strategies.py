@@ -341,7 +341,7 @@ def test_critical_requests_start_at_the_top_and_others_at_the_bottom() -> None:
     assert serve(balancer, replace(ASK, priority=0, excluded=frozenset({"premium"}))) == "middle"
 
 
-@pytest.mark.parametrize(("reserve", "left"), [(0.1, 1), (0.0, 0), (0.45, 5)])
+@pytest.mark.parametrize(("reserve", "left"), [(0.1, 1), (0.0, 0), (0.5, 5)])
 def test_a_share_of_premium_headroom_is_kept_for_the_critical(reserve: float, left: int) -> None:
     quotas = [Quota(f"q-{name}", Limits(rpm=10), "simulated") for name in ("premium", "basic", "middle")]
     balancer = pool(*TIERED)
