@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import resource
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 from tests.chaos.world import Process, World
 from tests.hostile.provider import Seen, Wire, good_answer
@@ -56,6 +59,16 @@ async def _kill(world: World, process: Process) -> None:
     await world.end(process, signal.SIGKILL)
 
 
+@asynccontextmanager
+async def worker_killed(world: World, rng: random.Random) -> AsyncIterator[None]:
+    process = max(world.processes, key=lambda each: each.workers)
+    for pid in rng.sample(process.pids(), 1) if process.workers > 1 else ():
+        process.killed_at = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    yield  # its supervisor starts another
+
+
 async def _terminate(world: World, process: Process) -> None:
     await world.end(process, signal.SIGTERM)
 
@@ -63,10 +76,13 @@ async def _terminate(world: World, process: Process) -> None:
 @asynccontextmanager
 async def paused(world: World, rng: random.Random) -> AsyncIterator[None]:
     process = rng.choice(world.processes)
+    pids = process.pids()
     process.freeze(frozen=True)
-    process.running.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(min(2.0, world.pace_s))
-    process.running.send_signal(signal.SIGCONT)
+    with contextlib.suppress(ProcessLookupError, IndexError):
+        pid = rng.choice(pids)
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(min(2.0, world.pace_s))
+        os.kill(pid, signal.SIGCONT)
     yield
     process.freeze(frozen=False)
 
@@ -109,13 +125,13 @@ async def provider_hangs(world: World, rng: random.Random) -> AsyncIterator[None
 
 
 @asynccontextmanager
-async def _limited(world: World, rng: random.Random, what: int, room: Callable[[Process], int]) -> AsyncIterator[None]:
-    process = rng.choice(world.processes)
-    pid = process.running.pid
-    before = None
-    with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # another fault has ended it just now
+async def _limited(world: World, rng: random.Random, what: int, room: Callable[[int], int]) -> AsyncIterator[None]:
+    pid, before = 0, None
+    # Another fault may have ended it just now.
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError, IndexError):
+        pid = rng.choice(rng.choice(world.processes).pids())
         before = resource.prlimit(pid, what)
-        resource.prlimit(pid, what, (room(process), before[1]))
+        resource.prlimit(pid, what, (room(pid), before[1]))
     yield
     if before is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -129,7 +145,7 @@ def disk_full(world: World, rng: random.Random) -> AbstractAsyncContextManager[N
 
 def descriptors_gone(world: World, rng: random.Random) -> AbstractAsyncContextManager[None]:
     """No connection can be accepted or opened."""
-    return _limited(world, rng, resource.RLIMIT_NOFILE, lambda process: process.descriptors())
+    return _limited(world, rng, resource.RLIMIT_NOFILE, lambda pid: len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
 
 @asynccontextmanager
@@ -149,6 +165,7 @@ FAULTS: dict[str, Fault] = {
     "Postgres stalled": postgres_stalled,
     "Postgres restarted": postgres_restarted,
     "kill -9": _ended(_kill),
+    "kill -9 of one worker": worker_killed,
     "SIGTERM": _ended(_terminate),
     "SIGHUP": hung_up,
     "SIGSTOP and SIGCONT": paused,

@@ -1,7 +1,7 @@
-"""Random faults under load, and what must hold in all of them: `make chaos` (MINUTES=3 SEED=…, its seed is printed).
+"""Random faults under load, and what must hold in all of them: `make chaos` (MINUTES=3 WORKERS=1 SEED=…).
 
-Two processes (`serve` and `gateway`) share a database and a usage spool; callers, some of them rude, keep both busy
-while one fault after another begins and ends, sometimes two at a time. It must hold that
+Two processes (`serve`, and `gateway` with WORKERS workers) share a database and a usage spool; callers, some of them
+rude, keep both busy while one fault after another begins and ends, sometimes two at a time. It must hold that
 
 - no answer carries another request's bytes, and no whole 200 lacks its own;
 - no request outlives the pool's total deadline by more than a grace;
@@ -33,11 +33,11 @@ GROWTH_MIB = 80.0
 RECOVERY_S = 45.0
 
 
-async def unleash(directory: Path, seed: int, seconds: float, *, pace_s: float = 3.0) -> list[str]:
+async def unleash(directory: Path, seed: int, seconds: float, *, pace_s: float = 3.0, workers: int = 1) -> list[str]:
     """Run it; return what did not hold."""
     rng = random.Random(seed)
     ledger, stop = Ledger(), asyncio.Event()
-    async with made(directory, pace_s) as world:
+    async with made(directory, pace_s, workers) as world:
         calling = []
         for process in world.processes:
             callers = Callers(
@@ -155,7 +155,7 @@ def _logs(world: World) -> list[str]:
     found = []
     for log in sorted({process.log for process in world.processes}):
         lines = [line for line in log.read_text().splitlines() if any(sign in line for sign in signs)]
-        found += [f"{log.name}: {line[:600]}" for line in lines[:3]]
+        found += [f"{log.name}: {line[:300]} … {line[-1200:]}" for line in lines[:3]]
     return found
 
 
@@ -164,10 +164,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
+    parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
-    print(f"seed {arguments.seed}  (repeat with: make chaos SEED={arguments.seed})", flush=True)
+    again = f"make chaos SEED={arguments.seed} WORKERS={arguments.workers}"
+    print(f"seed {arguments.seed}  (repeat with: {again})", flush=True)
     with tempfile.TemporaryDirectory(prefix="llm-proxy-chaos-") as directory:
-        found = asyncio.run(unleash(Path(directory), arguments.seed, arguments.minutes * 60))
+        running = unleash(Path(directory), arguments.seed, arguments.minutes * 60, workers=arguments.workers)
+        found = asyncio.run(running)
     for each in found:
         print(f"DOES NOT HOLD  {each}")
     print("all of it held" if not found else f"{len(found)} things did not hold (seed {arguments.seed})")

@@ -1,8 +1,12 @@
-"""What chaos happens to: two processes over one database and one spool, a steady and a wild provider."""
+"""What chaos happens to: two processes over one database and one spool, a steady and a wild provider.
+
+One of the two may be a supervisor with several workers.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
 import subprocess
@@ -33,23 +37,28 @@ class Process:
     port: int
     running: subprocess.Popen[bytes]
     log: Path
+    workers: int = 1
     callers: list[Callers] = field(default_factory=list)
     killed_at: float = float("-inf")
     first_mib: float = 0.0
     most_mib: float = 0.0
 
-    def descriptors(self) -> int:
-        return sum(1 for _ in Path(f"/proc/{self.running.pid}/fd").iterdir())
+    def pids(self) -> list[int]:
+        """Return what serves: the process itself, or the workers that it has just now."""
+        pid = self.running.pid
+        if self.workers == 1:
+            return [pid]
+        try:
+            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        except OSError:
+            return []
 
     def look(self) -> None:
-        """Note how much memory it takes."""
-        try:
-            status = Path(f"/proc/{self.running.pid}/status").read_text()
-        except OSError:
-            return
-        found = re.findall(r"VmRSS:\s+(\d+)", status)
-        if found:
-            self.most_mib = max(self.most_mib, int(found[0]) / 1024)
+        """Note how much memory one of them takes at most."""
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                found = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+                self.most_mib = max([self.most_mib, *(int(each) / 1024 for each in found)])
 
     def freeze(self, *, frozen: bool) -> None:
         for each in self.callers:
@@ -72,23 +81,30 @@ class World:
         return self.installation.postgres
 
     async def end(self, process: Process, how: signal.Signals) -> None:
-        """End a process by a signal and wait for it."""
+        """End a process by a signal and wait for it, and for the workers that it leaves behind."""
         process.killed_at = time.monotonic()
+        served = process.pids()
         process.running.send_signal(how)
         await asyncio.to_thread(process.running.wait, 60)
+        async with asyncio.timeout(60):
+            while any(Path(f"/proc/{pid}").exists() for pid in served):
+                await asyncio.sleep(0.05)
 
     async def start(self, process: Process) -> None:
         """Start it again at its port, unless another fault's end has done so."""
         if process.running.poll() is None:
             return
-        process.running, process.log = self.installation.spawn(process.command, process.port)
+        process.running, process.log = self._spawn(process)
         url = f"http://127.0.0.1:{process.port}/readyz"
         await asyncio.to_thread(wait_for, url, process.running, process.log, _START_S)
+
+    def _spawn(self, process: Process) -> tuple[subprocess.Popen[bytes], Path]:
+        return spawned(self.installation, process.command, process.port, process.workers)
 
     async def in_flight(self, process: Process) -> float:
         async with httpx2.AsyncClient(timeout=10) as client:
             text = (await client.get(f"http://127.0.0.1:{process.port}/metrics")).text
-        return float(re.findall(r"^llm_proxy_in_flight (\S+)$", text, re.MULTILINE)[0])
+        return sum(float(each) for each in re.findall(r"^llm_proxy_in_flight(?:{.*})? (\S+)$", text, re.MULTILINE))
 
     async def rows(self) -> dict[str, int]:
         """Return how often each request id is in the usage table."""
@@ -100,9 +116,14 @@ class World:
         return {row["request_id"]: row["times"] for row in found}
 
 
+def spawned(installation: Installation, command: str, port: int, workers: int) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start a process of the installation with so many workers."""
+    return installation.spawn(command, port, LLM_PROXY_WORKERS=str(workers))
+
+
 @asynccontextmanager
-async def made(directory: Path, pace_s: float) -> AsyncIterator[World]:
-    """Set it all up."""
+async def made(directory: Path, pace_s: float, workers: int) -> AsyncIterator[World]:
+    """Set it all up; `gateway` gets so many workers."""
     wild, steady = Provider(), Provider()
     wild.start()
     steady.start()
@@ -120,9 +141,12 @@ async def made(directory: Path, pace_s: float) -> AsyncIterator[World]:
             await asyncio.to_thread(wait_for, f"{base_url}/readyz", process, log)
             token = await asyncio.to_thread(_tenant, running, base_url, wild, steady)
             other_port = free_port()
-            other, other_log = running.spawn("gateway", other_port)
+            other, other_log = spawned(running, "gateway", other_port, workers)
             await asyncio.to_thread(wait_for, f"http://127.0.0.1:{other_port}/readyz", other, other_log)
-            processes = [Process("serve", port, process, log), Process("gateway", other_port, other, other_log)]
+            processes = [
+                Process("serve", port, process, log),
+                Process("gateway", other_port, other, other_log, workers=workers),
+            ]
             yield World(running, processes, wild, steady, token.encode(), pace_s)
     finally:
         wild.stop()
