@@ -17,6 +17,7 @@ from auth.bearer import ProofChecker
 from auth.dpop import ProofCache
 from auth.token_uses import TokenUses
 from auth.vouching import AssertionSigner
+from gateway.balancing.hedging import Hedging
 from gateway.database import Change, Postgres
 from gateway.guarded_calls import GuardedCalls
 from gateway.health import Health
@@ -283,13 +284,31 @@ class DataPathParts:
         counter("llm_proxy_beliefs_saved", "What was learned of limiters: rows written.", lambda: beliefs.saved)
         hedges = "Second attempts for answers that were late, by what came of them."
         metrics.watch_labelled("llm_proxy_hedges", hedges, "result", self._hedges)
+        given_up = "Tokens that attempts given up for an earlier answer are estimated to have cost."
+        metrics.watch_labelled("llm_proxy_hedge_estimated_tokens", given_up, "direction", self._hedge_tokens)
+        spent = "US dollars that attempts given up for an earlier answer are estimated to have cost."
+        counter(
+            "llm_proxy_hedge_estimated_cost_usd",
+            spent,
+            lambda: sum(each.est_cost_nanos for each in self._hedged_pools()) / 1e9,
+        )
         sized = "Answers whose max_tokens were lowered, by whether they ended at the limit."
         metrics.watch_labelled("llm_proxy_right_sized", sized, "result", self._sized)
         opened = "Provider connections opened."
         counter("llm_proxy_upstream_connections_opened", opened, lambda: pool.view().opened_total)
 
+    def _hedged_pools(self) -> list[Hedging]:
+        return [pool.hedging for tenant in self._directory for pool in tenant.pools.values() if pool.hedging]
+
+    def _hedge_tokens(self) -> dict[str, float]:
+        all_of_them = self._hedged_pools()
+        return {
+            "input": sum(each.est_input_tokens for each in all_of_them),
+            "output": sum(each.est_output_tokens for each in all_of_them),
+        }
+
     def _hedges(self) -> dict[str, float]:
-        all_of_them = [pool.hedging for tenant in self._directory for pool in tenant.pools.values() if pool.hedging]
+        all_of_them = self._hedged_pools()
         return {
             "won": sum(each.won for each in all_of_them),
             "lost": sum(each.lost for each in all_of_them),

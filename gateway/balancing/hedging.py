@@ -89,13 +89,18 @@ class Quantile:
 
 
 class Hedging:
-    """One pool's hedging. `sent` second attempts in all, `won` that answered first, `lost` that did not, `failed`."""
+    """One pool's hedging. `sent` second attempts in all, `won` that answered first, `lost` that did not, `failed`.
+
+    `est_input_tokens`, `est_output_tokens` and `est_cost_nanos` (of a US dollar) are what attempts that were given up
+    are estimated to have cost: nobody says it, since their answers were never read.
+    """
 
     def __init__(self, policy: HedgePolicy) -> None:
         self.policy = policy
         self._budget = RetryBudget(policy.share, floor_per_s=0.0, burst=max(1.0, policy.share * 100.0))
         self._first_bytes: OrderedDict[str, Quantile] = OrderedDict()
         self.sent = self.won = self.lost = self.failed = 0
+        self.est_input_tokens = self.est_output_tokens = self.est_cost_nanos = 0
 
     def late_s(self, model: str) -> float | None:
         """Give the time to first byte above which an answer of `model` is late; None: too little was seen."""
@@ -126,6 +131,12 @@ class Hedging:
                     self.lost += 1
                 else:
                     self.failed += 1
+
+    def gave_up(self, input_tokens: int, output_tokens: int, cost_nanos: int | None) -> None:
+        """Take in what an attempt that was given up is estimated to have cost; None: the model has no price."""
+        self.est_input_tokens += input_tokens
+        self.est_output_tokens += output_tokens
+        self.est_cost_nanos += cost_nanos or 0
 
     def _take(self, model: str, seconds: float) -> None:
         known = self._first_bytes.get(model)

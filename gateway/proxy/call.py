@@ -32,6 +32,7 @@ from gateway.proxy.inquiry import Inquiry
 from gateway.proxy.intake import Intake, Upload
 from gateway.proxy.output_limit import with_output_limit
 from gateway.proxy.queue import Place
+from gateway.proxy.record import GivenUp
 from gateway.proxy.runtime import Face, PoolRuntime
 from gateway.proxy.sizing import Sized
 from gateway.upstream.dispatch import MIN_TOTAL_S, Answer, Prepared, Sender, dispatch
@@ -186,6 +187,9 @@ class Call:
             record.target = self._choice.pool.targets.get(served, record.target)
             won = b"won" if second.endpoint_id == served else b"lost"
             record.told = [*(record.told or ()), (b"x-llm-proxy-hedge", won)]
+        for attempt in attempts:
+            if attempt.lost and (target := self._choice.pool.targets.get(attempt.endpoint_id)) is not None:
+                record.given_up = GivenUp(hedging, target.provider, self._choice.model, self._ask.est_input_tokens)
 
     def _explain(self, explained: Explanation, asked_at: float) -> None:
         pool, record = self._choice.pool, self._record

@@ -31,7 +31,15 @@ def state_body(pool: PoolRuntime, *, now: float, process: str) -> bytes:
     }
     if pool.hedging is not None:
         hedging = pool.hedging
-        document["hedging"] = {"sent": hedging.sent, "won": hedging.won, "lost": hedging.lost, "failed": hedging.failed}
+        document["hedging"] = {
+            "sent": hedging.sent,
+            "won": hedging.won,
+            "lost": hedging.lost,
+            "failed": hedging.failed,
+            "est_input_tokens": hedging.est_input_tokens,
+            "est_output_tokens": hedging.est_output_tokens,
+            "est_cost_usd": hedging.est_cost_nanos / 1e9,
+        }
     if pool.sizing is not None:
         document["right_size"] = {"sized": pool.sizing.sized, "truncated": pool.sizing.truncated}
     return msgspec.json.encode(document)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from random import Random
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from auth.principal import Principal
+from gateway.balancing.hedging import Hedging
 from gateway.balancing.outcome import TokenUsage
 from gateway.metering.event import UsageEvent
 from gateway.metering.explanations import StoredExplanation
@@ -31,6 +32,25 @@ class Recorder(Protocol):
         """Take one row; must not block or raise."""
 
 
+class GivenUp(NamedTuple):
+    """An attempt of a request that was given up, another one having answered first."""
+
+    hedging: Hedging
+    provider: str
+    model: str
+    est_input_tokens: int
+
+    def estimate(self, usage: TokenUsage, prices: PriceTable, *, streamed: bool) -> None:
+        """Estimate what the provider charges for it by what the one that answered used.
+
+        The prompt was the same. A provider that answers in one piece has mostly made all of it by then; a stream is
+        ended before its first content.
+        """
+        input_tokens, output_tokens = usage.input or self.est_input_tokens, 0 if streamed else usage.output
+        estimate = TokenUsage(input_tokens, output_tokens, reported=False)
+        self.hedging.gave_up(input_tokens, output_tokens, prices.cost_nanos(self.provider, self.model, estimate))
+
+
 class RequestRecord:
     """What is known so far; `write` makes the row of it. Without `principal` there is nobody to charge, and no row.
 
@@ -39,6 +59,7 @@ class RequestRecord:
     caller's, if one does; `told` are further headers of the answer. `status` stays UNANSWERED, `outcome` ABANDONED,
     when the caller left first. `clock` is monotonic seconds, `id` the number of a UUID. The row is written before the
     answer's last bytes leave: whoever was answered has a row, whatever ends this process in the next moment.
+    `given_up`: an attempt that was hedged and lost.
     """
 
     UNANSWERED = 499
@@ -55,6 +76,7 @@ class RequestRecord:
         "explained",
         "explanation",
         "first_byte_at",
+        "given_up",
         "id",
         "model",
         "operation",
@@ -108,6 +130,7 @@ class RequestRecord:
         self.waited_s = 0.0
         self.queued_behind: int | None = None
         self.sized: Sized | None = None
+        self.given_up: GivenUp | None = None
         self.priced_as: str | None = None
         self.told: HeaderList | None = None
         self.cost_nanos: int | None = None
@@ -165,6 +188,8 @@ class RequestRecord:
         )
         for recorder in self._recorders:
             recorder.record(row)
+        if self.given_up is not None:
+            self.given_up.estimate(usage, prices, streamed=self.streamed)
 
     @property
     def stored_explanation(self) -> StoredExplanation | None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from gateway.balancing.hedging import LEAST_SAMPLES
-from gateway.balancing.outcome import OutcomeKind
+from gateway.balancing.hedging import LEAST_SAMPLES, HedgePolicy, Hedging
+from gateway.balancing.outcome import OutcomeKind, TokenUsage
 from gateway.balancing.steps import Attempt
+from gateway.metering.pricing import load_prices
+from gateway.proxy.record import GivenUp
 from gateway.proxy.runtime import PoolRuntime
 from gateway.simulation.faults import Fault, FaultKind
 from tests.fakes.provider import RunningProvider, provider_config, running_provider
@@ -57,6 +59,9 @@ async def test_the_second_key_answers_and_is_named(provider: RunningProvider, st
         assert sorted(row.attempts for row in rows) == [1, 2]
         assert found.hedging is not None
         assert (found.hedging.won, found.hedging.lost) == (1, 0)
+        (answered,) = {(row.input_tokens, row.output_tokens) for row in rows}
+        estimated = found.hedging.est_input_tokens, found.hedging.est_output_tokens
+        assert estimated == (answered[0], 0 if stream else answered[1]), "what was given up, once"
         assert found.balancer.in_flight == 0
 
 
@@ -80,3 +85,18 @@ async def test_a_change_of_settings_keeps_what_was_measured(provider: RunningPro
         before = warmed(gateway).hedging
         gateway.directory._put(snapshot(provider, {**ON, "failover": False}))
         assert warmed(gateway).hedging is before
+
+
+@pytest.mark.parametrize(("streamed", "output"), [(False, 30), (True, 0)])
+@pytest.mark.parametrize(("usage", "prompt"), [(TokenUsage(200, 30, 150), 200), (TokenUsage(0, 30, 0), 70)])
+def test_what_was_given_up_is_estimated_by_what_answered(
+    usage: TokenUsage, prompt: int, streamed: bool, output: int
+) -> None:
+    prices, hedging = load_prices(), Hedging(HedgePolicy())
+    GivenUp(hedging, "openai", "gpt-4o", 70).estimate(usage, prices, streamed=streamed)
+    cost = prices.cost_nanos("openai", "gpt-4o", TokenUsage(prompt, output))
+    assert cost is not None
+    assert (hedging.est_input_tokens, hedging.est_output_tokens) == (prompt, output)
+    assert hedging.est_cost_nanos == cost
+    GivenUp(hedging, "openai", "made up", 70).estimate(usage, prices, streamed=streamed)
+    assert hedging.est_cost_nanos == cost, "no price, no cost"

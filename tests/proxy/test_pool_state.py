@@ -50,7 +50,8 @@ async def test_it_says_what_is_believed_of_keys_quotas_and_queue(provider: Runni
         assert ledger["limits"]["rpm"][0] == pytest.approx(10_000)
         assert ledger["misconfigured"] == {} or "rpm" in ledger["misconfigured"]
         assert ledger["belief"] is not None
-        assert found["hedging"] == {"sent": 0, "won": 0, "lost": 0, "failed": 0}
+        estimated = {"est_input_tokens": 0, "est_output_tokens": 0, "est_cost_usd": 0.0}
+        assert found["hedging"] == {"sent": 0, "won": 0, "lost": 0, "failed": 0, **estimated}
         assert found["right_size"] == {"sized": 0, "truncated": 0}
         assert "sim-key" not in str(found)
         await gateway.settled(1)
