@@ -58,6 +58,10 @@ class Concurrency:
             return "learned"
         return "configured" if cap == self.configured else "provider"
 
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Give (limit, available) under its name, for views; nothing where there is no cap."""
+        return {} if self.slots is None else {"concurrency": (float(self.slots), float(self.slots - self.in_flight))}
+
     def misconfigured(self) -> dict[str, tuple[int, int]]:
         """Give (configured, told) where more is configured than the provider grants."""
         configured = self.within if self.configured is None else self.configured

@@ -50,12 +50,20 @@ class KnownLimits:
             return "configured"
         return "provider" if limit == self.told.get(dimension) else "learned"
 
-    def misconfigured(self) -> dict[str, tuple[int, int]]:
-        """Give (configured, told) where the configured limit is above what the provider grants."""
+    def misconfigured(self, *, input_alone: bool) -> dict[str, tuple[int, int]]:
+        """Give (configured, told) where the configured limit is above what the provider grants.
+
+        `input_alone`: tokens a minute are input tokens, by whichever of the two names they go.
+        """
+        told = dict(self.told)
+        if input_alone:
+            for one, other in ((Dimension.TPM, Dimension.ITPM), (Dimension.ITPM, Dimension.TPM)):
+                if other in self.told:
+                    told.setdefault(one, self.told[other])
         return {
-            dimension.name.lower(): (configured, self.told[dimension])
+            dimension.name.lower(): (configured, told[dimension])
             for dimension, configured in self.configured.items()
-            if dimension in self.told and configured > self.told[dimension]
+            if dimension in told and configured > told[dimension]
         }
 
     def export(self) -> dict[str, int]:

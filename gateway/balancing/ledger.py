@@ -86,8 +86,8 @@ class Ledger:
         if self.learner is None and not self.told and in_flight is None:
             return None
         learned = {} if self.learner is None else self.learner.export(self._unix_offset_s)
-        at = now + self._unix_offset_s
-        return {"at": at, "told": self._known.export(), "concurrency": in_flight, **learned}
+        kept = {"told": self._known.export(), "concurrency": in_flight, **learned}
+        return {"at": now + self._unix_offset_s, **kept}
 
     def restore(self, saved: Mapping[str, object], now: float) -> None:
         """Take over what `export` gave less than `MAX_AGE_S` ago; what is not understood is left out."""
@@ -382,14 +382,12 @@ class Ledger:
     def limits(self, now: float) -> dict[str, tuple[float, float]]:
         """Give (limit, available) by dimension name, for views."""
         found = {dimension.name.lower(): (meter.limit, meter.available(now)) for dimension, _, meter in self._meters}
-        if (slots := self.concurrency.slots) is not None:
-            found["concurrency"] = float(slots), float(slots - self.concurrency.in_flight)
-        return found
+        return found | self.concurrency.limits()
 
     def sources(self) -> dict[str, str]:
         """Give by dimension name who says the limit in force: configured, provider (it named it), or learned."""
         found = {each.name.lower(): self._known.source(each, self._effective(each)) for each, _, _ in self._meters}
-        return found if self.concurrency.slots is None else {**found, "concurrency": self.concurrency.source}
+        return found | ({} if self.concurrency.slots is None else {"concurrency": self.concurrency.source})
 
     def expiring(self, now: float) -> float:
         """Give how much of the fixed minute or sub-window that is furthest has gone by, 0..1; 0: none is fixed."""
@@ -397,4 +395,5 @@ class Ledger:
 
     def misconfigured(self) -> dict[str, tuple[int, int]]:
         """Give (configured, told) where the configured limit is above what the provider grants."""
-        return {**self._known.misconfigured(), **self.concurrency.misconfigured()}
+        wrong = self._known.misconfigured(input_alone=self._semantics.total == "input")
+        return wrong | self.concurrency.misconfigured()

@@ -369,3 +369,9 @@ def test_a_minutes_limit_is_learned_from_a_refusal_alone() -> None:
         assert account.ready_at(1, 1, 61.0) <= 61.0
         account.reserve(1, 1, 61.0)
     assert account.ready_at(1, 1, 61.0) == 120.0
+
+
+def test_input_tokens_that_were_configured_as_tokens_are_found_out_too() -> None:
+    account = Ledger(Limits(tpm=1_000_000), semantics_of("gemini"), 0.0)
+    refuse(account, Hint(input_tokens=WindowHint(250_000)), 0.0)
+    assert account.misconfigured() == {"tpm": (1_000_000, 250_000)}

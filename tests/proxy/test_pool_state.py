@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.simulation.faults import Fault, FaultKind
@@ -135,3 +136,43 @@ async def test_headers_correct_the_account_whatever_became_of_the_request(status
             assert ledger["misconfigured"] == {"rpm": [1_000, 60]}
             assert quota["known_as"] == ["org-1"]
             assert ledger["cooldown_s"] <= 300.0
+
+
+@pytest.mark.parametrize("says", ["max organization concurrency: 2, please try again after 1 seconds", ""])
+async def test_callers_of_a_provider_that_caps_what_is_in_flight_do_not_see_it(says: str) -> None:
+    """Two at a time, whether it says so or not; twelve come at once."""
+    running, most = 0, 0
+    go = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        nonlocal running, most
+        running += 1
+        status, body = 200, b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}'
+        if running > 2:
+            message = f"request reached {says}" if says else "Number of concurrent connections has exceeded your limit."
+            status, body = 429, msgspec.json.encode({"error": {"message": message, "type": "rate_limit_error"}})
+        else:
+            most = max(most, running)
+            await go.wait()
+        head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        running -= 1
+        await exchange.send(head.encode() + body)
+
+    async with scripted_upstream(answer) as upstream:
+        keys = pool("main", key("a", upstream.base_url), settings={"retry": {"max_attempts": 10}}, is_default=True)
+        async with running_gateway(tenant(keys)) as gateway:
+            gateway.verifier.add("auditor", scopes=("usage:read",))
+            calls = [asyncio.create_task(gateway.call("/v1/chat/completions", CHAT)) for _ in range(12)]
+            async with asyncio.timeout(20):
+                while True:
+                    ledgers = (await state(gateway))["quotas"][0]["ledgers"]
+                    if ledgers and ledgers[0]["limits"].get("concurrency", [9])[0] == 2:
+                        break
+                    await asyncio.sleep(0.01)
+            go.set()
+            replies = await asyncio.gather(*calls)
+            assert [reply.status for reply in replies] == [200] * 12
+            assert most == 2
+            (ledger,) = (await state(gateway))["quotas"][0]["ledgers"]
+            assert ledger["limits"]["concurrency"] == [2.0, 2.0]
+            assert ledger["sources"]["concurrency"] == ("provider" if says else "learned")
