@@ -17,7 +17,6 @@ from auth.bearer import ProofChecker
 from auth.dpop import ProofCache
 from auth.token_uses import TokenUses
 from auth.vouching import AssertionSigner
-from gateway.balancing.hedging import Hedging
 from gateway.database import Change, Postgres
 from gateway.guarded_calls import GuardedCalls
 from gateway.health import Health
@@ -39,6 +38,7 @@ from gateway.policy.rate_store import PostgresRates
 from gateway.policy.rates import RateLog, Use
 from gateway.proxy.app import DataPath, Verifier
 from gateway.proxy.beliefs import BeliefKeeper, PostgresBeliefStore
+from gateway.proxy.census import Census
 from gateway.proxy.directory import Directory
 from gateway.proxy.drains import DrainReporter
 from gateway.proxy.federation import TokenKeeper
@@ -140,7 +140,7 @@ class DataPathParts:
         )
         self._tokens.changed = self._directory.token_changed
         self._prober = Prober(self._directory, self._pool, clock=clock, token_refused=self._tokens.refused)
-        self._drains = DrainReporter(self._directory, postgres, clock=clock)
+        self._drains = DrainReporter(self._directory.draining, postgres, clock=clock)
         self._tasks: list[asyncio.Task[None]] = []
         book, rates = BudgetBook(), RateLog()
         allowances = InMemoryAllowances(book=book, rates=rates)
@@ -234,16 +234,19 @@ class DataPathParts:
 
     def _publish(self, metrics: Metrics) -> None:
         app, usage, pool, loader = self.app, self._usage, self._pool, self._loader
+        census = Census(lambda: self._directory)
+        metrics.before_scrape(census.take)
         gauge, counter = metrics.watch_gauge, metrics.watch_counter
         gauge("llm_proxy_in_flight", "Inference requests in progress.", lambda: app.in_flight)
-        gauge("llm_proxy_queued", "Inference requests that wait for capacity.", self._queued)
-        gauge("llm_proxy_queue_oldest_seconds", "How long the request waits that waits longest.", self._oldest_s)
+        gauge("llm_proxy_queued", "Inference requests that wait for capacity.", lambda: census.sums.waiting)
+        oldest = "How long the request waits that waits longest."
+        gauge("llm_proxy_queue_oldest_seconds", oldest, lambda: census.sums.oldest_s)
         served = "Requests that waited for capacity and were served; their waits are llm_proxy_queue_wait_seconds."
-        counter("llm_proxy_queue_served", served, lambda: self._queue_sum("served"))
-        counter("llm_proxy_queue_wait_seconds", "Their waits, in all.", lambda: self._queue_sum("waited_s"))
+        counter("llm_proxy_queue_served", served, lambda: census.sums.queues.served)
+        counter("llm_proxy_queue_wait_seconds", "Their waits, in all.", lambda: census.sums.queues.waited_s)
         away = "Requests that waited for capacity, or would have, and were not served, by reason."
-        metrics.watch_labelled("llm_proxy_queue_turned_away", away, "reason", self._turned_away)
-        gauge("llm_proxy_tenants", "Tenants in memory.", lambda: sum(1 for _ in self._directory))
+        metrics.watch_labelled("llm_proxy_queue_turned_away", away, "reason", lambda: census.sums.turned_away)
+        gauge("llm_proxy_tenants", "Tenants in memory.", lambda: census.sums.tenants)
         served = "1 while what is served comes from the sealed state, Postgres being away since the start."
         gauge("llm_proxy_serving_from_state", served, lambda: float(self._directory.is_adopted))
         gauge("llm_proxy_usage_buffered", "Usage rows that wait to be written.", lambda: usage.buffered)
@@ -278,63 +281,22 @@ class DataPathParts:
         dropped = "Explanations that were not stored, there being too many."
         counter("llm_proxy_explanations_dropped", dropped, lambda: explained.dropped)
         wrong = "Limits that are configured above what the provider says it grants."
-        tenants = self._directory
-        gauge("llm_proxy_limits_misconfigured", wrong, lambda: sum(each.book.misconfigured for each in tenants))
+        gauge("llm_proxy_limits_misconfigured", wrong, lambda: census.sums.misconfigured)
         beliefs = self._beliefs
         counter("llm_proxy_beliefs_saved", "What was learned of limiters: rows written.", lambda: beliefs.saved)
         hedges = "Second attempts for answers that were late, by what came of them."
-        metrics.watch_labelled("llm_proxy_hedges", hedges, "result", self._hedges)
+        metrics.watch_labelled("llm_proxy_hedges", hedges, "result", lambda: census.sums.hedges)
         given_up = "Tokens that attempts given up for an earlier answer are estimated to have cost."
-        metrics.watch_labelled("llm_proxy_hedge_estimated_tokens", given_up, "direction", self._hedge_tokens)
+        tokens_of = "llm_proxy_hedge_estimated_tokens"
+        metrics.watch_labelled(tokens_of, given_up, "direction", lambda: census.sums.hedge_tokens)
         spent = "US dollars that attempts given up for an earlier answer are estimated to have cost."
-        counter(
-            "llm_proxy_hedge_estimated_cost_usd",
-            spent,
-            lambda: sum(each.est_cost_nanos for each in self._hedged_pools()) / 1e9,
-        )
+        counter("llm_proxy_hedge_estimated_cost_usd", spent, lambda: census.sums.hedge_cost_nanos / 1e9)
         sized = "Answers whose max_tokens were lowered, by whether they ended at the limit."
-        metrics.watch_labelled("llm_proxy_right_sized", sized, "result", self._sized)
+        metrics.watch_labelled("llm_proxy_right_sized", sized, "result", lambda: census.sums.sized)
         opened = "Provider connections opened."
         counter("llm_proxy_upstream_connections_opened", opened, lambda: pool.view().opened_total)
-
-    def _hedged_pools(self) -> list[Hedging]:
-        return [pool.hedging for tenant in self._directory for pool in tenant.pools.values() if pool.hedging]
-
-    def _hedge_tokens(self) -> dict[str, float]:
-        all_of_them = self._hedged_pools()
-        return {
-            "input": sum(each.est_input_tokens for each in all_of_them),
-            "output": sum(each.est_output_tokens for each in all_of_them),
-        }
-
-    def _hedges(self) -> dict[str, float]:
-        all_of_them = self._hedged_pools()
-        return {
-            "won": sum(each.won for each in all_of_them),
-            "lost": sum(each.lost for each in all_of_them),
-            "failed": sum(each.failed for each in all_of_them),
-        }
-
-    def _sized(self) -> dict[str, float]:
-        all_of_them = [pool.sizing for tenant in self._directory for pool in tenant.pools.values() if pool.sizing]
-        truncated = sum(each.truncated for each in all_of_them)
-        return {"whole": sum(each.sized for each in all_of_them) - truncated, "truncated": truncated}
 
     def _granted(self, tenants: set[UUID]) -> None:
         for tenant_id in tenants:
             if (tenant := self._directory.get(tenant_id)) is not None:
                 tenant.book.wake()
-
-    def _queue_sum(self, member: str) -> float:
-        queues = (pool.queue for tenant in self._directory for pool in tenant.pools.values())
-        return float(sum(getattr(queue.tally, member) for queue in queues))
-
-    def _turned_away(self) -> dict[str, float]:
-        return {reason: self._queue_sum(reason) for reason in ("full", "too_late", "expired", "displaced", "left")}
-
-    def _oldest_s(self) -> float:
-        queues = (pool.queue for tenant in self._directory for pool in tenant.pools.values())
-        return max((queue.view().oldest_s for queue in queues if queue.waiting), default=0.0)
-
-    def _queued(self) -> int:
-        return sum(pool.queue.waiting for tenant in self._directory for pool in tenant.pools.values())

@@ -71,7 +71,7 @@ class Health:
         elif scope["path"] == "/livez":
             body = b'{"status":"alive"}'
         elif scope["path"] == "/metrics":
-            body = self._metrics.render() if self._together is None else await self._together.metrics()
+            body = await self._metrics.scrape() if self._together is None else await self._together.metrics()
             kind = b"text/plain; version=0.0.4; charset=utf-8"
         else:
             ready, conditions = self.readiness()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,12 +20,12 @@ _SAMPLE: Final = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{(.*)\})? (.*)$")
 
 
 class Siblings:
-    """This worker's place among the workers of one supervisor; `render` gives its own metrics."""
+    """This worker's place among the workers of one supervisor; `scrape` gives its own metrics."""
 
-    def __init__(self, directory: str, index: int, render: Callable[[], bytes]) -> None:
+    def __init__(self, directory: str, index: int, scrape: Callable[[], Awaitable[bytes]]) -> None:
         self._directory = directory
         self._index = index
-        self._render = render
+        self._scrape = scrape
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -42,7 +42,7 @@ class Siblings:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader
         with suppress(OSError):
-            writer.write(self._render())
+            writer.write(await self._scrape())
             await writer.drain()
         writer.close()
 
@@ -54,7 +54,7 @@ class Siblings:
 
     async def _ask(self, place: Path) -> bytes:
         if _index(place) == str(self._index):
-            return self._render()
+            return await self._scrape()
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(_TIMEOUT_S):
                 reader, writer = await asyncio.open_unix_connection(place)

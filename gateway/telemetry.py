@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -106,6 +106,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._before: list[Callable[[], Awaitable[None]]] = []
         self.control_requests = Counter(
             "llm_proxy_control_requests",
             "Control plane requests, by method and status.",
@@ -144,8 +145,18 @@ class Metrics:
 
         self.registry.register(_Read(collect))
 
-    def render(self) -> bytes:
+    def before_scrape(self, prepare: Callable[[], Awaitable[None]]) -> None:
+        """Let `prepare` bring up to date what the others read, where that takes too long for one turn of the loop."""
+        self._before.append(prepare)
+
+    async def scrape(self) -> bytes:
         """Return the text exposition format, for `/metrics`."""
+        for prepare in self._before:
+            await prepare()
+        return self.render()
+
+    def render(self) -> bytes:
+        """Return what `scrape` does, as of the last one where something has to be prepared."""
         return generate_latest(self.registry)
 
 

@@ -30,7 +30,7 @@ def main() -> None:
     settings = within_files(settings, allow_files())
     tls = make_tls(settings)
     app = Gateway(settings, data_path=orders.data_path, control=orders.control, tls=tls)
-    siblings = Siblings(orders.directory, orders.index, app.metrics.render)
+    siblings = Siblings(orders.directory, orders.index, app.metrics.scrape)
     app.health.speak_for(siblings)
     supervisor = socket.socket(fileno=orders.supervisor)
     supervisor.setblocking(False)

@@ -106,6 +106,7 @@ class TenantSnapshot:
 
 
 _TENANTS = "select id, slug, status, config_revision, settings from tenant"
+_MARK = "select count(*), sum(config_revision), max(config_revision) from tenant"
 _POOLS = "select id, tenant_id, name, strategy, is_default, settings from pool"
 _QUOTAS = "select id, tenant_id, name, provider, limits from quota"
 _KEYS = """
@@ -183,6 +184,15 @@ class SnapshotLoader:
         """Return the revision of every tenant: what the poll behind LISTEN compares."""
         async with self._connections.platform() as connection:
             return {row["id"]: row["config_revision"] for row in await connection.fetch(_TENANTS)}
+
+    async def mark(self) -> object:
+        """Return what equals an earlier mark only if no tenant has come, gone or got another revision since.
+
+        Revisions come from one sequence and only rise: among as many tenants as before, any change raises their sum.
+        """
+        async with self._connections.platform() as connection:
+            row = await connection.fetchrow(_MARK)
+        return None if row is None else tuple(row)
 
     async def revision(self, tenant_id: UUID) -> int | None:
         """Return the revision of one tenant, None if it does not exist."""

@@ -13,6 +13,7 @@ from math import inf
 from random import Random
 
 from gateway.balancing.book import QuotaBook
+from gateway.balancing.breaker import OpenBreakers
 from gateway.balancing.charging import Reservation
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.endpoint import Endpoint
@@ -70,6 +71,7 @@ class Balancer:
         now: float = 0.0,
         unix_offset_s: float = 0.0,
         on_freed: Callable[[], None] | None = None,
+        on_trip: Callable[[], None] | None = None,
         book: QuotaBook | None = None,
         priced: Priced | None = None,
         semantics: SemanticsOf = semantics_of,
@@ -80,6 +82,7 @@ class Balancer:
         self._unix_offset_s = unix_offset_s
         self._on_freed = on_freed
         self._states: dict[str, EndpointState] = {}
+        self._open_ones = OpenBreakers(on_trip)
         self._commons: dict[str, CommonBreaker] = {}
         self._quotas: dict[str, QuotaState] = {}
         self._slates: dict[SlateKey, Slate] = {}
@@ -111,7 +114,7 @@ class Balancer:
             known = self._states.get(endpoint.id)
             quota_state = self._book.counted(endpoint.quota_id)
             if known is None:
-                known = EndpointState(endpoint, quota_state, Fate(CommonBreaker(), None))
+                known = EndpointState(endpoint, quota_state, Fate(CommonBreaker(), None), self._open_ones)
                 known.slots = self._book.unshared(endpoint.max_in_flight)
             else:
                 if known.endpoint.max_in_flight != endpoint.max_in_flight:
@@ -349,22 +352,20 @@ class Balancer:
 
     def revive(self, endpoint_id: str) -> None:
         """An active health check succeeded: the key is used again at once. Unknown ids are ignored."""
-        state = self._states.get(endpoint_id)
-        if state is not None:
+        if (state := self._states.get(endpoint_id)) is not None:
             state.breaker.revive()
             state.common.revive()
             self._freed()
 
     def checked(self, endpoint_id: str, kind: OutcomeKind, *, now: float) -> None:
         """Take in what an active health check of a key that is in service found. Unknown ids are ignored."""
-        state = self._states.get(endpoint_id)
-        if state is not None:
+        if (state := self._states.get(endpoint_id)) is not None:
             state.breaker.ended(kind, now, trial=False, rng=self._rng)
             state.common.ended(endpoint_id, kind, now, trials=(False, False), rng=self._rng)
 
     def out_of_service(self) -> list[str]:
         """Give the ids of keys whose breaker is not closed, for an active health check to probe."""
-        return [endpoint_id for endpoint_id, state in self._states.items() if state.breaker.tripped]
+        return self._open_ones.among((endpoint_id, state.breaker) for endpoint_id, state in self._states.items())
 
     def explain(self, ask: Ask, now: float) -> Explanation:
         """Say what `acquire` would find for `ask`, without taking anything."""

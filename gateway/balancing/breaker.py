@@ -18,6 +18,7 @@ closed ends by itself, so that no key is ever lost for good.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from math import inf
 from random import Random
@@ -49,13 +50,39 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half_open"
 
 
+class OpenBreakers:
+    """The open ones among many, and some that were open; `on_first` is called whenever there is one again."""
+
+    __slots__ = ("_breakers", "_on_first")
+
+    def __init__(self, on_first: Callable[[], None] | None = None) -> None:
+        self._breakers: set[Breaker] = set()
+        self._on_first = on_first
+
+    def add(self, breaker: Breaker) -> None:
+        """Take in that one has opened."""
+        if not self._breakers and self._on_first is not None:
+            self._on_first()
+        self._breakers.add(breaker)
+
+    def among(self, named: Iterable[tuple[str, Breaker]]) -> list[str]:
+        """Give the names of those that are open; `named` are all, and seldom looked at."""
+        found = [name for name, breaker in named if breaker.tripped] if self._breakers else []
+        if not found:
+            self._breakers.clear()
+        return found
+
+
 class Breaker:
-    """One endpoint's breaker; see the module's table."""
+    """One endpoint's breaker; see the module's table. It adds itself to `open_ones` whenever it opens."""
 
-    __slots__ = ("_counts", "_trial_since", "consecutive", "ejected", "streak", "tripped", "until", "worked_at")
+    __slots__ = (
+        "_counts", "_open_ones", "_trial_since", "consecutive", "ejected", "streak", "tripped", "until", "worked_at",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, open_ones: OpenBreakers | None = None) -> None:
         self._counts = DecayingCounts()
+        self._open_ones = open_ones
         self._trial_since = -inf
         self.tripped = False
         self.ejected = False
@@ -140,7 +167,8 @@ class Breaker:
             return False
         self.until = max(self.until, min(until, now + (EJECTED_CAP_S if ejected else OPEN_CAP_S)))
         self.streak = max(self.streak, streak)
-        self.tripped, self.ejected = True, self.ejected or ejected
+        self.ejected = self.ejected or ejected
+        self._open()
         return True
 
     def _trip(self, now: float, base_s: float, cap_s: float, rng: Random, *, renew: bool) -> None:
@@ -150,4 +178,9 @@ class Breaker:
         # Jitter keeps replicas and keys from coming back in step.
         self.until = now + delay_s * rng.uniform(0.75, 1.0)
         self.streak += 1
+        self._open()
+
+    def _open(self) -> None:
         self.tripped = True
+        if self._open_ones is not None:
+            self._open_ones.add(self)

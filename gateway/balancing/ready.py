@@ -13,7 +13,7 @@ from math import gcd, inf
 from random import Random
 from typing import Any
 
-from gateway.balancing.breaker import Breaker
+from gateway.balancing.breaker import Breaker, OpenBreakers
 from gateway.balancing.decision import Ask
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.ewma import PeakEwma
@@ -46,11 +46,13 @@ class EndpointState:
         "breaker", "common", "elsewhere", "endpoint", "in_flight", "latency", "outcomes", "picks", "quota", "slots",
     )  # fmt: skip
 
-    def __init__(self, endpoint: Endpoint, quota: QuotaState, common: Fate) -> None:
+    def __init__(
+        self, endpoint: Endpoint, quota: QuotaState, common: Fate, open_ones: OpenBreakers | None = None
+    ) -> None:
         self.endpoint = endpoint
         self.quota = quota
         self.common = common
-        self.breaker = Breaker()
+        self.breaker = Breaker(open_ones)
         self.latency = PeakEwma()
         self.in_flight = 0
         self.elsewhere = 0

@@ -18,6 +18,7 @@ from uuid import UUID
 from auth.errors import Unavailable
 from gateway.proxy.faults import NotLoaded
 from gateway.proxy.runtime import TenantRuntime, Workshop, build_tenant
+from gateway.proxy.unhurried import unhurried
 from tenants.snapshot import TenantSnapshot
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ class Loader(Protocol):
 
     async def revisions(self) -> dict[UUID, int]:
         """Return the revision of every tenant."""
+
+    async def mark(self) -> object:
+        """Return what equals an earlier mark only if no tenant has come, gone or got another revision since."""
 
     async def revision(self, tenant_id: UUID) -> int | None:
         """Return the revision of one tenant, None if it does not exist."""
@@ -80,6 +84,10 @@ class InMemoryLoader:
             raise self.broken
         return {tenant_id: snapshot.revision for tenant_id, snapshot in self.snapshots.items()}
 
+    async def mark(self) -> object:
+        """See `Loader.mark`."""
+        return await self.revisions()
+
     async def revision(self, tenant_id: UUID) -> int | None:
         """See `Loader.revision`."""
         return (await self.revisions()).get(tenant_id)
@@ -109,6 +117,9 @@ class Directory:
         self._unknown: dict[UUID, float] = {}
         self._looks: dict[UUID, _Look] = {}
         self._with_tokens: dict[UUID, TenantSnapshot] = {}
+        self._draining: set[UUID] = set()
+        self._checked: set[UUID] = set()
+        self._mark: object = None
         self._away_until = -inf
         self._dirty: set[UUID] = set()
         self._all_dirty = False
@@ -121,6 +132,19 @@ class Directory:
 
     def __iter__(self) -> Iterator[TenantRuntime]:
         return iter(list(self._tenants.values()))
+
+    def draining(self) -> list[TenantRuntime]:
+        """Give those with versions of keys that only serve what began with them."""
+        return [self._tenants[tenant_id] for tenant_id in self._draining]
+
+    def to_probe(self) -> list[TenantRuntime]:
+        """Give those with keys that are out of service, or that want the others checked as well."""
+        troubled = self._workshop.troubled
+        for tenant_id in list(troubled):
+            tenant = self._tenants.get(tenant_id)
+            if tenant is None or not any(pool.balancer.out_of_service() for pool in tenant.pools.values()):
+                troubled.discard(tenant_id)
+        return [self._tenants[tenant_id] for tenant_id in troubled | self._checked]
 
     def get(self, tenant_id: UUID) -> TenantRuntime | None:
         """Return the runtime if it is in memory: the way of all but a tenant's first request."""
@@ -235,19 +259,14 @@ class Directory:
         if self._all_dirty:
             self._all_dirty = False
             try:
-                revisions = await self._loader.revisions()
+                # Taken before the revisions: what changes in between is found by the next look.
+                mark = await self._loader.mark()
+                if mark != self._mark or self.is_adopted:
+                    await self._compare()
             except BaseException:
                 self._all_dirty = True
                 raise
-            self.is_adopted = False
-            for tenant_id in self._tenants.keys() - revisions.keys():
-                del self._tenants[tenant_id]
-                self._forget_tokens(tenant_id)
-            self._dirty |= {
-                tenant_id
-                for tenant_id, revision in revisions.items()
-                if (known := self._tenants.get(tenant_id)) is None or known.revision < revision
-            }
+            self._mark, self.is_adopted = mark, False
         failed = 0
         for tenant_id in list(self._dirty):
             self._dirty.discard(tenant_id)
@@ -260,6 +279,16 @@ class Directory:
                 if failed >= _GIVE_UP_AFTER or not isinstance(error, Exception):
                     raise
                 logger.warning("a tenant's configuration cannot be read", extra={"tenant_id": str(tenant_id)})
+
+    async def _compare(self) -> None:
+        """Find out which tenants have changed or are gone."""
+        revisions = await self._loader.revisions()
+        for tenant_id in self._tenants.keys() - revisions.keys():
+            self._drop(tenant_id)
+        async for tenant_id, revision in unhurried(revisions.items()):
+            known = self._tenants.get(tenant_id)
+            if known is None or known.revision < revision:
+                self._dirty.add(tenant_id)
 
     async def _run(self, first: asyncio.Event) -> None:
         away = False
@@ -290,9 +319,8 @@ class Directory:
     async def _load(self, tenant_id: UUID) -> TenantRuntime | None:
         snapshot = await self._loader.load(tenant_id)
         if snapshot is None:
-            self._tenants.pop(tenant_id, None)
+            self._drop(tenant_id)
             self._looks.pop(tenant_id, None)
-            self._forget_tokens(tenant_id)
             if len(self._unknown) > 10_000:
                 self._unknown.clear()
             self._unknown[tenant_id] = self._workshop.clock() + UNKNOWN_FOR_S
@@ -309,7 +337,19 @@ class Directory:
         else:
             self._with_tokens.pop(snapshot.tenant_id, None)
         runtime = self._tenants[snapshot.tenant_id] = build_tenant(snapshot, before, self._workshop)
+        checked = any(pool.settings.health_check_s is not None for pool in runtime.pools.values())
+        for ids, is_one in ((self._draining, bool(runtime.draining)), (self._checked, checked)):
+            if is_one:
+                ids.add(snapshot.tenant_id)
+            else:
+                ids.discard(snapshot.tenant_id)
         return runtime
+
+    def _drop(self, tenant_id: UUID) -> None:
+        self._tenants.pop(tenant_id, None)
+        self._draining.discard(tenant_id)
+        self._checked.discard(tenant_id)
+        self._forget_tokens(tenant_id)
 
     def token_changed(self, tenant_id: UUID) -> None:
         """Rebuild a tenant some of whose keys got a new token, or lost theirs."""

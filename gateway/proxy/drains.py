@@ -74,11 +74,11 @@ def uses_of(tenants: Iterable[TenantRuntime]) -> dict[UUID, Use]:
 class DrainReporter:
     """One process's reports. `register` before the first request, `run` as a task, `leave` after the last one.
 
-    `clock` is monotonic seconds.
+    `tenants` gives those with draining versions (others do no harm); `clock` is monotonic seconds.
     """
 
     def __init__(
-        self, tenants: Iterable[TenantRuntime], connections: Connections, *, clock: Callable[[], float]
+        self, tenants: Callable[[], Iterable[TenantRuntime]], connections: Connections, *, clock: Callable[[], float]
     ) -> None:
         self._tenants = tenants
         self._connections = connections
@@ -109,7 +109,7 @@ class DrainReporter:
     async def round(self) -> None:
         """Write what changed since the last round, and every `BEAT_S` that this process lives."""
         now = self._clock()
-        uses = uses_of(self._tenants)
+        uses = uses_of(self._tenants())
         changed = {version_id: use for version_id, use in uses.items() if self._told.get(version_id) != use}
         ended = self._told.keys() - uses.keys()
         if not changed and not ended and now < self._beat_at:

@@ -18,6 +18,7 @@ from gateway.balancing.outcome import OutcomeKind
 from gateway.proxy.directory import Directory
 from gateway.proxy.headers import with_beta
 from gateway.proxy.runtime import KeyTarget, PoolRuntime
+from gateway.proxy.unhurried import unhurried
 from gateway.upstream.classify import classify
 from gateway.upstream.dispatch import Sender
 from gateway.upstream.errors import UpstreamError
@@ -86,7 +87,7 @@ class Prober:
         """Probe what is due now, and forget keys that have been well for as long as they would be waited for."""
         now = self._clock()
         due: list[tuple[PoolRuntime, str, KeyTarget]] = []
-        for tenant in self._directory:
+        async for tenant in unhurried(self._directory.to_probe()):
             for pool in tenant.pools.values():
                 every_s = pool.settings.health_check_s
                 out = pool.balancer.out_of_service()

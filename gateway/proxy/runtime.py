@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
@@ -196,6 +197,8 @@ class Workshop:
     recall: Callable[[UUID], Beliefs] = lambda _: {}
     resolved: dict[tuple[str, str, str | None, str | None], Target | None] = field(default_factory=dict)
     """Many keys share an address: each is worked out once. Emptied when it grows."""
+    troubled: set[UUID] = field(default_factory=set)
+    """Tenants some of whose keys may be out of service."""
 
     def priced(self, endpoint: Endpoint, model: str) -> Endpoint:
         """Return `endpoint` with its prices for `model`, if they are known."""
@@ -299,6 +302,7 @@ def _build_pool(
                 now=workshop.clock(),
                 unix_offset_s=workshop.unix_offset_s,
                 on_freed=queue.released,
+                on_trip=partial(workshop.troubled.add, tenant.tenant_id),
                 book=book,
                 priced=workshop.priced,
                 premium_reserve=settings.premium_reserve,

@@ -237,6 +237,11 @@ class Lifecycle(RuleBasedStateMachine):
         for each in self.balancer.view(self.now).endpoints:
             assert 0 <= each.in_flight <= 4
 
+    @invariant()
+    def open_breakers_are_known(self) -> None:
+        tripped = [each.endpoint.id for each in self.balancer.endpoint_states() if each.breaker.tripped]
+        assert self.balancer.out_of_service() == tripped
+
     def teardown(self) -> None:
         for lease in self.leases:
             end(self.balancer, lease, now=self.now)

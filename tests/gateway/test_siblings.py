@@ -30,7 +30,7 @@ async def test_any_worker_answers_for_all_and_leaves_out_who_does_not_answer(tmp
     first, second = Metrics(), Metrics()
     first.job_runs.labels("tidy", "done").inc(3)
     second.job_runs.labels("tidy", "done").inc(4)
-    places = [Siblings(str(tmp_path), 0, first.render), Siblings(str(tmp_path), 1, second.render)]
+    places = [Siblings(str(tmp_path), 0, first.scrape), Siblings(str(tmp_path), 1, second.scrape)]
     for place in places:
         await place.start()
     (tmp_path / "worker-2.sock").touch()

@@ -6,19 +6,24 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 
 from auth.errors import Unavailable
 from gateway.balancing.decision import Ask, Picked
+from gateway.balancing.outcome import OutcomeKind
 from gateway.proxy.directory import Directory, InMemoryLoader
 from gateway.proxy.faults import NotLoaded
 from gateway.proxy.runtime import Workshop
 from gateway.upstream.guard import EgressPolicy
+from tenants.snapshot import DrainingVersion
 from tests.proxy.harness import OTHER_TENANT, TENANT, key, pool, tenant
 
 URL = "http://127.0.0.1:9"
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class Clock:
@@ -136,6 +141,78 @@ async def test_a_lost_notice_is_found_by_the_poll(directory: Directory, loader: 
     directory.changed("*", None)
     await directory.refresh()
     assert directory.get(OTHER_TENANT) is None
+
+
+async def test_a_poll_that_finds_the_mark_unchanged_reads_no_revisions(clock: Clock) -> None:
+    class Marked(InMemoryLoader):
+        reads = 0
+
+        async def mark(self) -> object:
+            return dict(sorted(self.snapshots.items()))
+
+        async def revisions(self) -> dict[UUID, int]:
+            self.reads += 1
+            return await super().revisions()
+
+    loader = Marked(tenant(pool("main", key("a", URL))))
+    directory = Directory(loader, Workshop(EgressPolicy(allow_private=True), clock, random.Random(0)), poll_s=3600)
+
+    async def poll() -> int:
+        before = loader.reads
+        directory.changed("*", None)
+        await directory.refresh()
+        return loader.reads - before
+
+    assert await poll() == 1
+    assert await poll() == 0
+    loader.snapshots[TENANT] = tenant(revision=7)
+    loader.broken = Unavailable("away")
+    with pytest.raises(Unavailable):
+        await poll()
+    loader.broken = None
+    assert await poll() == 1, "what failed is tried again"
+    assert directory.get(TENANT).revision == 7  # type: ignore[union-attr]
+    assert await poll() == 0
+    del loader.snapshots[TENANT]
+    assert await poll() == 1
+    assert directory.get(TENANT) is None
+
+
+async def test_it_knows_who_has_draining_versions(directory: Directory, loader: InMemoryLoader) -> None:
+    await directory.start()
+    assert directory.draining() == []
+    drains = replace(tenant(revision=2), draining=(DrainingVersion(UUID(int=5), UUID(int=6), 1, NOON),))
+    for snapshot, expected in ((drains, [TENANT]), (tenant(revision=3), []), (replace(drains, revision=4), [TENANT])):
+        loader.snapshots[TENANT] = snapshot
+        directory.changed("key_version", TENANT)
+        await directory.refresh()
+        assert [each.tenant_id for each in directory.draining()] == expected
+    del loader.snapshots[TENANT]
+    directory.changed("tenant", TENANT)
+    await directory.refresh()
+    assert directory.draining() == []
+
+
+async def test_it_knows_whose_keys_are_to_be_probed(directory: Directory, loader: InMemoryLoader) -> None:
+    loader.snapshots[OTHER_TENANT] = tenant(
+        replace(pool("main", key("c", URL)), settings={"health_check_s": 30}), tenant_id=OTHER_TENANT
+    )
+    await directory.start()
+    assert [each.tenant_id for each in directory.to_probe()] == [OTHER_TENANT]
+    found = directory.get(TENANT)
+    assert found is not None
+    balancer = found.pools["main"].balancer
+    (state,) = balancer.endpoint_states()
+    for _ in range(2):
+        balancer.checked(state.endpoint.id, OutcomeKind.AUTH_REJECTED, now=0.0)
+        assert {each.tenant_id for each in directory.to_probe()} == {TENANT, OTHER_TENANT}
+        balancer.revive(state.endpoint.id)
+        assert [each.tenant_id for each in directory.to_probe()] == [OTHER_TENANT]
+    balancer.checked(state.endpoint.id, OutcomeKind.AUTH_REJECTED, now=0.0)
+    loader.snapshots.clear()
+    directory.changed("*", None)
+    await directory.refresh()
+    assert directory.to_probe() == []
 
 
 async def test_an_unknown_tenant_is_loaded_once_for_all_who_ask(directory: Directory, loader: InMemoryLoader) -> None:

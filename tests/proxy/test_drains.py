@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
@@ -42,7 +41,7 @@ class Process:
 
     def __post_init__(self) -> None:
         self.workshop = Workshop(EgressPolicy(), self.clock, Random(1))
-        self.reporter = DrainReporter(_Values(self.tenants), self.connections, clock=self.clock)
+        self.reporter = DrainReporter(lambda: list(self.tenants.values()), self.connections, clock=self.clock)
 
     async def load(self) -> None:
         snapshot = await self.loader.load(self.planted.tenant_id)
@@ -61,14 +60,6 @@ class Process:
 
     def end(self, lease: Lease) -> None:
         self.balancer.observe(lease, Outcome(OutcomeKind.OK), now=self.clock())
-
-
-class _Values:
-    def __init__(self, tenants: Mapping[UUID, TenantRuntime]) -> None:
-        self._tenants = tenants
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(list(self._tenants.values()))
 
 
 class World:
@@ -240,4 +231,4 @@ async def test_registering_waits_for_no_database() -> None:
 
         tenant = platform
 
-    await DrainReporter([], Away(), clock=lambda: 0.0).register()  # type: ignore[arg-type]
+    await DrainReporter(list, Away(), clock=lambda: 0.0).register()  # type: ignore[arg-type]

@@ -57,14 +57,31 @@ CHANGES = (
 async def test_every_change_moves_the_revision(loader: SnapshotLoader, database: Connections, plant: Plant) -> None:
     tenant_id = (await plant("acme")).tenant_id
     for change in CHANGES:
-        before = (await loader.revisions())[tenant_id]
+        before, mark = (await loader.revisions())[tenant_id], await loader.mark()
+        assert await loader.mark() == mark
         async with database.tenant(tenant_id) as connection:
             await connection.execute(change)
         after = (await loader.revisions())[tenant_id]
         assert after > before, change
+        assert await loader.mark() != mark, change
         loaded = await loader.load(tenant_id)
         assert loaded is not None
         assert loaded.revision == after
+
+
+async def test_tenants_that_come_and_go_move_the_mark(
+    loader: SnapshotLoader, database: Connections, plant: Plant
+) -> None:
+    first = (await plant("first")).tenant_id
+    marks = [await loader.mark()]
+    await plant("second")
+    marks.append(await loader.mark())
+    async with database.tenant(first) as connection:
+        await connection.execute("delete from tenant")
+    marks.append(await loader.mark())
+    await plant("third")
+    marks.append(await loader.mark())
+    assert len(set(map(repr, marks))) == 4
 
 
 async def test_disabled_keys_and_states_are_not_served(
