@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
@@ -62,6 +62,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     tier: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
     models: Annotated[list[str], msgspec.Meta(max_length=500)] = []
     max_in_flight: _PositiveInt | None = None
+    quota: str | None = None
 
 
 class _Fallback(msgspec.Struct, forbid_unknown_fields=True):
@@ -91,7 +92,7 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One usable key; `endpoint` and `quota` are the balancer's view of it, both known by the key's name."""
+    """One usable key; `endpoint` and `quota` are the balancer's view of it. Keys of one quota have the same."""
 
     name: str
     provider: str
@@ -139,6 +140,7 @@ def read_configuration(document: object) -> Configuration:
         if key is not None:
             keys[key.name] = key
     problems.extend(_repeated(found.providers))
+    keys = _shared(keys, found.providers, problems)
     rungs = []
     for index, each in enumerate(found.fallbacks):
         if each.pool not in (None, found.name):
@@ -162,6 +164,8 @@ def _read_key(raw: dict[str, Any], pointer: str, problems: list[Problem]) -> Key
         problems.append((f"{pointer}/name", NAME_RULE))
     if (problem := key_problem(entry.api_key)) is not None:
         problems.append((f"{pointer}/api_key", problem))
+    if entry.quota is not None and not is_name(entry.quota):
+        problems.append((f"{pointer}/quota", NAME_RULE))
     provider = _provider_of(entry, pointer, problems)
     if provider is None:
         return None
@@ -174,7 +178,7 @@ def _read_key(raw: dict[str, Any], pointer: str, problems: list[Problem]) -> Key
         secret=Secret(entry.api_key),
         endpoint=Endpoint(
             id=entry.name,
-            quota_id=entry.name,
+            quota_id=_quota_id(entry),
             provider=provider,
             dialects=frozenset(faces),
             region=entry.region,
@@ -184,7 +188,7 @@ def _read_key(raw: dict[str, Any], pointer: str, problems: list[Problem]) -> Key
             max_in_flight=entry.max_in_flight,
             address=entry.base_url,
         ),
-        quota=_quota(entry.name, entry.rate_limit, provider),
+        quota=_quota(_quota_id(entry), entry.rate_limit, provider),
         faces=faces,
     )
 
@@ -257,6 +261,28 @@ def _require_tls(base_url: str | None, *, is_own_server: bool) -> None:
 
 def _mend(error: Invalid) -> str:
     return error.hint.rstrip(".")[:1].lower() + error.hint.rstrip(".")[1:]
+
+
+def _quota_id(entry: _Entry) -> str:
+    """No name holds a slash, so that a key's own quota is never another's."""
+    return entry.name if entry.quota is None else f"quota/{entry.quota}"
+
+
+def _shared(keys: Mapping[str, Key], entries: Sequence[Mapping[str, Any]], problems: list[Problem]) -> dict[str, Key]:
+    """Give keys of one quota the limits that one of them gives; several must give the same."""
+    given: dict[str, Quota] = {}
+    for index, raw in enumerate(entries):
+        key = keys.get(raw["name"]) if isinstance(raw.get("name"), str) else None
+        if key is None or raw.get("quota") is None:
+            continue
+        known = given.setdefault(key.quota.id, key.quota)
+        if known.provider != key.provider:
+            problems.append((f"/providers/{index}/quota", f"is one of {known.provider} by an earlier entry"))
+        elif raw.get("rate_limit") is not None and known != key.quota:
+            if known.limits != QuotaLimits() or known.families:
+                problems.append((f"/providers/{index}/rate_limit", "is another one than the quota has; give it once"))
+            given[key.quota.id] = key.quota
+    return {name: replace(key, quota=given.get(key.quota.id, key.quota)) for name, key in keys.items()}
 
 
 def _quota(name: str, rate_limit: int | _Limits | None, provider: str) -> Quota:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -40,6 +40,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     tier: Tier = 0
     models: Annotated[list[str], msgspec.Meta(max_length=500)] = []
     max_in_flight: PositiveInt | None = None
+    quota: str | None = None
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -65,6 +66,8 @@ class KeyPlan:
     tier: int = 0
     models: tuple[str, ...] = ()
     max_in_flight: int | None = None
+    quota: str | None = None
+    """The name of the quota that it shares with others, whose limits `limits` are then; None: its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def plan_import(document: object, catalogue: Catalogue) -> PoolPlan:
         problems.append(("/providers", "is empty; list at least one key"))
     if len(file.providers) > MAX_KEYS:
         raise _refuse([("/providers", f"has more than {MAX_KEYS} entries; split it into several pools")])
-    keys = []
+    keys: dict[int, KeyPlan] = {}
     for index, raw in enumerate(file.providers):
         pointer = f"/providers/{index}"
         try:
@@ -109,14 +112,15 @@ def plan_import(document: object, catalogue: Catalogue) -> PoolPlan:
             continue
         found = _plan_key(entry, pointer, catalogue)
         if isinstance(found, KeyPlan):
-            keys.append(found)
+            keys[index] = found
         else:
             problems.extend(found)
     problems.extend(_repeated(file.providers))
+    keys = _shared(keys, problems)
     settings = PoolSettings(failover=file.failover, fallbacks=file.fallbacks or UNSET)
     if problems:
         raise _refuse(problems)
-    return PoolPlan(file.name, catalogue.strategies[strategy], file.is_default, settings, tuple(keys))
+    return PoolPlan(file.name, catalogue.strategies[strategy], file.is_default, settings, tuple(keys.values()))
 
 
 def _plan_key(entry: _Entry, pointer: str, catalogue: Catalogue) -> KeyPlan | list[tuple[str, str]]:
@@ -125,6 +129,8 @@ def _plan_key(entry: _Entry, pointer: str, catalogue: Catalogue) -> KeyPlan | li
         problems.append((f"{pointer}/name", NAME_RULE))
     if (problem := key_problem(entry.api_key)) is not None:
         problems.append((f"{pointer}/api_key", problem))
+    if entry.quota is not None and not is_name(entry.quota):
+        problems.append((f"{pointer}/quota", NAME_RULE))
     provider = _provider_of(entry, catalogue)
     if provider is None:
         known = ", ".join(sorted(catalogue.providers))
@@ -146,7 +152,26 @@ def _plan_key(entry: _Entry, pointer: str, catalogue: Catalogue) -> KeyPlan | li
         tier=entry.tier,
         models=tuple(entry.models),
         max_in_flight=entry.max_in_flight,
+        quota=entry.quota,
     )
+
+
+def _shared(keys: Mapping[int, KeyPlan], problems: list[tuple[str, str]]) -> dict[int, KeyPlan]:
+    """Give keys of one quota the limits that one of them gives; several must give the same."""
+    given: dict[str, KeyPlan] = {}
+    for index, key in keys.items():
+        if key.quota is None:
+            continue
+        known = given.setdefault(key.quota, key)
+        if known.provider != key.provider:
+            problems.append((f"/providers/{index}/quota", f"is one of {known.provider} by an earlier entry"))
+        elif key.limits and known.limits != key.limits:
+            if known.limits:
+                problems.append((f"/providers/{index}/rate_limit", "is another one than the quota has; give it once"))
+            given[key.quota] = key
+    return {
+        index: key if key.quota is None else replace(key, limits=given[key.quota].limits) for index, key in keys.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

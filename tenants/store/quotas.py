@@ -56,6 +56,12 @@ async def beliefs(session: AsyncSession, tenant_id: UUID, quota_id: UUID) -> Seq
     return (await session.execute(query)).scalars().all()
 
 
+async def named(session: AsyncSession, tenant_id: UUID, name: str) -> Quota | None:
+    """Return the tenant's quota of this name, if there is one."""
+    query = select(Quota).where(col(Quota.tenant_id) == tenant_id, col(Quota.name) == name)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
 async def is_taken(session: AsyncSession, tenant_id: UUID, name: str) -> bool:
     """Tell whether a quota of the tenant has this name."""
     named = select(exists().where(col(Quota.tenant_id) == tenant_id, col(Quota.name) == name))

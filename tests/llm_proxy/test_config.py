@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -9,8 +10,10 @@ from uuid import UUID
 import pytest
 
 from auth.errors import Invalid
+from gateway.balancing.balancer import Balancer
+from gateway.balancing.decision import Ask, Picked
 from gateway.balancing.quota import Limits
-from gateway.balancing.strategies.registry import ALIASES, STRATEGY_NAMES
+from gateway.balancing.strategies.registry import ALIASES, STRATEGY_NAMES, make_strategy
 from gateway.proxy.pool_settings import read_quota
 from gateway.upstream.providers import PROVIDERS
 from llm_proxy import keyshape
@@ -166,6 +169,16 @@ def planned(document: dict[str, Any]) -> PoolPlan | dict[str, str]:
         {"providers": [entry(rate_limit={"rpm": 5, "tpd": 7}, tier=2, models=["gpt-*"], max_in_flight=3)]},
         {"providers": [entry(rate_limit={"rpm": 5, "models": {"gpt-4o*": {"concurrency": 2, "otpm": 9}}})]},
         {"providers": [entry(rate_limit={"models": {"gpt-4o": {"rpn": 1}}})]},
+        {"providers": [entry(quota="org"), entry(name="openai-2", api_key=KEY + "2", quota="org", rate_limit=7)]},
+        {"providers": [entry(quota="org", rate_limit=7), entry(name="openai-2", api_key=KEY + "2", quota="org")]},
+        {
+            "providers": [
+                entry(quota="org", rate_limit=7),
+                entry(name="o2", provider="openai", quota="org", api_key=KEY + "2", rate_limit=8),
+            ]
+        },
+        {"providers": [entry(quota="org"), entry(name="groq-1", api_key="gsk_0123456789", quota="org")]},
+        {"providers": [entry(quota="no name")]},
         {"providers": [entry(name="groq.eu", api_key="gsk_0123456789")], "name": "spare", "is_default": True},
         {"providers": [entry(name="x", api_key="sk-0123456789")]},
         {"providers": [entry(name="x", api_key="0123456789")]},
@@ -185,6 +198,7 @@ def test_the_gateway_takes_the_same_document(document: dict[str, Any]) -> None:
     for ours, theirs in zip(found.keys.values(), plan.keys, strict=True):
         quota = read_quota(QuotaSnapshot(UUID(int=0), theirs.name, theirs.provider, theirs.limits))
         assert (ours.quota.limits, ours.quota.families) == (quota.limits, quota.families)
+        assert ours.quota.id == ours.endpoint.quota_id == ((theirs.quota and f"quota/{theirs.quota}") or theirs.name)
         assert (ours.name, ours.provider, ours.secret) == (theirs.name, theirs.provider, theirs.secret)
         assert (ours.endpoint.weight, ours.endpoint.tier) == (theirs.weight, theirs.tier)
         assert (ours.endpoint.models, ours.endpoint.max_in_flight) == (theirs.models, theirs.max_in_flight)
@@ -197,3 +211,17 @@ def test_the_rules_of_names_and_keys_are_the_gateways() -> None:
     for text in ("", "a" * 8, "a" * 9000, "Bearer x", "${KEY}", "sk-...", "a b", "kéy45678", "x" * 64, "-a", "a.b"):
         assert keyshape.key_problem(text) == tenants_keyshape.key_problem(text)
         assert keyshape.is_name(text) == is_name(text)
+
+
+def test_keys_of_one_quota_share_its_limits() -> None:
+    found = read_configuration(
+        {"providers": [entry(quota="org"), entry(name="openai-2", api_key=KEY + "2", quota="org", rate_limit=4)]}
+    )
+    keys = list(found.keys.values())
+    balancer = Balancer(
+        [key.endpoint for key in keys], [key.quota for key in keys], make_strategy("weighted"), rng=Random(1)
+    )
+    admitted = 0
+    while isinstance(balancer.acquire(Ask("gpt-4o"), now=0.0), Picked):
+        admitted += 1
+    assert admitted == 4

@@ -477,6 +477,27 @@ async def test_import_the_familiar_shape(api: Api, database: Connections, data_k
     assert "second" not in (await api("GET", "/pools")).text
 
 
+async def test_keys_of_an_imported_file_share_the_quota_that_they_name(
+    api: Api, database: Connections, data_keys: DataKeys, acme: Planted
+) -> None:
+    def entry(name: str, secret: str, **more: Any) -> dict[str, Any]:
+        return {"name": name, "api_key": secret, "provider": "openai", "quota": "shared-org", **more}
+
+    keys = [entry("a", KEY, rate_limit={"rpm": 9, "models": {"o3": {"rpm": 2}}}), entry("b", NEW_KEY)]
+    await api("POST", "/pools/import", {"name": "one", "providers": keys}, expect=201)
+    again = {"name": "two", "providers": [entry("c", KEY + "3")]}
+    await api("POST", "/pools/import", again, expect=201)
+    loaded = await SnapshotLoader(database, data_keys).load(acme.tenant_id)
+    assert loaded is not None
+    pools = {each.name: each for each in loaded.pools}
+    assert len({key.quota_id for name in ("one", "two") for key in pools[name].keys}) == 1
+    assert [dict(each.limits) for each in pools["two"].quotas] == [{"rpm": 9, "models": {"o3": {"rpm": 2}}}]
+    other = {"name": "three", "providers": [entry("x", KEY + "4"), entry("d", KEY + "5", rate_limit=10)]}
+    refused = await api("POST", "/pools/import", other, expect=422)
+    assert [each["pointer"] for each in refused.json()["errors"]] == ["/providers/0/rate_limit"]
+    assert "three" not in (await api("GET", "/pools")).text
+
+
 async def test_another_tenants_things_do_not_exist(client: httpx.AsyncClient, acme: Planted, plant: Plant) -> None:
     other = Api(client, (await plant("other")).tenant_id)
     for method, path, body in (
