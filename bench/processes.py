@@ -17,8 +17,11 @@ MEASURED_CORE = 0
 OTHER_CORE = 1
 
 
-def pinned(core: int, command: Sequence[str]) -> list[str]:
-    """Give `command` so that it and its children run on `core`, where there are two and the system can do it."""
+def pinned(core: int | str, command: Sequence[str]) -> list[str]:
+    """Give `command` so that it and its children run on `core`, where there are two and the system can do it.
+
+    Several cores are a list as `taskset` takes it, such as `0-3`.
+    """
     if (os.cpu_count() or 1) < 2 or shutil.which("taskset") is None:
         return list(command)
     return ["taskset", "-c", str(core), *command]
@@ -50,7 +53,7 @@ class Running:
     """A process and its children; `stop` ends them all."""
 
     def __init__(
-        self, command: Sequence[str], *, core: int, log: Path, environment: Mapping[str, str] | None = None
+        self, command: Sequence[str], *, core: int | str, log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
         self.log = log
         with log.open("ab") as sink:

@@ -1,10 +1,12 @@
 """The tables of docs/performance.md: this project and its peers, side by side in one run, as Markdown.
 
-    python bench/table.py [--rounds 3] [--seconds 2] [--peers .venv-bench/bin] [--only relay,latency,streams,tenants]
+    python bench/table.py [--rounds 3] [--seconds 2] [--peers .venv-bench/bin]
+                          [--only relay,latency,streams,workers,tenants]
 
 CPU is user and system time of all of a proxy's processes for one request: the figure that stays true on a busy machine.
 Rounds of all proxies are interleaved, medians are shown. Each proxy has one worker, on a core of its own; the mock
 provider, the load and Postgres share the other cores. nginx and Envoy forward and swap the credential, nothing else.
+What more workers cost and bring is a table of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from mock_provider import start_provider
 from processes import Running
 from proxies import LITELLM_TOKEN, start_envoy, start_litellm, start_nginx
 from streams import report as report_streams
+from workers import HEAD as WORKERS_HEAD
+from workers import report_workers
 
 CONNECTIONS = 64
 WARM_UP_S = 1.0
@@ -151,6 +155,19 @@ def streams(bench: Bench) -> None:
     print("\n".join(rows), flush=True)
 
 
+def workers(bench: Bench) -> None:
+    """Print what more workers cost and bring."""
+
+    def load(case: str, running: Running, port: int) -> Round:
+        return run_load(
+            bench.directory, port, case, bench.token, connections=CONNECTIONS, seconds=bench.seconds, measured=running
+        )
+
+    rows = report_workers(bench.installation, load, bench.rounds)
+    print(f"\n### Workers, {CONNECTIONS} connections\n\n{WORKERS_HEAD}")
+    print("\n".join(rows), flush=True)
+
+
 def tenants(bench: Bench) -> None:
     """Print what many tenants cost."""
     few = measure(bench.installation, bench.token, 2.0, "1 and 3")
@@ -163,6 +180,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "relay": relay,
     "latency": latency,
     "streams": streams,
+    "workers": workers,
     "tenants": tenants,
 }
 
@@ -193,7 +211,7 @@ def main() -> None:
                 bench.start("Envoy", lambda: start_envoy(directory, bench.provider_port, arguments.peers))
                 bench.start(SLOW, lambda: start_litellm(directory, bench.provider_port, arguments.peers))
             for section in chosen:
-                if section in {"streams", "tenants"}:
+                if section in {"streams", "workers", "tenants"}:
                     for running, _ in bench.proxies.values():
                         running.stop()
                     bench.proxies.clear()
