@@ -221,7 +221,7 @@ class Balancer:
         state.picks += 1
         state.quota.in_flight += 1
         ledger.concurrency.in_flight += 1
-        lease = Lease(self._next_lease, state.endpoint, ask.est_input_tokens, ask.est_output_tokens, now)
+        lease = Lease(self._next_lease, state.endpoint, ask.est_input_tokens, ask.est_output_tokens, now, probe)
         self._next_lease += 1
         self._open[lease.id] = _OpenLease(candidate, state.quota, reservation, trial, trials)
         return lease
@@ -269,6 +269,7 @@ class Balancer:
         opened = self._open.get(lease.id)
         if opened is None:
             raise UnknownLease(f"lease {lease.id} is not open")
+        opened.candidate.ledger.admitted(opened.reservation, now)
         self._take_hint(opened, hint, now)
         self._freed()
 

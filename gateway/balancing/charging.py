@@ -23,6 +23,7 @@ class Dimension(IntEnum):
 
 REQUESTS = (Dimension.RPM, Dimension.RPD)
 DAILY = (Dimension.RPD, Dimension.TPD)
+NO_OUTPUT = frozenset({*REQUESTS, Dimension.ITPM})
 _TOTALS = (Dimension.TPM, Dimension.TPD)
 _REFUNDED_TOKENS = frozenset(
     {OutcomeKind.RATE_LIMITED, OutcomeKind.CLIENT_ERROR, OutcomeKind.SERVER_ERROR, OutcomeKind.AUTH_REJECTED}

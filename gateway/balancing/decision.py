@@ -36,6 +36,8 @@ class Ask:
 class Lease(NamedTuple):
     """Permission to send one attempt on `endpoint`, with the tokens that were reserved for it.
 
+    `probe`: it goes above a limit, to find out whether that holds, so that its answer's head is news, whatever it says.
+
     Every lease is given back exactly once through `Balancer.observe`. A tuple, like `Picked`: one of each is made for
     every attempt, and a frozen dataclass costs three times as much to make.
     """
@@ -45,6 +47,7 @@ class Lease(NamedTuple):
     reserved_input_tokens: int
     reserved_output_tokens: int
     started_at: float
+    probe: bool = False
 
 
 class Refusal(StrEnum):

@@ -45,6 +45,7 @@ from typing import Literal
 
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.hedging import Hedge
+from gateway.balancing.hints import NO_HINT
 from gateway.balancing.leasing import Leasing
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.retry import CHEAP, RETRYABLE, RetryBudget, RetryPolicy
@@ -205,11 +206,12 @@ class Exchange:
         attempt = self._current_attempt()
         attempt.status, attempt.first_byte_s = event.status, event.first_byte_s
         if event.kind is OutcomeKind.OK:
-            if event.hint is not None:
-                self._balancer.learn(self._leased(), event.hint, now=now)
+            lease = self._leased()
+            if event.hint is not None or lease.probe:
+                self._balancer.learn(lease, event.hint or NO_HINT, now=now)
                 self._hint_learned = True
             self._state = _State.ANSWERED
-            return Relay(self._leased())
+            return Relay(lease)
         outcome = Outcome(event.kind, event.status, event.first_byte_s, hint=event.hint)
         return self._on_failure(outcome, now, body_sent=True, has_answer=True)
 

@@ -247,11 +247,12 @@ def _quota_name(headers: Mapping[str, str]) -> str | None:
     return None
 
 
-_NOTHING = Hint()
+NO_HINT = Hint()
+"""The answer that tells nothing."""
 
 
 def _finish(hint: Hint) -> Hint | None:
-    return None if hint.requests is None and hint == _NOTHING else hint
+    return None if hint.requests is None and hint == NO_HINT else hint
 
 
 def parse_hint(headers: Mapping[str, str], style: str, *, now_unix: float) -> Hint | None:

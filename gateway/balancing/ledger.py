@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import inf, nan
 
-from gateway.balancing.charging import DAILY, REQUESTS, Dimension, Reservation, correction, sizes, unit_of
+from gateway.balancing.charging import DAILY, NO_OUTPUT, REQUESTS, Dimension, Reservation, correction, sizes, unit_of
 from gateway.balancing.concurrency import Concurrency
 from gateway.balancing.cooldown import Cooldown
 from gateway.balancing.decision import Ask
@@ -23,8 +23,6 @@ from gateway.balancing.quota import Limits
 from gateway.balancing.refusal import NEAR, day_end, suspect, window_end
 from gateway.balancing.semantics import Semantics
 from gateway.balancing.windows import MINUTE_S, fit_meter, window_of
-
-_NO_OUTPUT = frozenset({*REQUESTS, Dimension.ITPM})
 
 
 class Ledger:
@@ -64,7 +62,6 @@ class Ledger:
         """Take over changed limits; what is in use stays in use."""
         self._known.configure(limits)
         self.concurrency.configure(limits.concurrency)
-        self._share_at = nan
         self.refit(now)
 
     def learn_limiter(self, learning: Learning | None, now: float) -> None:
@@ -77,7 +74,6 @@ class Ledger:
             self.learner.active = False
             for _, _, meter in self._meters:
                 meter.lean(0.0, now)
-        self._share_at = nan
         self.refit(now)
 
     def export(self, now: float) -> dict[str, object] | None:
@@ -113,6 +109,7 @@ class Ledger:
 
     def refit(self, now: float) -> None:
         """Make the meters enforce what is known and believed by now."""
+        self._share_at = nan
         for dimension in Dimension:
             self._fit(dimension, now)
 
@@ -220,7 +217,7 @@ class Ledger:
 
         What we hold for answers that have not ended (`more`: one that is not yet reserved) it has not counted yet.
         """
-        if self._semantics.posts_output and dimension not in _NO_OUTPUT:
+        if self._semantics.posts_output and dimension not in NO_OUTPUT:
             used -= self._unposted + more
         return max(0.0, used) * self._minutes_share(dimension)
 
@@ -236,8 +233,7 @@ class Ledger:
         learner, margin = self.learner, 0.0
         reservation = Reservation(now, input_tokens, output_tokens, [])
         if learner is not None and learner.active:
-            if probe:
-                reservation.proof = self._short(input_tokens, output_tokens, now)
+            reservation.proof = self._short(input_tokens, output_tokens, now) if probe else ()
             margin = learner.margin
             reservation.trial = not probe and margin > 0.0 and learner.in_use(now) and not learner.margin_at(now)
         counted = sizes(self._semantics, input_tokens, output_tokens)
@@ -252,12 +248,16 @@ class Ledger:
                 held_back |= meter.available(now) < min(amount * (1.0 + margin * meter.spare), meter.limit)
             meter.take(amount, now)
             entries.append((dimension, meter, amount, meter.taken))
-        self._share_at = nan
-        self._unposted += output_tokens
+        self._share_at, self._unposted = nan, self._unposted + output_tokens
         if learner is not None and learner.active:
-            reservation.trial = held_back
-            learner.sent(probe=bool(reservation.proof), trial=reservation.trial, now=now)
+            emptied = trial and any(meter.available(now) < amount for _, meter, amount, _ in entries)
+            learner.sent(reservation, held_back=held_back, emptied=emptied, now=now)
         return reservation
+
+    def admitted(self, reservation: Reservation, now: float) -> None:
+        """Take in that an answer has begun."""
+        if reservation.proof and self.learner is not None and self.learner.proven(reservation, self._known.configured):
+            self.refit(now)
 
     def settle(self, reservation: Reservation, outcome: Outcome, now: float) -> None:
         """Give the lease's outcome to the meters and the cool-down; the hint, if any, was given to `learn` before."""
@@ -280,7 +280,7 @@ class Ledger:
         self._unposted -= reservation.output_tokens
         for dimension, meter, reserved, _ in reservation.entries:
             delta = correction(self._semantics, dimension, reserved, reservation, outcome)
-            if self._semantics.posts_output and outcome.usage is not None and dimension not in _NO_OUTPUT:
+            if self._semantics.posts_output and outcome.usage is not None and dimension not in NO_OUTPUT:
                 # Held from admission, since it is owed, until a whole window after it was posted.
                 delta -= outcome.usage.output
                 meter.adjust(outcome.usage.output, now, now)

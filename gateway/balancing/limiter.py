@@ -54,7 +54,8 @@ class Meter(Protocol):
         """Give when the count last began anew, all at once; -inf: never, inf: what others take is not followed."""
 
     spare: ClassVar[float]
-    """How much of a margin to ask for, in margins: as much as keeping it free costs little here."""
+    """How much of a margin to ask for, in margins: as much as keeping it free costs little here; none where it would be
+    lost with the window."""
 
 
 class Bucket:
@@ -146,8 +147,8 @@ class FixedWindow:
     Stated burst: 2 * limit across one boundary, none above `limit` inside a window.
     """
 
-    # What is left untouched at the end of a window is lost.
-    spare: ClassVar[float] = 1.0
+    # What is left untouched at the end of a window is lost: the last request of every one.
+    spare: ClassVar[float] = 0.0
 
     __slots__ = ("_index", "_outside_per_s", "_phase", "_told_at", "_used", "limit", "taken", "window_s")
 
@@ -260,7 +261,7 @@ class SlidingWindow:
     fixed window of unknown phase. No burst.
     """
 
-    spare: ClassVar[float] = 1.0
+    spare: ClassVar[float] = 0.0
     SLOTS = 100
     __slots__ = ("_counts", "_slot", "_slot_s", "_used", "limit", "taken", "window_s")
 

@@ -13,10 +13,10 @@ admission, while identifying limiters removed most refusals. Per quota and model
 | phase        | a refusal's retry-after, where windows are fixed           | a fixed window in place of a sliding    |
 | margin       | AIMD: + `MARGIN_STEP` a 429, * `MARGIN_DECAY` a success    | a request must fit (1 + margin) times   |
 
-Safety. Beliefs only tighten admission, except counted probes: one at a time for a quota, only when demand waits, and
-`PROBE_S` (doubling) apart once one was refused. The margin is held against a shadow: about every `TRIAL_S` a request
-that it alone holds back is sent as `rate_limit_aware` would. Where most of those are admitted, or requests above the
-configured limit are refused more often than the others, beliefs are set aside for `FALLBACK_S`; learning goes on.
+Safety. Beliefs only tighten admission, except counted probes: only when demand waits, one at a time for a quota (one
+more for every `PROBES_APART` that were admitted in a row), and `PROBE_S` (doubling) apart once one was refused. Where
+the margin buys nothing, or requests above the configured limit are refused more often than the others, beliefs are set
+aside for a while (see `guard`); learning goes on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from math import inf, isfinite
 
 from gateway.balancing.charging import Dimension, Reservation
 from gateway.balancing.ewma import DecayingCounts
+from gateway.balancing.guard import Guard
 from gateway.balancing.remainders import OUTSIDE_TAU_S, PHASE_WITHIN, Outside, Remainders
 
 MARGIN_STEP = 0.04
@@ -36,19 +37,14 @@ OUTSIDE_CAP = 0.8
 """Others are never believed to take more than this share of a limit."""
 PROBE_S = 60.0
 PROBE_CAP_S = 240.0
+PROBES_APART, PROBES_MOST = 4, 8
 LOWER_BY = 0.75
 LOWER_APART_S = 5.0
 LOWER_WITHIN_S = 120.0
 FACTOR_MIN, FACTOR_MAX = 0.1, 4.0
 """How far a learned limit may be from the configured one."""
-TRIAL_S = 20.0
-GUARD_TAU_S = 300.0
-GUARD_SAMPLES = 8.0
+SHARE_TAU_S = 300.0
 SHARE_PRIOR = 4.0
-GUARD_RATIO = 1.2
-GUARD_NEEDLESS = 0.1
-"""A margin is needless where fewer of the trials than this are refused: a 429 costs little, waiting costs more."""
-FALLBACK_S = 600.0
 MAX_AGE_S = 86_400.0
 PEAK = "peak|"
 """Lessons so named are joined by their maximum: what a process has seen is at most the limit."""
@@ -89,9 +85,9 @@ class Identification:
     """The beliefs about one limiter; owned and driven by its ledger. `active` False: kept, but not in use."""
 
     __slots__ = (
-        "_all", "_bold", "_factors", "_fallback_until", "_heard_at", "_others", "_outside", "_probe_gap_s", "_probing",
-        "_remainders", "_suspected_at", "_trial_due", "_trials", "active", "learning", "margin", "phases", "probe_due",
-        "probes", "probes_refused",
+        "_all", "_factors", "_heard_at", "_outside", "_probe_gap_s", "_probe_refused_at", "_probing", "_proofs",
+        "_remainders", "_suspected_at", "active", "guard", "learning", "margin", "phases", "probe_due", "probes",
+        "probes_refused",
     )  # fmt: skip
 
     def __init__(self, learning: Learning, now: float) -> None:
@@ -108,14 +104,12 @@ class Identification:
         self._remainders: dict[Dimension, Remainders] = {}
         self._heard_at: dict[Dimension, float] = {}
         self._probe_gap_s = PROBE_S
-        self._probing = False
+        self._probe_refused_at = -inf
+        self._probing = 0
+        self._proofs = 0
         self._suspected_at: dict[Dimension, float] = {}
-        self._trial_due = -inf
-        self._trials = DecayingCounts(GUARD_TAU_S)
-        self._bold = DecayingCounts(GUARD_TAU_S)
-        self._others = DecayingCounts(GUARD_TAU_S)
-        self._all = DecayingCounts(GUARD_TAU_S)
-        self._fallback_until = -inf
+        self._all = DecayingCounts(SHARE_TAU_S)
+        self.guard = Guard()
 
     def refused_share(self, now: float) -> float:
         """Give the share of recent requests that were refused; a few are needed before it counts, silence fades it."""
@@ -123,7 +117,7 @@ class Identification:
 
     def in_use(self, now: float) -> bool:
         """Tell whether beliefs count, rather than plain accounting."""
-        return self.active and now >= self._fallback_until
+        return self.active and now >= self.guard.fallback_until
 
     def limit(self, dimension: Dimension, configured: int | None, told: int | None, share: float) -> float | None:
         """Give the limit to enforce, as configured; the provider's word, where it gives one, is the truth.
@@ -161,8 +155,8 @@ class Identification:
         return {*self._heard_at, *self._remainders}
 
     def margin_at(self, now: float) -> float:
-        """Give the margin in force now; 0 when a trial is due or beliefs are set aside."""
-        return 0.0 if now < self._fallback_until or now >= self._trial_due else self.margin
+        """Give the margin in force now; 0 in a trial, or when beliefs are not in use."""
+        return 0.0 if self.guard.in_trial(now) or not self.in_use(now) else self.margin
 
     def heard(
         self, dimension: Dimension, drop: float, limit: float, per_s: float, *, since: float, now: float
@@ -179,35 +173,45 @@ class Identification:
             # What the account had assumed of others already is part of what they took.
             used = max(-limit, min(limit, drop)) + min(known.rate(), OUTSIDE_CAP * per_s) * elapsed_s
             known.add(used, elapsed_s, abs(drop) / limit)
-        return min(known.rate(), OUTSIDE_CAP * per_s)
+        return min(known.rate(), OUTSIDE_CAP * per_s) if self.in_use(now) else 0.0
 
     def may_probe(self, dimensions: Iterable[Dimension], now: float) -> bool:
         """Tell whether one request may go above these (untold) limits to find out."""
-        if self._probing or now < self.probe_due or not self.in_use(now):
+        at_once = min(PROBES_MOST, 1 + self._proofs // PROBES_APART)
+        if self._probing >= at_once or now < self.probe_due or not self.in_use(now):
             return False
         top = 1.0 if self.learning.limits_are_caps else FACTOR_MAX
         return all(self._factors.get(dimension, 1.0) < top for dimension in dimensions)
 
-    def sent(self, *, probe: bool, trial: bool, now: float) -> None:
-        """Note an admission: a probe, a trial of the margin, or neither."""
-        if probe:
-            self._probing = True
+    def sent(self, reservation: Reservation, *, held_back: bool, emptied: bool, now: float) -> None:
+        """Note an admission; `held_back` and `emptied`: see `Guard.tried`."""
+        if reservation.proof:
+            self._probing += 1
             self.probes += 1
-        if trial:
-            self._trial_due = now + TRIAL_S
+        if reservation.trial:
+            reservation.trial = self.guard.tried(held_back=held_back, emptied=emptied)
+        if self.margin:
+            self.guard.plan(now)
 
     def admitted(self, reservation: Reservation, configured: Mapping[Dimension, int], now: float) -> bool:
         """Take in a success; True when a limit has changed."""
+        self._count(reservation, refused=False, now=now)
         self.margin *= MARGIN_DECAY
         if self.margin < 1e-3:
             self.margin = 0.0
-        self._count(reservation, refused=False, now=now)
-        if not reservation.proof:
+        return bool(reservation.proof) and self.proven(reservation, configured)
+
+    def proven(self, reservation: Reservation, configured: Mapping[Dimension, int]) -> bool:
+        """Take in that a probe was admitted, which its answer's head shows; True when a limit has changed."""
+        proof, reservation.proof = reservation.proof, ()
+        self._probing -= 1
+        if reservation.started_at <= self._probe_refused_at:
+            # What was in use then counted a probe in that was refused.
             return False
-        self._probing = False
+        self._proofs += 1
         self._probe_gap_s = PROBE_S
         top = 1.0 if self.learning.limits_are_caps else FACTOR_MAX
-        for dimension, used in reservation.proof:
+        for dimension, used in proof:
             limit = configured.get(dimension)
             if limit:
                 known = self._factors.get(dimension, 1.0)
@@ -227,13 +231,13 @@ class Identification:
         """
         self._count(reservation, refused=True, now=now)
         if reservation.proof:
-            self._probing = False
+            self._probing -= 1
+            self._proofs = 0
+            self._probe_refused_at = now
             self.probes_refused += 1
             self.probe_due = now + self._probe_gap_s
             self._probe_gap_s = min(PROBE_CAP_S, 2.0 * self._probe_gap_s)
             return False
-        if self._trial_due < now:
-            self._trial_due = now + TRIAL_S
         self.margin = min(MARGIN_CAP, self.margin + MARGIN_STEP)
         changed = False
         for dimension, used in suspects.items():
@@ -255,27 +259,14 @@ class Identification:
     def abandoned(self, reservation: Reservation) -> None:
         """Take in that nothing was learned."""
         if reservation.proof:
-            self._probing = False
+            self._probing -= 1
 
     def _count(self, reservation: Reservation, *, refused: bool, now: float) -> None:
-        if reservation.trial:
-            self._trials.add(now, failed=refused)
-        bold = bool(reservation.proof) or any(factor > 1.0 for factor in self._factors.values())
-        (self._bold if bold else self._others).add(now, failed=refused)
         self._all.add(now, failed=refused)
-        if now < self._fallback_until:
-            return
-        rash = (
-            self._bold.total >= 4 * GUARD_SAMPLES
-            and self._others.total >= GUARD_SAMPLES
-            and self._bold.failure_share > GUARD_RATIO * max(self._others.failure_share, 0.1)
-        )
-        if rash:
+        bold = bool(reservation.proof) or any(factor > 1.0 for factor in self._factors.values())
+        margin = self.margin > 0.0 and not reservation.proof and self.in_use(now)
+        if self.guard.count(refused=refused, trial=reservation.trial, margin=margin, bold=bold, now=now):
             self._factors = {dimension: min(1.0, factor) for dimension, factor in self._factors.items()}
-        if rash or (self._trials.total >= GUARD_SAMPLES and self._trials.failure_share < GUARD_NEEDLESS):
-            self._fallback_until = now + FALLBACK_S
-            for counts in (self._trials, self._bold, self._others):
-                counts.clear()
 
     def export(self, unix_offset_s: float) -> dict[str, object]:
         """Give what is worth keeping over a restart, as plain JSON values."""
@@ -363,8 +354,8 @@ class Identification:
             error=max(errors, default=None),
             probes=self.probes,
             probes_refused=self.probes_refused,
-            trials_refused_share=self._trials.failure_share if self._trials.total > 0.0 else None,
-            fallback_s=max(0.0, self._fallback_until - now),
+            trials_refused_share=self.guard.trials_refused_share,
+            fallback_s=max(0.0, self.guard.fallback_until - now),
         )
 
 

@@ -28,7 +28,9 @@ class Semantics:
     `strict_estimate`: a request whose estimate is above the whole limit is refused by the provider, so it is not sent.
     `total`: what tokens a minute count: input and output, the larger of the two, or input alone. `counts_cached`:
     whether cached input draws on them. `unset_output`: reserved when the caller set no limit; None: as estimated.
-    `counts_failed`: whether a refused request costs a request. `per_model`: whether each model has its own limits.
+    `counts_failed`: whether a refused request costs a request, as OpenAI alone says. Where nobody says so the cool-down
+    keeps the next one away, and counting the refusal too would lose what it did not cost. `per_model`: whether each
+    model has its own limits.
     `request_window_s`: requests a minute are enforced in windows of this length. `fixed_unknown`: minutes are fixed, in
     a phase that only a refusal's retry-after tells. `rounds_tokens`: remainders of tokens are told rounded to this.
     """
@@ -45,19 +47,25 @@ class Semantics:
     total: Literal["sum", "max", "input"] = "sum"
     unset_output: int | None = None
     counts_cached: bool = True
-    counts_failed: bool = True
+    counts_failed: bool = False
     per_model: bool = False
 
 
 GENERIC = Semantics(posts_output=True)
 _OPENAI = Semantics(
-    minute="continuous", settles=False, strict_estimate=True, total="max", unset_output=0, per_model=True
+    minute="continuous",
+    settles=False,
+    strict_estimate=True,
+    total="max",
+    unset_output=0,
+    counts_failed=True,
+    per_model=True,
 )
 
 SEMANTICS: Mapping[str, Semantics] = {
     "openai": _OPENAI,
     # The simulated provider's keys limit all models together, in OpenAI's windows.
-    "simulated": Semantics(minute="continuous", settles=False, total="max", unset_output=0),
+    "simulated": Semantics(minute="continuous", settles=False, total="max", unset_output=0, counts_failed=True),
     "azure": Semantics(
         request_window_s=10.0,
         fixed_unknown=True,
@@ -74,7 +82,6 @@ SEMANTICS: Mapping[str, Semantics] = {
         day="fixed",
         pacific_day=True,
         total="input",
-        counts_failed=False,
         per_model=True,
     ),
     "mistral": Semantics(request_window_s=1.0, posts_output=True),

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.balancing.balancer import Balancer
-from gateway.balancing.decision import Ask, Decision, Lease, Refusal
+from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.exchange import Exchange, IllegalEvent
 from gateway.balancing.hedging import Hedge
-from gateway.balancing.hints import Hint, WindowHint
+from gateway.balancing.hints import NO_HINT, Hint, WindowHint
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.quota import Limits
 from gateway.balancing.retry import RetryBudget, RetryPolicy
@@ -82,6 +82,23 @@ class Ledgered:
         assert self.returned[lease.id] == 0
         self.learned.append(hint)
         self.inner.learn(lease, hint, now=now)
+
+
+class Probing(Ledgered):
+    """Every lease is a probe."""
+
+    def acquire(self, ask: Ask, *, now: float) -> Decision:
+        decision = super().acquire(ask, now=now)
+        return Picked(decision.lease._replace(probe=True)) if isinstance(decision, Picked) else decision
+
+
+def test_a_probes_head_is_told_whatever_it_says() -> None:
+    for make, told in ((Ledgered, []), (Probing, [NO_HINT])):
+        books = make(pool(endpoint("a"), strategy="round_robin"))
+        exchange = Exchange(books, ASK, RetryPolicy(), RetryBudget(), rng=Random(2))
+        exchange.start(0.0)
+        exchange.step(Answered(200, OutcomeKind.OK), 0.1)
+        assert books.learned == told
 
 
 class Play:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -13,19 +14,19 @@ from gateway.balancing.balancer import Balancer
 from gateway.balancing.book import Beliefs, QuotaBook
 from gateway.balancing.charging import Dimension, Reservation
 from gateway.balancing.decision import Ask, Picked, Wait
-from gateway.balancing.hints import Hint, WindowHint
+from gateway.balancing.guard import FALLBACK_S, TRIAL_EVERY_S, TRIAL_S, Guard
+from gateway.balancing.hints import NO_HINT, Hint, WindowHint
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.limiter import FixedWindow
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.predictor import (
-    FALLBACK_S,
     LOWER_APART_S,
     LOWER_BY,
     MARGIN_CAP,
     MARGIN_STEP,
     MAX_AGE_S,
     PROBE_S,
-    TRIAL_S,
+    PROBES_APART,
     Identification,
     Learning,
 )
@@ -92,38 +93,109 @@ def test_the_margin_rises_with_429s_and_falls_with_successes() -> None:
     assert 0.0 < belief.margin < MARGIN_STEP * 3
 
 
-def test_a_margin_holds_back_what_only_just_fits_and_a_trial_sends_it_now_and_then() -> None:
+def test_a_margin_holds_back_what_only_just_fits_save_in_a_trial() -> None:
     account = learning_ledger("openai", tpm=1000)
     refuse(account, 0.0, Hint(tokens=WindowHint(1000, 800), retry_after_s=0.05))
     account.settle(account.reserve(300, 1, 1.0), Outcome(OutcomeKind.OK), 1.0)
     free = account.meter(TPM)
     assert free is not None
-    size = free.available(2.0) / 1.02
-    assert account.ready_at(size, 1, 2.0) > 2.0
-    later = TRIAL_S + 0.5
-    size = free.available(later) / 1.02
-    assert account.ready_at(size, 1, later) <= later
-    assert account.reserve(size, 1, later).trial
-    assert account.ready_at(free.available(later + 1.0) / 1.02, 1, later + 1.0) > later + 1.0
+    assert account.ready_at(free.available(2.0) / 1.02, 1, 2.0) > 2.0
+    later = 1.0 + TRIAL_EVERY_S + 0.1
+    account.reserve(700, 1, later)
+    assert account.ready_at(free.available(later) / 1.02, 1, later) <= later
+    over = later + TRIAL_S
+    assert account.ready_at(free.available(over) / 1.02, 1, over) > over
 
 
-def test_a_needless_margin_is_set_aside() -> None:
+def test_a_trial_counts_only_what_follows_once_the_account_was_emptied() -> None:
+    """A trial's first requests live off what the margin had left: that they are admitted says nothing."""
+    account = learning_ledger("openai", rpm=60)
+    for _ in range(5):
+        refuse(account, 0.0, Hint(requests=WindowHint(60, 5), retry_after_s=0.05))
+    assert account.learner is not None
+    account.settle(account.reserve(1, 1, 1.0), Outcome(OutcomeKind.OK), 1.0)
+    meter = account.meter(RPM)
+    assert meter is not None
+    now = 1.0 + TRIAL_EVERY_S + 0.1
+    meter.take(meter.available(now) - 2.5, now)
+    assert [account.reserve(1, 1, now).trial for _ in range(2)] == [False, False]
+    assert account.ready_at(1, 1, now) > now
+    later = now + 0.6
+    assert account.ready_at(1, 1, later) <= later
+    assert account.reserve(1, 1, later).trial
+
+
+@pytest.mark.parametrize("provider", ["gemini", "unheard-of"])
+def test_a_margin_leaves_nothing_of_a_window_that_would_expire(provider: str) -> None:
+    account = learning_ledger(provider, rpm=5)
+    for _ in range(5):
+        refuse(account, 0.0, Hint(retry_after_s=0.05))
+    assert account.learner is not None
+    assert account.learner.margin == MARGIN_CAP
+    for _ in range(5):
+        assert account.ready_at(1, 1, 61.0) <= 61.0
+        account.reserve(1, 1, 61.0)
+    assert account.ready_at(1, 1, 61.0) > 61.0
+
+
+def trials(belief: Identification, *, without: float, held: float) -> float:
+    """Let trials be refused at a rate of `without` and what the margin lets pass at one of `held`; gives the end."""
+    rng, now = Random(3), 0.0
+    belief.margin = MARGIN_CAP
+    for step in range(4000):
+        now = 10_000.0 + step
+        belief.margin = MARGIN_CAP
+        is_trial = step % 10 == 0
+        share = without if is_trial else held
+        (belief.refused if rng.random() < share else _admitted(belief))(one(trial=is_trial), {}, CONFIGURED, now)
+        if not belief.in_use(now):
+            break
+    return now
+
+
+def _admitted(belief: Identification) -> Callable[..., object]:
+    return lambda reservation, _, configured, now: belief.admitted(reservation, configured, now)
+
+
+def test_a_margin_that_buys_nothing_is_set_aside_with_what_others_are_believed_to_use() -> None:
     belief = Identification(Learning(), 0.0)
-    belief.refused(one(), {}, CONFIGURED, 0.0)
-    for step in range(12):
-        belief.admitted(one(trial=True), CONFIGURED, step * TRIAL_S)
-    at = 12 * TRIAL_S
+    belief.heard(RPM, 0.0, 100.0, 2.0, since=-1.0, now=9_000.0)
+    at = trials(belief, without=0.06, held=0.06)
     assert not belief.in_use(at)
     assert belief.margin_at(at) == 0.0
-    assert belief.view(at).fallback_s > 0.0
+    assert belief.heard(RPM, 50.0, 100.0, 2.0, since=-1.0, now=at) == 0.0
+    assert belief.view(at).fallback_s == FALLBACK_S
     assert belief.in_use(at + FALLBACK_S)
+    assert belief.heard(RPM, 50.0, 100.0, 2.0, since=-1.0, now=at + FALLBACK_S) > 0.0
 
 
-def test_a_margin_whose_trials_are_refused_stays() -> None:
+def test_a_margin_that_spares_refusals_stays() -> None:
     belief = Identification(Learning(), 0.0)
-    for step in range(30):
-        (belief.refused(one(trial=True), {}, CONFIGURED, step * TRIAL_S))
-    assert belief.in_use(30 * TRIAL_S)
+    assert belief.in_use(trials(belief, without=0.09, held=0.01))
+
+
+def test_a_refusal_ends_a_trial() -> None:
+    guard = Guard()
+    guard.plan(0.0)
+    assert not guard.in_trial(TRIAL_EVERY_S - 0.1)
+    assert guard.in_trial(TRIAL_EVERY_S)
+    guard.count(refused=True, trial=True, margin=True, bold=False, now=TRIAL_EVERY_S + 1.0)
+    assert not guard.in_trial(TRIAL_EVERY_S + 1.0)
+    guard.plan(TRIAL_EVERY_S + 2.0)
+    assert guard.in_trial(2 * TRIAL_EVERY_S + 2.0)
+
+
+def test_a_margin_ends_with_the_learning() -> None:
+    account = learning_ledger("openai", rpm=60)
+    for _ in range(5):
+        refuse(account, 0.0, Hint(requests=WindowHint(60, 60), retry_after_s=0.05))
+    account.settle(account.reserve(1, 1, 99.0), Outcome(OutcomeKind.OK), 99.0)
+    meter = account.meter(RPM)
+    assert meter is not None
+    meter.take(meter.available(99.0) - 1.5, 99.0)
+    assert account.ready_at(1, 1, 99.0) > 99.0
+    account.learn_limiter(None, 99.0)
+    assert account.ready_at(1, 1, 99.0) <= 99.0
 
 
 def test_limits_that_were_raised_and_then_refuse_are_taken_back() -> None:
@@ -188,6 +260,44 @@ def test_a_probe_waits_for_demand_and_a_window_then_raises_what_it_proves() -> N
     end(balancer, again.lease, OutcomeKind.RATE_LIMITED, now=now + 2.0)
     assert isinstance(balancer.acquire(ask, now=now + 10.0), Wait)
     assert balancer.view(now).quotas[0].ledgers[0].limits["rpm"][0] == 4.0
+
+
+def test_an_answers_head_proves_a_probe_and_proofs_in_a_row_let_more_go_at_once() -> None:
+    """At one probe an answer a limit that is twice the configured one would take minutes to be found."""
+    balancer = Balancer(
+        [endpoint("a", provider="bedrock")],
+        [Quota("q-a", Limits(rpm=10), "bedrock")],
+        Predictive(),
+        rng=Random(1),
+    )
+    ask = Ask("nova", est_input_tokens=1, est_output_tokens=1)
+    end(balancer, pick(balancer, ask, 0.0), now=0.0)
+    now = PROBE_S + 1.0
+    for _ in range(10):
+        end(balancer, pick(balancer, ask, now), now=now)
+    for step in range(PROBES_APART):
+        lease = pick(balancer, ask, now)
+        assert lease.probe
+        assert isinstance(balancer.acquire(ask, now=now), Wait)
+        balancer.learn(lease, NO_HINT, now=now)
+        assert balancer.view(now).quotas[0].ledgers[0].limits["rpm"][0] == 11.0 + step
+    first, second = pick(balancer, ask, now), pick(balancer, ask, now)
+    assert isinstance(balancer.acquire(ask, now=now), Wait)
+    # What was in use at the second counted the first in, which was refused.
+    end(balancer, first, OutcomeKind.RATE_LIMITED, now=now + 0.1)
+    balancer.learn(second, NO_HINT, now=now + 0.2)
+    assert balancer.view(now).quotas[0].ledgers[0].limits["rpm"][0] == 10.0 + PROBES_APART
+
+
+@pytest.mark.parametrize(("provider", "left"), [("bedrock", 0.0), ("unheard-of", 0.0), ("openai", -1.0)])
+def test_a_refused_request_costs_one_only_where_the_provider_says_so(provider: str, left: float) -> None:
+    account = Ledger(Limits(rpm=2), semantics_of(provider), 0.0)
+    for _ in range(2):
+        account.settle(account.reserve(1, 1, 1.0), Outcome(OutcomeKind.OK), 1.0)
+    account.settle(account.reserve(1, 1, 1.0), Outcome(OutcomeKind.RATE_LIMITED), 1.0)
+    meter = account.meter(RPM)
+    assert meter is not None
+    assert meter.available(1.0) == left
 
 
 def test_caps_are_never_probed() -> None:
