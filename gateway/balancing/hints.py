@@ -118,9 +118,9 @@ def parse_retry_after(headers: Mapping[str, str], *, now_unix: float) -> float |
     seconds: float | None = None
     millis = headers.get("retry-after-ms")
     if millis is not None:
-        seconds = parse_seconds(millis)
-        if seconds is not None:
-            seconds /= 1000.0
+        seconds = float(millis) / 1000.0 if len(millis) <= _MAX_VALUE_CHARS and _SECONDS.match(millis) else None
+        if seconds is not None and seconds > MAX_RESET_S:
+            seconds = None
     value = headers.get("retry-after")
     if seconds is None and value is not None and len(value) <= _MAX_VALUE_CHARS:
         seconds = parse_seconds(value)

@@ -4,8 +4,9 @@ Towards the provider (`head.RequestHead.forwarded`): what its API reads. Never t
 forwarding or tracing headers, nor anything that `Connection` names (RFC 9110 section 7.6.1).
 
 Towards the caller: what describes the content, and what SDKs read: the provider's `x-request-id` / `request-id` stay,
-so that a support case with the provider can name them; `retry-after*` stay. Rate-limit headers do not cross: they
-describe one key of the pool, which the caller neither chose nor may know. Nor do organisation names and cookies.
+so that a support case with the provider can name them; `retry-after*` stay, up to an hour. Rate-limit headers do not
+cross: they describe one key of the pool, which the caller neither chose nor may know. Nor do organisation names and
+cookies.
 The gateway adds
 
     x-llm-proxy-request-id   this request, in the gateway's logs and usage
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.balancing.hints import MAX_RETRY_AFTER_S, parse_retry_after
 from gateway.proxy.channel import HeaderList
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -41,6 +43,8 @@ RETURNED = frozenset(
 )  # fmt: skip
 """Sent to the caller as the provider sent them."""
 
+DELAYS = frozenset({b"retry-after", b"retry-after-ms"})
+
 IDENTITY = (b"accept-encoding", b"identity")
 """Answers are asked for uncompressed, so that usage can be read as it passes."""
 PLAIN_CONNECTION = frozenset({b"keep-alive", b"close"})
@@ -50,6 +54,24 @@ PLAIN_CONNECTION = frozenset({b"keep-alive", b"close"})
 def returned(headers: Headers) -> HeaderList:
     """Return the provider's headers that reach the caller."""
     return [header for header in headers if header[0] in RETURNED]
+
+
+def with_capped_delays(headers: HeaderList, *, now_unix: float) -> HeaderList:
+    """Return `headers` without delays that are none, and with none above `MAX_RETRY_AFTER_S`.
+
+    Callers' SDKs sleep as they are told: no provider may put them to sleep for years.
+    """
+    found: HeaderList = []
+    for name, value in headers:
+        if name not in DELAYS:
+            found.append((name, value))
+            continue
+        delay_s = parse_retry_after({name.decode(): value.decode("latin-1")}, now_unix=now_unix)
+        if delay_s is not None and delay_s >= MAX_RETRY_AFTER_S:
+            found.append((name, b"%d" % (MAX_RETRY_AFTER_S * (1000 if name == b"retry-after-ms" else 1))))
+        elif delay_s is not None:
+            found.append((name, value))
+    return found
 
 
 def with_beta(headers: HeaderList, flag: bytes) -> HeaderList:

@@ -7,7 +7,7 @@ from gateway.metering.sse import AnswerTap
 from gateway.proxy.channel import Channel, HeaderList
 from gateway.proxy.dialects import Shape, error_event
 from gateway.proxy.faults import RequestFault, UpstreamFailed, UpstreamSlow
-from gateway.proxy.headers import RETURNED
+from gateway.proxy.headers import RETURNED, with_capped_delays
 from gateway.proxy.record import RequestRecord
 from gateway.proxy.screen import KeyScreen, key_in
 from gateway.upstream.classify import classify_error
@@ -36,6 +36,8 @@ def answer_headers(answer: Answer, record: RequestRecord) -> tuple[HeaderList, i
                 length = int(header[1]) if header[1].isdigit() else -1
             elif name in _UPSTREAM_IDS:
                 named = True
+    if answer.status >= 400:
+        headers = with_capped_delays(headers, now_unix=record.unix)
     if not named:
         headers.append((b"x-request-id", identifier))
     headers.append((b"x-llm-proxy-request-id", identifier))

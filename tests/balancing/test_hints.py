@@ -133,6 +133,8 @@ TABLE: list[tuple[str, str, dict[str, str], Hint | None]] = [
         Hint(requests=WindowHint(60, 60)),
     ),
     ("nothing said", "openai", {"content-type": "application/json"}, None),
+    ("most of an hour in milliseconds", "azure", {"retry-after-ms": "3500000", "retry-after": "9"}, Hint(3500.0)),
+    ("a month and more in milliseconds", "azure", {"retry-after-ms": "9999999999"}, None),
     ("negative", "openai", {"retry-after": "-5", "x-ratelimit-remaining-requests": "-1"}, None),
     ("not a number", "openai", {"retry-after": "nan", "x-ratelimit-limit-tokens": "NaN"}, None),
     ("infinite", "openai", {"retry-after": "inf", "x-ratelimit-limit-tokens": "Infinity"}, None),

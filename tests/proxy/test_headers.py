@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from gateway.proxy.credentials import BadCredentials, MisplacedCredentials, NoCredentials, find_token
 from gateway.proxy.head import RequestHead
-from gateway.proxy.headers import returned
+from gateway.proxy.headers import returned, with_capped_delays
 
 IDENTITY = (b"accept-encoding", b"identity")
 
@@ -51,6 +53,32 @@ def test_what_reaches_the_caller() -> None:
         b"retry-after-ms",
         b"request-id",
     ]
+
+
+NOW = datetime(2026, 11, 28, 7, 0, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sent"),
+    [
+        ("retry-after", "3", "3"),
+        ("retry-after", "59.7", "59.7"),
+        ("retry-after", "Sat, 28 Nov 2026 07:10:00 GMT", "Sat, 28 Nov 2026 07:10:00 GMT"),
+        ("retry-after", "86400", "3600"),
+        ("retry-after", "Sun, 29 Nov 2026 07:00:00 GMT", "3600"),
+        ("retry-after", "999999999", None),
+        ("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ("retry-after", "-1", None),
+        ("retry-after", "nan", None),
+        ("retry-after-ms", "1500", "1500"),
+        ("retry-after-ms", "86400000", "3600000"),
+        ("retry-after-ms", "inf", None),
+    ],
+)
+def test_no_provider_puts_callers_to_sleep_for_long(name: str, value: str, sent: str | None) -> None:
+    other = (b"content-type", b"text/plain")
+    expected = [other] if sent is None else [other, (name.encode(), sent.encode())]
+    assert with_capped_delays([other, (name.encode(), value.encode())], now_unix=NOW) == expected
 
 
 @pytest.mark.parametrize(
