@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from gateway.cli.output import errors
 from gateway.settings import settings_from_environment
 from gateway.telemetry import configure_logging
 
@@ -117,6 +116,7 @@ def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None
 def simulated_provider(host: str, port: int, file: Path | None) -> None:
     """Run a provider that speaks OpenAI, Anthropic and Gemini with real limits, and makes its answers up."""
     from auth.errors import Invalid
+    from gateway.cli.output import errors
     from gateway.simulation.config import development_config, load_config
     from gateway.simulation.server import run_simulated_provider
 

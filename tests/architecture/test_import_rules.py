@@ -37,6 +37,20 @@ def test_data_path_loads_no_control_plane_library(module: str) -> None:
     assert done.stdout.split() == []
 
 
+@pytest.mark.parametrize("command", ["gateway", "simulated-provider"])
+def test_what_runs_for_months_loads_none_of_the_other_commands(command: str) -> None:
+    probe = "; ".join(
+        (
+            "import sys, gateway.asgi, gateway.data_path, gateway.server",
+            "from gateway.cli.program import program",
+            f"assert program.get_command(None, {command!r}).name == {command!r}",
+            "print(*{'rich', 'httpx', 'yaml', 'gateway.apply', 'gateway.cli.apply'} & sys.modules.keys())",
+        )
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == []
+
+
 def test_balancing_loads_the_standard_library_alone() -> None:
     probe = "; ".join(
         (
