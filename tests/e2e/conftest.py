@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import pytest
 from authlib.integrations.httpx_client import OAuth2Client
 
 START_TIMEOUT_S = 60
+_FIRST_HANDED_OUT = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_PORTS = range(10_000, int(_FIRST_HANDED_OUT.read_text().split()[0]) if _FIRST_HANDED_OUT.exists() else 32_768)
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,19 @@ class RunningGateway:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on and that nobody gets by chance before the one who asks binds it.
+
+    A port that the kernel hands out may be handed out again at once, to any connection that begins on this machine: it
+    is taken from below those, at random, for other runs of tests look for ports at the same time.
+    """
+    rng = random.SystemRandom()
+    for _ in range(10_000):
+        port = rng.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = START_TIMEOUT_S) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,9 +59,9 @@ async def usage_rows(running: Installation) -> int:
 
 
 async def eventually_rows(running: Installation, expected: int) -> int:
-    """Rows come in batches: read until the count is there, or 10 s are over."""
-    found = 0
-    for _ in range(100):
+    """Rows come in batches: read until the count is there, or half a minute is over."""
+    found, give_up = 0, time.monotonic() + 30
+    while time.monotonic() < give_up:
         with_luck = await asyncio.gather(usage_rows(running), return_exceptions=True)
         if isinstance(with_luck[0], int) and (found := with_luck[0]) >= expected:
             break

@@ -65,6 +65,28 @@ class Wire:
 Script = Callable[[Wire, Seen], Awaitable[None]]
 
 
+class Accepted(asyncio.StreamReaderProtocol):
+    """One connection, in `open_ones` for as long as it is open: also one whose task is cancelled before it begins."""
+
+    def __init__(
+        self,
+        serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+        open_ones: set[asyncio.Transport],
+    ) -> None:
+        super().__init__(asyncio.StreamReader(limit=1 << 20), serve)
+        self._open_ones = open_ones
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._mine = transport
+        self._open_ones.add(transport)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open_ones.discard(self._mine)
+        super().connection_lost(exc)
+
+
 class Provider:
     """A server on a loop of its own thread. `scripts` (by identity) take the place of the good answer.
 
@@ -82,11 +104,12 @@ class Provider:
         self.scripts: dict[bytes, Script] = {}
         self.early: dict[bytes, Script] = {}
         self.mood: Script = good_answer
-        self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._connections = 0
+        self._open: set[asyncio.Transport] = set()
 
     @property
     def base_url(self) -> str:
@@ -121,22 +144,24 @@ class Provider:
     # --- the server's side
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
+        asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=1 << 20)
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = await self._loop.create_server(lambda: Accepted(self._connection, self._open), "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
+        # A connection that asyncio has accepted and not yet made when its server closes is never closed. So first no
+        # more are accepted, and what was is made within the next turns.
+        for listening in server.sockets:
+            self._loop.remove_reader(listening)
+        for _ in range(5):
+            await asyncio.sleep(0)
         server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # the transports that they have aborted close in the loop's next turn
+        for transport in list(self._open):
+            transport.abort()
+        # The rest is `asyncio.run`'s: it cancels the tasks and turns the loop until the transports are closed.
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wire = Wire(reader, writer, self._connections)
