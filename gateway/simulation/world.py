@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
+from gateway.balancing.error_hints import with_body
 from gateway.balancing.hints import Hint, parse_hint
 from gateway.balancing.outcome import TokenUsage
 from gateway.simulation.demand import Demand
@@ -42,7 +44,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A 429, with what its headers tell."""
+    """A 429, with what its headers and its body tell."""
 
     hint: Hint | None
 
@@ -95,7 +97,7 @@ class _Quota:
 class World:
     """All keys of a scenario; `now` is seconds from the start of the trace and never goes back.
 
-    `tells=False` keeps every header from the balancer, for the baseline that looks at nothing.
+    `tells=False` keeps every header and body from the balancer, for the baseline that looks at nothing.
     """
 
     def __init__(self, scenario: Scenario, rng: Random, *, tells: bool = True) -> None:
@@ -121,6 +123,9 @@ class World:
             first_byte_s = key.first_byte_s
             total_s = first_byte_s + key.token_s * demand.output_tokens
             return Taken(hint, answer.ticket, first_byte_s, total_s, demand.cached_tokens if warm else 0)
+        if self._tells:
+            # The gateway reads a refusal's body too, where some providers say all that they say.
+            hint = with_body(hint, json.dumps(answer.body).encode())
         return Refused(hint)
 
     def end(self, key_name: str, demand: Demand, taken: Taken, now: float) -> TokenUsage:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.balancing.hints import WindowHint
 from gateway.balancing.quota import Limits
 from gateway.balancing.strategies.registry import STRATEGY_NAMES
 from gateway.simulation import plots, report, study
@@ -29,6 +30,7 @@ from gateway.simulation.scenario import (
     scale_to_load,
 )
 from gateway.simulation.synthetic import synthesize
+from gateway.simulation.world import Refused, Taken, World
 
 
 def demand(at: float, *, tokens: int = 100, priority: int = 1, patience_s: float = 60.0, tenant: str = "t") -> Demand:
@@ -116,6 +118,39 @@ def test_a_wrong_configuration_is_found_out_from_headers() -> None:
     blind = replay(demands, Scenario(keys=keys), BLIND)
     assert told.rejected * 5 < blind.rejected
     assert told.lost == 0
+
+
+@pytest.mark.parametrize(
+    ("style", "requests", "tokens", "delay_s"),
+    [
+        ("gemini", WindowHint(2, 0), None, 60.0),
+        ("openai", WindowHint(2, 0, 60.0), None, 30.0),
+        ("opaque", None, None, None),
+        ("bedrock", None, None, None),
+    ],
+)
+def test_the_balancer_is_told_what_a_refusal_says_in_head_and_body(
+    style: str, requests: WindowHint | None, tokens: WindowHint | None, delay_s: float | None
+) -> None:
+    for tells in (True, False):
+        world = World(one_key(style, rpm=2), Random(1), tells=tells)
+        for _ in range(2):
+            assert isinstance(world.send("k", demand(0.0), 0.0), Taken)
+        refused = world.send("k", demand(0.0), 0.0)
+        assert isinstance(refused, Refused)
+        if not tells or requests is None:
+            assert refused.hint is None
+            continue
+        assert refused.hint is not None
+        assert (refused.hint.requests, refused.hint.tokens) == (requests, tokens)
+        assert refused.hint.retry_after_s == delay_s
+
+
+def test_a_wrong_limit_is_found_out_from_a_refusals_body() -> None:
+    """Gemini has no headers: its first 429 names the limit."""
+    key = SimulatedKey(name="k", style="gemini", limits=Limits(rpm=60), configured=Limits(rpm=600))
+    demands = [demand(index * 0.5, patience_s=300.0) for index in range(600)]
+    assert replay(demands, Scenario(keys=(key,)), "rate_limit_aware").rejected <= 60
 
 
 def test_keys_of_one_quota_share_its_limits() -> None:
