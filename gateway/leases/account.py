@@ -23,8 +23,17 @@ import msgspec
 Kind = Literal["bucket", "fixed", "sliding", "slots", "stock"]
 SLOTS = 20
 """Parts of a sliding window that is kept in the database: coarser than `balancing.limiter.SlidingWindow`."""
+LEAST_WINDOW_S = 5.0
 CAUTION = 0.02
 """An account is raised by a provider's word only where it differs by more than this share of the limit."""
+
+
+def lent_s(window_s: float) -> float:
+    """Give the window that is lent for a limiter's: what is over before the next exchange is lent by the minute.
+
+    Each process keeps to the short window by itself, and all of them together to the longer one.
+    """
+    return window_s if window_s >= LEAST_WINDOW_S else 60.0
 
 
 class Account(msgspec.Struct, array_like=True):

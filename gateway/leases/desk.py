@@ -37,7 +37,7 @@ from gateway.balancing.ledger import Ledger
 from gateway.balancing.limiter import Bucket, FixedWindow, Meter
 from gateway.balancing.ready import EndpointState, QuotaState
 from gateway.balancing.windows import DAY_S
-from gateway.leases.account import Kind
+from gateway.leases.account import Kind, lent_s
 from gateway.leases.keys import KeyShares, release
 from gateway.leases.lessons import LedgerLessons
 from gateway.leases.row import LEASE_S, Answer, Draw, Grant, Report
@@ -164,9 +164,10 @@ class Desk:
             report = reports[key] = Report(self.lessee, {})
             families = self._active[key]
             found = self._keys_of(key)
-            is_busy = found is not None and found[0].in_flight > 0
             for held in families.values():
-                self._report(held, report, now, is_busy=is_busy)
+                # Callers name models: what the quota remembers no more is not held any longer either.
+                forgotten = found is not None and found[0].ledgers.get(held.name) is not held.ledger
+                self._report(held, report, now, forgotten=forgotten)
             report.leaving = all(held.leaving for held in families.values())
             if found is not None:
                 shares = self._shares.setdefault(key, KeyShares(self._unix_offset_s))
@@ -190,11 +191,15 @@ class Desk:
             self._surveys[key[0]] = book.survey()
         return quota, self._surveys[key[0]].get(key[1], [])
 
-    def _report(self, held: Held, report: Report, now: float, *, is_busy: bool) -> None:
+    def _report(self, held: Held, report: Report, now: float, *, forgotten: bool) -> None:
         lease, ledger = held.lease, held.ledger
-        if is_busy or lease.uses != held.uses or any(meter.blocked for _, meter in lease.meters.values()):
+        if (
+            ledger.concurrency.in_flight
+            or lease.uses != held.uses
+            or any(meter.blocked for _, meter in lease.meters.values())
+        ):
             held.uses, held.used_at = lease.uses, now
-        held.leaving = now - held.used_at >= IDLE_S
+        held.leaving = forgotten or now - held.used_at >= IDLE_S
         lease.noted = True
         lease.asked = False
         for dimension, source in ledger.meters():
@@ -216,7 +221,8 @@ class Desk:
 
     def _draw(self, part: Part, meter: LeasedMeter, source: Meter, now: float, *, leaving: bool) -> Draw:
         part.measure(meter, now)
-        limit = meter.limit
+        window_s = lent_s(source.window_s)
+        limit = meter.limit * window_s / source.window_s
         demand, need = part.rate, 0.0
         if meter.blocked:
             # How much more is wanted is not known: twice as much each time, until it is enough or the fair part.
@@ -239,18 +245,9 @@ class Desk:
         if isinstance(source, FixedWindow):
             kind, phase = "fixed", (source.phase + self._unix_offset_s) % source.window_s
         return Draw(
-            kind=kind,
-            limit=limit,
-            window_s=source.window_s,
-            phase=round(phase, 3),
-            spent=part.sent,
-            acked=part.acked,
-            keep=keep,
-            want=want,
-            need=need,
-            rate=min(demand, limit / source.window_s),
-            leaving=leaving,
-        )
+            kind=kind, limit=limit, window_s=window_s, phase=round(phase, 3), spent=part.sent, acked=part.acked,
+            keep=keep, want=want, need=need, rate=min(demand, limit / window_s), leaving=leaving,
+        )  # fmt: skip
 
     def granted(self, key: Key, answer: Answer, *, sent_at: float, now: float, retry_at: float) -> bool:
         """Take over what an exchange granted; `retry_at`: when the next one is due. True: there is more than before."""
@@ -366,8 +363,9 @@ class Desk:
                     if not part.is_alone:
                         meter.balance += share * part.free
                 else:
-                    slack_s = 0.0 if isinstance(source, Bucket) else SLACK_S
-                    per_s = share * meter.limit / (source.window_s + slack_s)
+                    # What is lent for a longer window counts for as much of it.
+                    lent, slack_s = lent_s(source.window_s), 0.0 if isinstance(source, Bucket) else SLACK_S
+                    per_s = share * meter.limit / source.window_s * lent / (lent + slack_s)
                     least = 1.0 if part.counts_requests else part.need
                     room = max(per_s * SLACK_S, min(least, meter.limit))
                     meter.balance = min(max(room, meter.balance), meter.balance + per_s * span_s)

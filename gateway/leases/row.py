@@ -31,6 +31,8 @@ from gateway.leases.fairness import part_of_first
 
 LEASE_S = 5.0
 GRACE_S = 2.0
+MAX_ACCOUNTS = 256
+"""Accounts go by model names, which come from callers: what a row remembers is bounded."""
 ON_THE_WAY_S = 0.1
 """How long an answer that tells what is left may take from the provider to its reader."""
 
@@ -159,12 +161,23 @@ def exchange(row: Row, report: Report, now: float, *, lease_s: float = LEASE_S) 
             grants[name] = _grant(account, me.holdings[name], draw, holdings, now)
     if report.leaving:
         del row.lessees[report.lessee]
+    if len(row.accounts) > MAX_ACCOUNTS:
+        _forget(row, now)
     row.facts = say(row.facts, report.facts, report.lessee, now)
     busy: dict[str, int] = {}
     for other in others:
         for key, count in other.in_flight.items():
             busy[key] = busy.get(key, 0) + count
     return Answer(grants, busy, heard_by(row.facts, report.lessee))
+
+
+def _forget(row: Row, now: float) -> None:
+    """Keep no more than `MAX_ACCOUNTS`, as far as nobody holds them: those that are as good as new go first."""
+    held = {name for lessee in row.lessees.values() for name in lessee.holdings}
+    idle = [name for name, account in row.accounts.items() if name not in held and account.kind != "stock"]
+    left = {name: row.accounts[name].available(now) / row.accounts[name].limit for name in idle}
+    for name in sorted(idle, key=lambda name: -left[name])[: len(row.accounts) - MAX_ACCOUNTS]:
+        del row.accounts[name]
 
 
 def listen(row: Row, report: Report) -> Answer:

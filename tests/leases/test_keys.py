@@ -11,11 +11,12 @@ from gateway.balancing.balancer import Balancer
 from gateway.balancing.book import QuotaBook
 from gateway.balancing.decision import Ask, Lease, Picked
 from gateway.balancing.endpoint import Endpoint
+from gateway.balancing.families import MAX_FAMILIES
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.strategies.least_connections import LeastConnections
 from gateway.leases.driver import LeaseDriver
-from gateway.leases.row import Row
+from gateway.leases.row import MAX_ACCOUNTS, Row
 from gateway.leases.store import InMemoryLeaseStore
 
 TENANT = UUID(int=1)
@@ -31,10 +32,11 @@ class Fleet:
         max_in_flight: int | None = None,
         concurrency: int | None = None,
         families: dict[str, Limits] | None = None,
+        provider: str = "generic",
     ) -> None:
         self.now = 1000.0
         self.store = store = InMemoryLeaseStore(lambda: self.now + 1e9)
-        endpoints = [Endpoint(name, f"quota {name}", "generic", max_in_flight=max_in_flight) for name in "ab"]
+        endpoints = [Endpoint(name, f"quota {name}", provider, max_in_flight=max_in_flight) for name in "ab"]
         common = Limits(rpm=600, concurrency=concurrency)
         quotas = [Quota(f"quota {name}", common, families=families or {}) for name in "ab"]
         self.drivers: list[LeaseDriver] = []
@@ -123,6 +125,28 @@ async def test_what_is_held_for_a_forgotten_family_goes_back() -> None:
     held = msgspec.json.decode(row.state, type=Row).lessees["0"].holdings
     assert "big|concurrency" not in held
     assert await fill(fleet, 12, model="big") == 16
+
+
+async def test_models_that_callers_make_up_take_no_room_for_long() -> None:
+    """On a quota that is never idle: neither here nor in the row that all processes share."""
+    fleet = Fleet(2, provider="openai")
+    await fleet.second()
+    running = fleet.send(0, key="a", model="gpt-4o")
+    assert running is not None
+    number = 0
+    for _ in range(20):
+        for _ in range(100):
+            number += 1
+            lease = fleet.send(0, key="a", model=f"made up {number}x")
+            if lease is not None:
+                fleet.end(0, lease, OutcomeKind.CLIENT_ERROR)
+        await fleet.second()
+    key = next(key for key in fleet.store.rows if key[1] == "quota a")
+    row = msgspec.json.decode(fleet.store.rows[key].state, type=Row)
+    assert len(fleet.drivers[0].desk._active[key]) <= MAX_FAMILIES + 100
+    assert len(row.accounts) <= MAX_ACCOUNTS + 100
+    assert "gpt-4o|rpm" in row.accounts
+    fleet.end(0, running)
 
 
 async def test_slots_follow_those_who_need_them() -> None:

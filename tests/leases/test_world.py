@@ -22,15 +22,27 @@ async def saturated(provider: str, processes: int = 4, rpm: int = 6000) -> World
     return world
 
 
-@pytest.mark.parametrize("provider", ["simulated", "gemini", "mistral"])
+@pytest.mark.parametrize("provider", ["simulated", "gemini", "vllm"])
 @pytest.mark.parametrize("processes", [1, 4])
 async def test_a_limit_is_used_and_never_overrun(provider: str, processes: int) -> None:
     world = await saturated(provider, processes)
     seen = await world.run(4 * MINUTE)
     assert world.refused <= 0.001 * seen
-    # A sliding window holds what it counted for up to a slot longer than the minute.
-    least = 0.95 if provider == "mistral" else 0.99
+    # A sliding window holds what it counted for longer than the minute: reports come a second late.
+    least = 0.93 if provider == "vllm" else 0.99
     assert least * 24_000 <= seen <= 1.01 * (24_000 + (6_000 if provider == "gemini" else 0))
+
+
+@pytest.mark.parametrize(
+    ("provider", "processes", "least", "refused"),
+    [("azure", 1, 0.83, 0.0), ("azure", 4, 0.82, 0.0), ("mistral", 1, 0.94, 0.0), ("mistral", 4, 0.65, 0.05)],
+)
+async def test_short_windows_are_mostly_used(provider: str, processes: int, least: float, refused: float) -> None:
+    """Windows of ten seconds are shared; those of one are kept to by each process by itself."""
+    world = await saturated(provider, processes)
+    seen = await world.run(4 * MINUTE)
+    assert world.refused <= refused * seen
+    assert least * 24_000 <= seen - world.refused <= 24_240
 
 
 async def test_processes_may_want_very_different_amounts() -> None:

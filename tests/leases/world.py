@@ -10,7 +10,7 @@ from gateway.balancing.ledger import Ledger
 from gateway.balancing.limiter import Bucket, FixedWindow, Meter, SlidingWindow
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Limits
-from gateway.balancing.semantics import SEMANTICS
+from gateway.balancing.semantics import semantics_of
 from gateway.leases.driver import PERIOD_S, LeaseDriver
 from gateway.leases.store import InMemoryLeaseStore
 
@@ -33,7 +33,7 @@ class Process:
             rng=Random(name),
             on_granted=lambda _: None,
         )
-        self.ledger = Ledger(world.limits, SEMANTICS[world.provider], world.now, unix_offset_s=UNIX)
+        self.ledger = Ledger(world.limits, semantics_of(world.provider), world.now, unix_offset_s=UNIX)
         self.driver.desk.open(TENANT, QUOTA, "", self.ledger)
         self.offered_rps = offered_rps
         self.room = room
@@ -65,12 +65,14 @@ class World:
         self.store = InMemoryLeaseStore(lambda: self.now + UNIX)
         self.processes: list[Process] = []
         limit = float(self.limits.rpm or 0)
-        kind = SEMANTICS[self.provider].minute
+        semantics = semantics_of(self.provider)
+        kind = semantics.minute
         self.meter: Meter = Bucket(limit, 60.0, 0.0)
         if kind == "fixed":
             self.meter = FixedWindow(limit, 60.0, 0.0, phase=-UNIX)
         elif kind == "sliding":
-            self.meter = SlidingWindow(limit, 60.0, 0.0)
+            window_s = semantics.request_window_s
+            self.meter = SlidingWindow(limit * window_s / 60.0, window_s, 0.0)
 
     def add(self, offered_rps: float, *, room: float = 50.0) -> Process:
         """Start one more process."""
