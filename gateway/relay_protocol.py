@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -167,7 +167,7 @@ class Defaults:
     It makes a new list each second, and a drain adds to the last one.
     """
 
-    kept: Defaults
+    kept: ClassVar[Defaults]
 
     def __init__(self, headers: HeaderList) -> None:
         self.headers = headers

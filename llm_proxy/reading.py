@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from gateway.balancing.outcome import OutcomeKind, TokenUsage
+from gateway.upstream.chunks import chunks
 from gateway.upstream.classify import classify_event
 from gateway.upstream.dispatch import Answer
 from gateway.upstream.errors import UpstreamError
@@ -30,7 +31,7 @@ async def read_whole(opened: Opened, decode: Callable[[bytes, Served, TokenUsage
     async with answer:
         await raise_if_error(opened)
         try:
-            body = b"".join([chunk async for chunk in answer.chunks()])
+            body = b"".join([chunk async for chunk in chunks(answer)])
         except UpstreamError as error:
             raise broken_off(error, partial=False) from None
         usage = UsageReader()

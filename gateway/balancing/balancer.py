@@ -19,6 +19,8 @@ from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Re
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.explain import Explanation, explain
 from gateway.balancing.hints import Hint
+from gateway.balancing.illegal import UnknownLease
+from gateway.balancing.learns import Learns
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.outage import ADDRESS, QUOTA, CommonBreaker, Fate, address_of
 from gateway.balancing.outcome import Outcome, OutcomeKind
@@ -28,16 +30,12 @@ from gateway.balancing.quota import Quota
 from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready
 from gateway.balancing.semantics import SemanticsOf, semantics_of
 from gateway.balancing.slate import PREMIUM_RESERVE, Priced, Slate, SlateKey, build_slate, is_as_large, slate_key
-from gateway.balancing.strategy import Learns, Strategy
+from gateway.balancing.strategy import Strategy
 from gateway.balancing.view import BalancerView, view_endpoint, view_quota
 
 MAX_SLATES = 256
 RECHECK_S = 1.0
 """When capacity frees at no known moment (a request in flight ends), `Wait` ends after this; `on_freed` is sooner."""
-
-
-class UnknownLease(RuntimeError):
-    """The lease was never given out, or was observed already."""
 
 
 @dataclass(slots=True)

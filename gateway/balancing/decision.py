@@ -9,7 +9,7 @@ from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.value_type import value_type
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Ask:
     """One request, as the balancer needs to know it. `deadline` is on the caller's monotonic clock, seconds.
 
@@ -72,7 +72,7 @@ class Picked(NamedTuple):
     reason: str = ""
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Wait:
     """Everything eligible is full or cooling down; `until` is the earliest moment that can change by itself."""
 
@@ -80,7 +80,7 @@ class Wait:
     reason: str = ""
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Refused:
     """Waiting does not help."""
 

@@ -46,6 +46,7 @@ from typing import Literal
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.hedging import Hedge
 from gateway.balancing.hints import NO_HINT
+from gateway.balancing.illegal import IllegalEvent
 from gateway.balancing.leasing import Leasing
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.retry import CHEAP, RETRYABLE, RetryBudget, RetryPolicy
@@ -71,10 +72,6 @@ from gateway.balancing.steps import (
     Step,
     Woke,
 )
-
-
-class IllegalEvent(RuntimeError):
-    """The driver reported something that cannot happen in this state."""
 
 
 class _State(Enum):

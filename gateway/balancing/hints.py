@@ -27,7 +27,7 @@ MAX_RETRY_AFTER_S = 3600.0
 _MAX_VALUE_CHARS = 64
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class WindowHint:
     """One limited dimension: the limit, what remains of it, and seconds until it is full again (None = not said)."""
 
@@ -36,7 +36,7 @@ class WindowHint:
     reset_s: float | None = None
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Hint:
     """All that one response told; `quota_name` is the organisation or project it was charged to, when named.
 
@@ -265,11 +265,11 @@ def parse_hint(headers: Mapping[str, str], style: str, *, now_unix: float) -> Hi
         retry_after_s = parse_retry_after(headers, now_unix=now_unix)
     quota_name = _quota_name(headers)
     if style in ("openai", "azure", "groq"):
-        requests, daily = _openai_window(headers, "requests"), None
-        if style == "groq":
-            requests, daily = None, requests
+        requests = _openai_window(headers, "requests")
         tokens = _openai_window(headers, "tokens")
-        return _finish(Hint(retry_after_s, requests, tokens, None, None, daily, None, quota_name))
+        if style == "groq":
+            return _finish(Hint(retry_after_s, None, tokens, None, None, requests, None, quota_name))
+        return _finish(Hint(retry_after_s, requests, tokens, None, None, None, None, quota_name))
     if style == "anthropic":
         return _finish(
             Hint(

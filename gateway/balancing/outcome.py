@@ -24,7 +24,7 @@ class OutcomeKind(StrEnum):
     """The caller went away, or a hedge lost: nothing is learned about the key."""
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class TokenUsage:
     """Tokens as the provider counted them; `cached_input` is the part of `input` read from a prompt cache.
 
@@ -37,7 +37,7 @@ class TokenUsage:
     reported: bool = True
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Outcome:
     """The end of one attempt; times in seconds from the moment the attempt was sent."""
 

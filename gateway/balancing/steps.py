@@ -28,7 +28,7 @@ class Attempt:
     lost: bool = False
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Failure:
     """Why the caller gets no provider answer.
 
@@ -42,7 +42,7 @@ class Failure:
     last_attempt: Attempt | None = None
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Send:
     """Send the request on `lease.endpoint`. After `Overdue` beside the earlier attempt, else in its place."""
 
@@ -53,7 +53,7 @@ BACKOFF = "backoff"
 """The reason of a pause between two tries that is not for want of capacity."""
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Pause:
     """Wait until `until` (or an earlier sign of free capacity), then report `Woke`; `NotParked` if there is no room."""
 
@@ -61,26 +61,26 @@ class Pause:
     reason: str = ""
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Relay:
     """Hand the response of `lease` to the caller."""
 
     lease: Lease
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Fail:
     """Tell the caller that it failed."""
 
     failure: Failure
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Done:
     """Nothing is left to do."""
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Await:
     """Go on waiting for the attempt that is still under way."""
 
@@ -88,7 +88,7 @@ class Await:
 Step = Send | Pause | Relay | Fail | Done | Await
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Answered:
     """The response head has arrived; `first_byte_s` from the moment it was sent.
 
@@ -102,7 +102,7 @@ class Answered:
     lease: Lease | None = None
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Broke:
     """The attempt failed without an answer, or the answer was cut. `body_sent` None: sent unless connecting failed.
 
@@ -114,41 +114,41 @@ class Broke:
     lease: Lease | None = None
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Overdue:
     """The moment `Exchange.overdue_at` has come and the attempt has no answer yet."""
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class ErrorInStream:
     """A stream with a good status carried an error event."""
 
     kind: OutcomeKind
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Committed:
     """The first content went to the caller."""
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Finished:
     """The response is over; a hint in `outcome` is dropped if the head's was learned already."""
 
     outcome: Outcome
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Woke:
     """The pause is over."""
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class NotParked:
     """The queue had no room for the pause, or gave the place to someone else."""
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class CallerGone:
     """The caller disconnected; `usage` is what was produced until then, if known."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from random import Random
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from gateway.balancing.predictor import Learning
 from gateway.balancing.ready import Candidate, Ready
 
 MAX_REMEMBERED_LEVELS = 1024
@@ -27,15 +26,6 @@ class Strategy(Protocol):
 
     def score(self, candidate: Candidate, ready: Ready, /) -> float | None:
         """Give the figure it compares by (smaller is better), for explanations; None: it does not compare."""
-
-
-@runtime_checkable
-class Learns(Protocol):
-    """A strategy that wants the limiters of its pool to be learned, beyond what is configured and told."""
-
-    @property
-    def learning(self) -> Learning | None:
-        """How; None: not."""
 
 
 class Cursors:

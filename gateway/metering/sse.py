@@ -9,7 +9,8 @@ import re
 from collections import deque
 
 from gateway.balancing.outcome import TokenUsage
-from gateway.metering.usage import EMPTY, Reading, read_body, read_tail
+from gateway.metering.usage import EMPTY, read_body, read_tail
+from gateway.metering.usage_shapes import Reading
 
 HEAD_BYTES = 2048
 """Enough for the first event: Anthropic's `message_start` (input tokens) and the model of every dialect."""

@@ -8,123 +8,21 @@ token, `cached_input` is the part of it that was read from a cache.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
 
 import msgspec
 
-from gateway.balancing.outcome import TokenUsage
-
-_MAX_COUNT = 2**31 - 1
-"""Counts are stored as Postgres integers; a provider that claims more is not believed."""
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: Any = 0
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: Any = None
-    completion_tokens: Any = None
-    total_tokens: Any = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens: Any = None
-    output_tokens: Any = None
-    input_tokens_details: _Details | None = None
-    cache_creation_input_tokens: Any = None
-    cache_read_input_tokens: Any = None
-
-
-class _GeminiUsage(msgspec.Struct, rename="camel"):
-    prompt_token_count: Any = None
-    candidates_token_count: Any = None
-    thoughts_token_count: Any = None
-    tool_use_prompt_token_count: Any = None
-    cached_content_token_count: Any = None
-
-
-class Body(msgspec.Struct):
-    """The few fields of an answer (or of one stream event) that metering reads; `raw` parts stay undecoded."""
-
-    model: Any = None
-    usage: msgspec.Raw = msgspec.Raw()
-    response: msgspec.Raw = msgspec.Raw()
-    """Responses API events carry the whole response object here."""
-    message: msgspec.Raw = msgspec.Raw()
-    """Anthropic's `message_start` carries the message here."""
-    usage_metadata: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="usageMetadata")
-    model_version: Any = msgspec.field(default=None, name="modelVersion")
-
+from gateway.metering.usage_shapes import MAX_COUNT, Body, GeminiUsage, Plain, Reading, Usage
 
 _BODY = msgspec.json.Decoder(Body)
-_USAGE = msgspec.json.Decoder(_Usage | None)
-_GEMINI = msgspec.json.Decoder(_GeminiUsage | None)
+_USAGE = msgspec.json.Decoder(Usage | None)
+_GEMINI = msgspec.json.Decoder(GeminiUsage | None)
 _NAMED = re.compile(rb'"(usage|usageMetadata)"\s*:\s*\{')
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """What one body or event told. The parts are None where it is silent, so that readings can be merged."""
-
-    model: str | None = None
-    input: int | None = None
-    output: int | None = None
-    cached_input: int | None = None
-
-    @property
-    def has_usage(self) -> bool:
-        """Tell whether any token count was reported."""
-        return self.input is not None or self.output is not None
-
-    def over(self, earlier: Reading) -> Reading:
-        """Merge: what this reading says wins, what it leaves out comes from `earlier`."""
-        return Reading(
-            model=self.model or earlier.model,
-            input=self.input if self.input is not None else earlier.input,
-            output=self.output if self.output is not None else earlier.output,
-            cached_input=self.cached_input if self.cached_input is not None else earlier.cached_input,
-        )
-
-    def tokens(self) -> TokenUsage | None:
-        """Return the counts as reported, None if there are none."""
-        count, output, cached = self.input or 0, self.output, self.cached_input or 0
-        if output is None and self.input is None:
-            return None
-        return TokenUsage(count, output or 0, cached if cached < count else count)
 
 
 EMPTY = Reading()
 
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_COUNT)]
-
-
-class _PlainDetails(msgspec.Struct):
-    cached_tokens: _Count | None = 0
-
-
-class _PlainUsage(msgspec.Struct):
-    """A usage object whose counts are counts."""
-
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    prompt_tokens_details: _PlainDetails | None = None
-    input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
-    input_tokens_details: _PlainDetails | None = None
-    cache_creation_input_tokens: _Count | None = None
-    cache_read_input_tokens: _Count | None = None
-
-
-class _Plain(msgspec.Struct):
-    """The commonest answer, decoded in one go: no envelope around it, and its fields of the documented types."""
-
-    model: str
-    usage: _PlainUsage
-    response: None = None
-    message: None = None
-    usage_metadata: None = msgspec.field(default=None, name="usageMetadata")
-
-
-_PLAIN = msgspec.json.Decoder(_Plain)
+_PLAIN = msgspec.json.Decoder(Plain)
 
 
 def read_body(body: bytes) -> Reading:
@@ -179,7 +77,7 @@ def read_usage(raw: bytes) -> Reading:
     )
 
 
-def _plainly(plain: _Plain) -> Reading:
+def _plainly(plain: Plain) -> Reading:
     usage = plain.usage
     into, out, details = usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens_details
     if into is None and out is None:
@@ -246,6 +144,6 @@ def _balanced(text: bytes, start: int) -> bytes | None:
 
 
 def _count(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_COUNT:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
         return None
     return value

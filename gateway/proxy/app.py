@@ -215,15 +215,7 @@ class DataPath:
         intake = await take_in(channel, inquiry.head, operation, self._limits)
         record.model = intake.model or inquiry.route.model or ""
         leaver.watch(channel)
-        try:
-            answer = await self._send(tenant, inquiry, intake)
-        except RequestFault as refusal:
-            if not refusal.may_be_outdated or not intake.replayable:
-                raise
-            changed = await self._look_again(tenant)
-            if changed is tenant:
-                raise
-            answer = await self._send(changed, inquiry, intake)
+        answer = await self._send_as_it_is_now(tenant, inquiry, intake)
         if intake.replayable:
             # Streams are open for minutes, thousands at a time: what was sent is not needed any more.
             intake.held = b""
@@ -278,6 +270,19 @@ class DataPath:
                 raise
             return None
         return list_body(dialect, models) if models or is_last else None
+
+    async def _send_as_it_is_now(self, tenant: TenantRuntime, inquiry: Inquiry, intake: Intake) -> Answer:
+        """Send; a refusal that may be outdated is checked against the tenant as it is now."""
+        try:
+            return await self._send(tenant, inquiry, intake)
+        except RequestFault as refusal:
+            if not refusal.may_be_outdated or not intake.replayable:
+                raise
+            refused = refusal
+        changed = await self._look_again(tenant)
+        if changed is tenant:
+            raise refused
+        return await self._send(changed, inquiry, intake)
 
     async def _send(self, tenant: TenantRuntime, inquiry: Inquiry, intake: Intake) -> Answer:
         record, dialect = inquiry.record, inquiry.route.operation.dialect

@@ -8,15 +8,15 @@ examples name the file first. The rest is relayed while it comes in, and such an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from gateway.proxy.channel import Channel
-from gateway.proxy.faults import BadBody, BodyTooLarge, BodyTooSlow, WrongContentType
-from gateway.proxy.form_model import ModelCut, ModelWatch, boundary_of, find_model
+from gateway.proxy.faults import BadBody, BodyTooSlow, WrongContentType
+from gateway.proxy.form_model import ModelCut, boundary_of, find_model
 from gateway.proxy.head import RequestHead
 from gateway.proxy.json_model import decode, locate_model, model_name, replace_model
 from gateway.proxy.routes import Operation
+from gateway.proxy.upload import Upload, too_large
 
 HOLD_BYTES = 256 * 1024
 """How much of an upload is held to find its model; one that is no longer than this can be tried on another key."""
@@ -38,27 +38,6 @@ class IntakeLimits:
     max_body_bytes: int = 32 * 1024 * 1024
     max_upload_bytes: int = 512 * 1024 * 1024
     body_s: float = 60.0
-
-
-class Upload:
-    """A body relayed while it arrives: `head` was read already, the rest comes from the caller. A `BodySource`."""
-
-    def __init__(self, head: bytes, channel: Channel, length: int | None, max_bytes: int) -> None:
-        self._head = head
-        self._channel = channel
-        self._max_bytes = max_bytes
-        self.length = length
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        sent = len(self._head)
-        watch = ModelWatch(self._head)
-        yield self._head
-        while chunk := await self._channel.receive():
-            sent += len(chunk)
-            if sent > self._max_bytes:
-                raise _too_large(self._max_bytes)
-            watch.check(chunk)
-            yield chunk
 
 
 @dataclass(slots=True)
@@ -130,7 +109,7 @@ async def take_in(channel: Channel, head: RequestHead, operation: Operation, lim
         )
     bound = limits.max_upload_bytes if is_form else limits.max_body_bytes
     if length is not None and length > bound:
-        raise _too_large(bound)
+        raise too_large(bound)
     if is_form:
         boundary = boundary_of(content_type)
         return await _take_form(channel, operation, boundary, length, limits)
@@ -140,7 +119,7 @@ async def take_in(channel: Channel, head: RequestHead, operation: Operation, lim
 async def _take_json(channel: Channel, operation: Operation, bound: int, body_s: float) -> Intake:
     body, _ = await _read(channel, bound, body_s)
     if len(body) > bound:
-        raise _too_large(bound)
+        raise too_large(bound)
     if not body:
         raise BadBody("The request has no body.", hint='Send a JSON object such as {"model": "…"}.')
     fields = decode(body)
@@ -167,7 +146,7 @@ async def _take_form(
 ) -> Intake:
     held, found, more = await _read_to_model(channel, boundary, limits)
     if len(held) > limits.max_upload_bytes:
-        raise _too_large(limits.max_upload_bytes)
+        raise too_large(limits.max_upload_bytes)
     if found is None and operation.name in _MODEL_NEEDED:
         raise BadBody("The form names no model.", hint="Add a part named model, best before the file.")
     intake = Intake(
@@ -245,10 +224,3 @@ def _output_tokens(fields: object) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return min(value, MAX_OUTPUT_TOKENS)
     return None
-
-
-def _too_large(bound: int) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"The request body is larger than {bound // 1024} KiB.",
-        hint="Send less, or ask the operators to raise the bound.",
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from random import Random
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from auth.principal import Principal
@@ -62,8 +62,8 @@ class RequestRecord:
     `given_up`: an attempt that was hedged and lost.
     """
 
-    UNANSWERED = 499
-    ABANDONED = "abandoned"
+    UNANSWERED: Final = 499
+    ABANDONED: Final = "abandoned"
 
     __slots__ = (
         "_arrived",

@@ -75,6 +75,7 @@ async def relay(
     record.outcome = _WORDS[answer.kind]
     est = est_input_tokens if answer.kind is OutcomeKind.OK else 0
     failed: OutcomeKind | None = None
+    fault: RequestFault | None = None
     ended = False
     try:
         headers, length = answer_headers(answer, record)
@@ -102,9 +103,11 @@ async def relay(
         except UpstreamError as error:
             failed = classify_error(error)
             record.outcome = failed.value
+            fault = _fault(error)
+        if fault is not None:
             _account(tap, record, est)
             if answer.streaming and length < 0 and tap.at_event_boundary:
-                await channel.finish(error_event(shape, record.operation, _fault(error), record.request_id))
+                await channel.finish(error_event(shape, record.operation, fault, record.request_id))
             else:
                 channel.abort()
     finally:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from gateway.balancing.outcome import OutcomeKind
+from gateway.upstream.error_shapes import ErrorBody, ErrorObject
 from gateway.upstream.errors import ConnectFailed, UpstreamError, UpstreamTimeout
 
 PEEK_BYTES = 16 * 1024
@@ -35,23 +36,7 @@ _CALLER = frozenset({
 _LOW_CREDIT = "credit balance is too low"
 
 
-class _Error(msgspec.Struct):
-    type: Any = None
-    code: Any = None
-    status: Any = None
-    message: Any = None
-    metadata: Any = None
-    details: Any = None
-
-
-class _Body(msgspec.Struct):
-    error: Any = None
-    type: Any = None
-    response: Any = None
-    choices: Any = None
-
-
-_body_decoder = msgspec.json.Decoder(_Body)
+_body_decoder = msgspec.json.Decoder(ErrorBody)
 
 
 def classify(status: int, body: bytes = b"") -> OutcomeKind:
@@ -111,7 +96,7 @@ def classify_event(data: bytes) -> OutcomeKind:
     failed = body.response.get("error") if isinstance(body.response, dict) else None
     stopped = _stopped_choice(body.choices)
     if stopped is not None:
-        words = _words(msgspec.convert(stopped, _Error))
+        words = _words(msgspec.convert(stopped, ErrorObject))
     elif body.error or body.type == "error" or (body.type == "response.failed" and failed):
         words = _words(_decode(data))
     else:
@@ -134,22 +119,22 @@ def _stopped_choice(choices: object) -> dict[str, Any] | None:
     return error if isinstance(error, dict) and choices[0].get("finish_reason") == "error" else None
 
 
-def _decode(body: bytes) -> _Error | None:
+def _decode(body: bytes) -> ErrorObject | None:
     try:
         decoded = _body_decoder.decode(body)
         error = decoded.error
         if error is None and isinstance(decoded.response, dict):
             error = decoded.response.get("error")
         if isinstance(error, dict):
-            return msgspec.convert(error, _Error)
+            return msgspec.convert(error, ErrorObject)
         if isinstance(error, str):
-            return _Error(message=error, code=error)
-        return msgspec.json.decode(body, type=_Error)
+            return ErrorObject(message=error, code=error)
+        return msgspec.json.decode(body, type=ErrorObject)
     except (msgspec.DecodeError, RecursionError):
         return None
 
 
-def _words(error: _Error | None) -> set[str]:
+def _words(error: ErrorObject | None) -> set[str]:
     if error is None:
         return set()
     words = {str(word).lower() for word in (error.type, error.code, error.status) if isinstance(word, str | int)}
@@ -159,5 +144,5 @@ def _words(error: _Error | None) -> set[str]:
     return words
 
 
-def _is_moderation(error: _Error) -> bool:
+def _is_moderation(error: ErrorObject) -> bool:
     return isinstance(error.metadata, dict) and "flagged_input" in error.metadata

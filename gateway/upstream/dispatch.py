@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import field, replace
 from types import TracebackType
@@ -50,7 +50,7 @@ PEEK_S = 2.0
 """How long the body of an error may take before the status alone decides."""
 
 
-@value_type
+@value_type(frozen=True, slots=True)
 class Prepared:
     """A lease turned into a request: where to, what, and how to read the limits in the answer's headers.
 
@@ -147,11 +147,6 @@ class Answer:
                     self._buffer, ended = self._buffer + data, not data
                 return verdict
         return False
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes."""
-        while data := await self.read():
-            yield data
 
     async def finish(
         self, usage: TokenUsage | None = None, *, aborted: bool = False, error: OutcomeKind | None = None

@@ -20,8 +20,9 @@ from collections.abc import Callable
 
 import httptools
 
+from gateway.upstream.body_source import BodySource
 from gateway.upstream.errors import UpstreamBroken, UpstreamTimeout
-from gateway.upstream.message import BodySource, Deadlines
+from gateway.upstream.message import Deadlines
 from gateway.upstream.response import UpstreamResponse
 
 HIGH_WATER_BYTES = 256 * 1024
@@ -338,8 +339,6 @@ class Http1Connection(asyncio.Protocol):
         if self._pump is not None:
             self._pump.cancel()
             self._pump = None
-
-    # --- receiving: llhttp's side
 
     def on_message_begin(self) -> None:
         """A second message in answer to one request is an attack or a bug (response splitting)."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from gateway.balancing.value_type import value_type
+from gateway.upstream.body_source import BodySource
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -43,19 +43,7 @@ class Origin:
         return f"{self.scheme}://{self.authority}"
 
 
-@runtime_checkable
-class BodySource(Protocol):
-    """A body that is produced while it is sent; `length` in bytes, None = chunked. It can be sent once only."""
-
-    @property
-    def length(self) -> int | None:
-        """Bytes in all, when known before the first chunk."""
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the chunks; an exception ends the request and reaches whoever awaits the answer."""
-
-
-@value_type
+@value_type(frozen=True, slots=True)
 class UpstreamRequest:
     """One request: `target` in origin form, `headers` without the framing fields and Host, which the pool writes.
 

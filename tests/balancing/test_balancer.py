@@ -10,11 +10,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.balancing.balancer import MAX_SLATES, RECHECK_S, Balancer, UnknownLease
+from gateway.balancing.balancer import MAX_SLATES, RECHECK_S, Balancer
 from gateway.balancing.decision import Ask, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.families import MAX_FAMILIES
 from gateway.balancing.hints import Hint, WindowHint
+from gateway.balancing.illegal import UnknownLease
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.strategies.registry import STRATEGY_NAMES, make_strategy

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal
 from gateway.balancing.endpoint import Endpoint
-from gateway.balancing.exchange import Exchange, IllegalEvent
+from gateway.balancing.exchange import Exchange
 from gateway.balancing.hedging import Hedge
 from gateway.balancing.hints import NO_HINT, Hint, WindowHint
+from gateway.balancing.illegal import IllegalEvent
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.quota import Limits
 from gateway.balancing.retry import RetryBudget, RetryPolicy

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.balancing.outcome import TokenUsage
-from gateway.metering.pricing import Price, PriceTable, load_prices
+from gateway.metering.price_list import Price
+from gateway.metering.pricing import PriceTable, load_prices
 
 TABLE = PriceTable(
     [

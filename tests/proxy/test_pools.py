@@ -14,7 +14,8 @@ import pytest
 from auth.details import Detail, read_details
 from gateway.balancing.decision import Ask, Picked
 from gateway.balancing.outcome import Outcome, OutcomeKind
-from gateway.metering.pricing import Price, PriceTable
+from gateway.metering.price_list import Price
+from gateway.metering.pricing import PriceTable
 from gateway.policy.access import Denied, judge
 from gateway.proxy.choice import choose_pool
 from gateway.proxy.faults import NoKeyInRegion

@@ -15,6 +15,7 @@ from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.outcome import OutcomeKind, TokenUsage
 from gateway.balancing.retry import RetryBudget, RetryPolicy
 from gateway.balancing.steps import Failure
+from gateway.upstream.chunks import chunks
 from gateway.upstream.dispatch import Answer, dispatch
 from gateway.upstream.errors import UpstreamBroken
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
@@ -36,7 +37,7 @@ def chunk(data: bytes) -> bytes:
 
 
 async def text(answer: Answer) -> bytes:
-    return b"".join([part async for part in answer.chunks()])
+    return b"".join([part async for part in chunks(answer)])
 
 
 async def test_a_good_answer_is_relayed_and_settled_once() -> None:

@@ -12,6 +12,7 @@ from gateway.balancing.hedging import Hedge
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.retry import RetryBudget
 from gateway.balancing.steps import Failure
+from gateway.upstream.chunks import chunks
 from gateway.upstream.dispatch import Answer
 from tests.upstream.servers import Wire, ok, replying
 from tests.upstream.test_dispatch import SSE, chunk
@@ -45,7 +46,7 @@ async def test_the_second_key_answers_for_one_that_is_late(first: tuple[bytes, .
         answer = await w.call(hedge=at_once())
         assert isinstance(answer, Answer)
         assert answer.lease.endpoint.id == "b"
-        assert [data async for data in answer.chunks()] == [b'{"n": 2}']
+        assert [data async for data in chunks(answer)] == [b'{"n": 2}']
         await answer.finish()
         await asyncio.wait_for(silent.gone.wait(), 5)
         assert w.leases.kinds == [("a", OutcomeKind.ABANDONED), ("b", OutcomeKind.OK)]
@@ -67,7 +68,7 @@ async def test_the_first_key_answers_after_all() -> None:
         answer = await w.call(hedge=at_once())
         assert isinstance(answer, Answer)
         assert answer.lease.endpoint.id == "a"
-        assert b'{"n":1}' in b"".join([data async for data in answer.chunks()])
+        assert b'{"n":1}' in b"".join([data async for data in chunks(answer)])
         await answer.finish()
         await asyncio.wait_for(silent.gone.wait(), 5)
         assert w.leases.kinds == [("b", OutcomeKind.ABANDONED), ("a", OutcomeKind.OK)]

@@ -18,9 +18,10 @@ from hashlib import blake2b
 from math import inf, isqrt, log
 from random import Random
 
+from gateway.balancing.learns import Learns
 from gateway.balancing.predictor import Learning
 from gateway.balancing.ready import Candidate, Ready
-from gateway.balancing.strategy import Learns, Strategy, least
+from gateway.balancing.strategy import Strategy, least
 
 LOAD_FACTOR = 1.25
 LOAD_FLOOR = 3

@@ -1,0 +1,25 @@
+"""The shape of a price list. The types alone: msgspec makes classes that cannot be compiled."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Prices of the models that `model` (a glob) names, in US dollars per million tokens, at `provider` ("*" = any).
+
+    `cached_input` is what a token read from the prompt cache costs; None = as `input`.
+    """
+
+    model: str
+    input: float
+    output: float
+    cached_input: float | None = None
+    provider: str = "*"
+
+
+class PriceList(msgspec.Struct, frozen=True):
+    """The file's shape. The first row that matches wins, so that exceptions stand above their family."""
+
+    as_of: str
+    prices: list[Price]

@@ -1,0 +1,23 @@
+"""What is decoded of a provider's error. The types alone: msgspec makes classes that cannot be compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class ErrorObject(msgspec.Struct):
+    type: Any = None
+    code: Any = None
+    status: Any = None
+    message: Any = None
+    metadata: Any = None
+    details: Any = None
+
+
+class ErrorBody(msgspec.Struct):
+    error: Any = None
+    type: Any = None
+    response: Any = None
+    choices: Any = None
