@@ -30,6 +30,8 @@ _SWEEP_S: Final = 1.0
 _RENEWAL_S: Final = 10.0
 _SECOND_SIGNAL_S: Final = 0.1
 """How long a second signal may wait to cut the lead time short."""
+_FORCED_S: Final = 5.0
+"""How long each step of an end at once may take."""
 
 
 class GatewayServer(uvicorn.Server):
@@ -108,6 +110,22 @@ class GatewayServer(uvicorn.Server):
         if self._renewer is not None:
             self._renewer.cancel()
         await super().shutdown(sockets)
+        if self.force_exit:
+            await self._end_at_once()
+
+    async def _end_at_once(self) -> None:
+        """End what is in flight, then the application: what was cut short still has its usage row, leases go back.
+
+        uvicorn would leave both to the end of the event loop.
+        """
+        tasks = set(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_FORCED_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FORCED_S):
+                await self.lifespan.shutdown()
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

@@ -192,11 +192,13 @@ class Supervisor:
             pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2.0 * pause_s))
 
     def _end(self, number: signal.Signals) -> None:
+        again = bool(self._signals)
         self._signals.append(number)
         self._stopping.set()
         # From here on only those that still accept keep the address open.
         self._listening.close()
-        for worker in (*self._workers.values(), *self._retired):
+        # One that was replaced drains already: to it the first of these signals would be its second.
+        for worker in (*self._workers.values(), *(self._retired if again else ())):
             worker.signal(number)
 
     def _roll(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import threading
 from pathlib import Path
 
 import httpx2
@@ -13,6 +14,7 @@ import httpx2
 from tests.e2e.conftest import free_port, wait_for
 from tests.e2e.production import installation
 from tests.e2e.provider import run_provider
+from tests.hostile.provider import Provider, Seen, Wire, good_body, whole
 
 SECRET = "sk-sim-workers-000000000000000"
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello!"}]}
@@ -77,3 +79,50 @@ async def test_workers_are_one_gateway_through_a_crash_a_roll_and_a_drain(tmp_pa
 
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, 30) == 0
+
+
+async def test_a_drain_in_the_middle_of_a_roll_cuts_nobody_short(tmp_path: Path) -> None:
+    """The worker that is being replaced drains already: the end of all must not be a second signal to it."""
+    port, released, provider = free_port(), threading.Event(), Provider()
+
+    async def hold(wire: Wire, seen: Seen) -> None:
+        while not released.is_set():
+            await asyncio.sleep(0.01)
+        await wire.say(whole(good_body(seen)))
+
+    provider.mood = hold
+    provider.start()
+    pool = {
+        "name": "main",
+        "providers": [{"name": "only", "provider": "simulated", "base_url": provider.base_url, "api_key": SECRET}],
+    }
+    variables = {"LLM_PROXY_WORKERS": "2", "LLM_PROXY_LOG_FORMAT": "json", "LLM_PROXY_DRAIN": "100"}
+    try:
+        async with installation(tmp_path, port, **variables) as running:
+            process, log = running.spawn("serve", port)
+            url = f"http://127.0.0.1:{port}"
+            await asyncio.to_thread(wait_for, f"{url}/readyz", process, log)
+            await until("worker serves", log, times=2)
+            token = await asyncio.to_thread(running.new_tenant, url, "acme", pool)
+
+            async def ask() -> int:
+                async with httpx2.AsyncClient(base_url=url, timeout=100) as client:
+                    headers = {"authorization": f"Bearer {token}"}
+                    return (await client.post("/v1/chat/completions", json=CHAT, headers=headers)).status_code
+
+            asking = [asyncio.create_task(ask()) for _ in range(12)]
+            async with asyncio.timeout(60):
+                while len(provider.seen) < len(asking):
+                    await asyncio.sleep(0.05)
+            process.send_signal(signal.SIGHUP)
+            await until("Shutting down", log)
+            process.send_signal(signal.SIGTERM)
+            await until("Shutting down", log, times=3)
+            assert not any(each.done() for each in asking)
+            released.set()
+            assert await asyncio.gather(*asking) == [200] * len(asking)
+            assert await asyncio.to_thread(process.wait, 60) == 0
+            assert "Traceback" not in log.read_text()
+    finally:
+        released.set()
+        provider.stop()

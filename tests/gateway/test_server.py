@@ -25,6 +25,7 @@ class Running:
         self.release = asyncio.Event()
         self.entered = asyncio.Event()
         self.drained: list[str] = []
+        self.ended: list[str] = []
         self.socket = open_socket("127.0.0.1", 0)
         self.port: int = self.socket.getsockname()[1]
         self.server: GatewayServer = make_server(self.app, settings, on_drain=lambda: self.drained.append("drain"))
@@ -35,6 +36,7 @@ class Running:
             await receive()
             await send({"type": "lifespan.startup.complete"})
             await receive()
+            self.ended.append("application")
             await send({"type": "lifespan.shutdown.complete"})
             return
         while (message := await receive()).get("more_body"):
@@ -43,7 +45,10 @@ class Running:
             return
         if scope["path"] == "/held":
             self.entered.set()
-            await self.release.wait()
+            try:
+                await self.release.wait()
+            finally:
+                self.ended.append("request")
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
@@ -180,6 +185,25 @@ async def test_a_drain_asks_callers_to_come_back_over_a_new_connection() -> None
         writer.close()
     one.server.handle_exit(signal.SIGTERM, None)  # a second signal cuts the lead time short
     await one.task
+    one.socket.close()
+
+
+async def test_a_second_signal_ends_what_is_in_flight_and_still_closes_the_application() -> None:
+    one = Running()
+    await one.started()
+    reader, writer = await one.open()
+    writer.write(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\n")
+    await one.entered.wait()
+    one.server.handle_exit(signal.SIGTERM, None)
+    async with asyncio.timeout(10):
+        while not one.drained:
+            await asyncio.sleep(0.01)
+    one.server.handle_exit(signal.SIGTERM, None)
+    async with asyncio.timeout(10):
+        await one.task
+    assert not (await reader.read()).endswith(b"ok")
+    assert one.ended == ["request", "application"], "in this order: what was cut is still accounted for"
+    writer.close()
     one.socket.close()
 
 
