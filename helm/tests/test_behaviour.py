@@ -61,7 +61,7 @@ def test_connections_count_pods_while_rolling() -> None:
 
     notes = render(values, notes=True).text
 
-    assert "at most 67 while rolling (5 gateway x 6 + 3 control x 12 + 1 for migrations)" in notes
+    assert "at most 77 while rolling (5 gateway x 8 + 3 control x 12 + 1 for migrations)" in notes
 
 
 def test_a_new_chart_version_alone_rolls_no_pod() -> None:

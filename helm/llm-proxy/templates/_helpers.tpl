@@ -119,8 +119,8 @@ annotations:
 {{- add $replicas .Values.gateway.maxSurge -}}
 {{- end -}}
 
-{{- /* Pools, and beside them the connections that listen and, in control, hold the jobs' lock. */ -}}
-{{- define "llm-proxy.gatewayConnections" -}}{{ mul .Values.gateway.workers (add .Values.database.poolSize 1) }}{{- end -}}
+{{- /* Pools, and beside them the connections that listen, share leases, write usage and, in control, hold the jobs' lock. */ -}}
+{{- define "llm-proxy.gatewayConnections" -}}{{ mul .Values.gateway.workers (add .Values.database.poolSize 3) }}{{- end -}}
 {{- define "llm-proxy.controlConnections" -}}{{ add (mul 2 .Values.database.poolSize) 2 }}{{- end -}}
 
 {{- define "llm-proxy.connections" -}}
