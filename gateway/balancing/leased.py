@@ -17,6 +17,8 @@ from gateway.balancing.charging import Dimension, unit_of
 
 CREDIT = 1.0 / 64.0
 """Of each limit so much may be spent before the first exchange; what is smaller than one request waits for it."""
+LOG_S = 0.05
+"""What is taken within so much of a second is noted as one."""
 SOON_S = 0.02
 """About how long an exchange takes that is asked for at once."""
 
@@ -25,11 +27,12 @@ class LeasedMeter:
     """One dimension's part: `balance` may be spent, `spent` is all that ever was, `gross` the same without refunds.
 
     `blocked`: somebody found less than it needed since this was last cleared; `need`: what one request takes at most.
+    `recent`: what was taken when, (clock, amount), oldest first; None where windows are long and nobody asks.
     `free` and `pace_per_s`: what nobody held at the last exchange, and what of the refill the others leave; inf: not
     known.
     """
 
-    __slots__ = ("balance", "blocked", "free", "gross", "limit", "need", "pace_per_s", "spent")
+    __slots__ = ("balance", "blocked", "free", "gross", "limit", "need", "pace_per_s", "recent", "spent")
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
@@ -39,15 +42,27 @@ class LeasedMeter:
         self.need = 0.0
         self.blocked = False
         self.free = self.pace_per_s = inf
+        self.recent: list[tuple[float, float]] | None = None
+
+    def log(self, amount: float, now: float) -> None:
+        """Note what was taken, by parts of a second that count from their end."""
+        recent = self.recent
+        if recent is None:
+            return
+        if recent and now - recent[-1][0] < LOG_S and len(recent) > 1 and now - recent[-2][0] < LOG_S:
+            recent[-1] = now, recent[-1][1] + amount
+        else:
+            recent.append((now, amount))
 
 
 class QuotaLease:
     """One ledger's part; amounts come as `charging.sizes`, each capped at the limit as the ledger caps estimates.
 
     `on_need` is called when it is first used since `noted` was cleared, or found short since `asked` was: time to ask.
+    `is_hurried`: also when it is found short after `retry_at`, since a short window is over before the next exchange.
     """
 
-    __slots__ = ("_on_need", "asked", "meters", "noted", "retry_at", "until", "uses")
+    __slots__ = ("_on_need", "asked", "is_hurried", "meters", "noted", "retry_at", "until", "uses")
 
     def __init__(self, on_need: Callable[[], None]) -> None:
         self._on_need = on_need
@@ -56,6 +71,7 @@ class QuotaLease:
         self.retry_at = -inf
         self.noted = False
         self.asked = False
+        self.is_hurried = False
         self.uses = 0
 
     def fit(self, dimension: Dimension, limit: float | None) -> None:
@@ -77,6 +93,8 @@ class QuotaLease:
                 meter.need = max(meter.need, amount)
         if not short:
             return now
+        if self.is_hurried and now >= self.retry_at:
+            self.asked = False
         self.ask()
         return max(now + SOON_S, self.retry_at)
 
@@ -86,7 +104,7 @@ class QuotaLease:
             self.noted = self.asked = True
             self._on_need()
 
-    def take(self, counted: Sequence[float]) -> None:
+    def take(self, counted: Sequence[float], now: float) -> None:
         """Spend; also what was not granted, which is then owed."""
         self.uses += 1
         for unit, meter in self.meters.values():
@@ -96,6 +114,8 @@ class QuotaLease:
             meter.spent += amount
             meter.gross += amount
             meter.need = max(meter.need, amount)
+            if meter.recent is not None:
+                meter.log(amount, now)
         if not self.noted:
             self.noted = True
             self._on_need()

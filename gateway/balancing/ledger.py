@@ -238,7 +238,7 @@ class Ledger:
             reservation.trial = not probe and margin > 0.0 and learner.in_use(now) and not learner.margin_at(now)
         counted = sizes(self._semantics, input_tokens, output_tokens)
         if self.lease is not None:
-            self.lease.take(counted)
+            self.lease.take(counted, now)
         held_back, trial, entries = False, reservation.trial, reservation.entries
         for dimension, unit, meter in self._meters:
             amount = counted[unit]

@@ -23,17 +23,8 @@ import msgspec
 Kind = Literal["bucket", "fixed", "sliding", "slots", "stock"]
 SLOTS = 20
 """Parts of a sliding window that is kept in the database: coarser than `balancing.limiter.SlidingWindow`."""
-LEAST_WINDOW_S = 5.0
 CAUTION = 0.02
 """An account is raised by a provider's word only where it differs by more than this share of the limit."""
-
-
-def lent_s(window_s: float) -> float:
-    """Give the window that is lent for a limiter's: what is over before the next exchange is lent by the minute.
-
-    Each process keeps to the short window by itself, and all of them together to the longer one.
-    """
-    return window_s if window_s >= LEAST_WINDOW_S else 60.0
 
 
 class Account(msgspec.Struct, array_like=True):
@@ -103,6 +94,16 @@ class Account(msgspec.Struct, array_like=True):
             self._charge_slot(amount, now)
         else:
             self.level -= amount
+
+    def charge_dated(self, amount: float, recent: list[tuple[float, float]], now: float) -> None:
+        """Take what was spent, of which `recent` (seconds ago, amount) is all that lies in the last window. Sliding."""
+        self.total += amount
+        counts = dict(self.slots)
+        for age_s, part in recent:
+            slot = self._slot(now - max(0.0, age_s))
+            counts[slot] = counts.get(slot, 0.0) + part
+        oldest = self._slot(now) - SLOTS
+        self.slots = sorted((slot, held) for slot, held in counts.items() if slot >= oldest and held > 0.0)
 
     def _roll(self, now: float) -> None:
         if (number := self._number(now)) > self.at:
@@ -174,4 +175,10 @@ class Account(msgspec.Struct, array_like=True):
             return min(60.0, missing / self.per_s)
         if self.kind == "fixed":
             return min(60.0, self.phase + (self._number(now) + 1) * self.window_s - now)
-        return 1.0 if self.kind != "sliding" else min(60.0, self.window_s / SLOTS)
+        if self.kind != "sliding":
+            return 1.0
+        for slot, part in self.slots:
+            missing -= part
+            if missing <= 0.0:
+                return min(60.0, max(0.0, (slot + SLOTS + 1) * self.window_s / SLOTS - now))
+        return min(60.0, self.window_s / SLOTS)

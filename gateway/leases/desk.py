@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from math import exp, inf
+from math import inf
 from typing import Any
 from uuid import UUID
 
@@ -37,9 +37,10 @@ from gateway.balancing.ledger import Ledger
 from gateway.balancing.limiter import Bucket, FixedWindow, Meter
 from gateway.balancing.ready import EndpointState, QuotaState
 from gateway.balancing.windows import DAY_S
-from gateway.leases.account import Kind, lent_s
+from gateway.leases.account import Kind
 from gateway.leases.keys import KeyShares, release
 from gateway.leases.lessons import LedgerLessons
+from gateway.leases.part import Part
 from gateway.leases.row import LEASE_S, Answer, Draw, Grant, Report
 from gateway.leases.tenant_word import TENANT_ROW, TenantWords
 
@@ -54,39 +55,11 @@ IDLE_S = 10.0
 TOLD_S = 1.5
 """The provider's word on what is left is passed on while it is younger than this."""
 SLACK_S = 5.0
+SHORT_S = 10.0
+"""Windows this short are over before an exchange would tell of what was spent in them: it is told when."""
+AGAIN_S = 0.2
+"""A process that found a short window spent asks again no sooner."""
 DECAY_S = 60.0
-NEWCOMER = 1.0 / 16.0
-_RATE_TAU_S = 2.0
-
-
-@dataclass(slots=True)
-class Part:
-    """One dimension of one ledger, between exchanges."""
-
-    counts_requests: bool
-    acked: float = 0.0
-    sent: float = 0.0
-    returned: float = 0.0
-    gross: float = 0.0
-    gross_at: float = 0.0
-    rate: float = 0.0
-    need: float = 0.0
-    share: float = NEWCOMER
-    lessees: int = int(1.0 / NEWCOMER) - 1
-    free: float = 0.0
-    is_alone: bool = False
-    plenty: bool = False
-
-    def measure(self, meter: LeasedMeter, now: float) -> None:
-        """Work out the demand a second: up at once, down slowly."""
-        span = now - self.gross_at
-        measured = (meter.gross - self.gross) / max(span, 1.0)
-        if measured > self.rate:
-            self.rate = measured
-        elif span >= 1.0:
-            self.rate += (measured - self.rate) * (1.0 - exp(-span / _RATE_TAU_S))
-        if span >= 1.0:
-            self.gross, self.gross_at = meter.gross, now
 
 
 @dataclass(slots=True)
@@ -221,8 +194,7 @@ class Desk:
 
     def _draw(self, part: Part, meter: LeasedMeter, source: Meter, now: float, *, leaving: bool) -> Draw:
         part.measure(meter, now)
-        window_s = lent_s(source.window_s)
-        limit = meter.limit * window_s / source.window_s
+        limit = meter.limit
         demand, need = part.rate, 0.0
         if meter.blocked:
             # How much more is wanted is not known: twice as much each time, until it is enough or the fair part.
@@ -241,13 +213,25 @@ class Desk:
         meter.balance = keep
         meter.blocked, meter.need = False, 0.0
         kind: Kind = "bucket" if isinstance(source, Bucket) else "sliding"
-        phase = 0.0
+        phase, recent = 0.0, None
+        if kind == "sliding" and source.window_s <= SHORT_S:
+            recent = part.dated(meter, source.window_s, now)
         if isinstance(source, FixedWindow):
             kind, phase = "fixed", (source.phase + self._unix_offset_s) % source.window_s
         return Draw(
-            kind=kind, limit=limit, window_s=window_s, phase=round(phase, 3), spent=part.sent, acked=part.acked,
-            keep=keep, want=want, need=need, rate=min(demand, limit / window_s), leaving=leaving,
-        )  # fmt: skip
+            kind=kind,
+            limit=limit,
+            window_s=source.window_s,
+            phase=round(phase, 3),
+            spent=part.sent,
+            acked=part.acked,
+            keep=keep,
+            want=want,
+            need=need,
+            rate=min(demand, limit / source.window_s),
+            leaving=leaving,
+            recent=recent,
+        )
 
     def granted(self, key: Key, answer: Answer, *, sent_at: float, now: float, retry_at: float) -> bool:
         """Take over what an exchange granted; `retry_at`: when the next one is due. True: there is more than before."""
@@ -264,7 +248,7 @@ class Desk:
             if held.leaving:
                 self._left(held)
                 continue
-            short = False
+            short, again_at = False, retry_at
             for dimension, (_, meter) in lease.meters.items():
                 part = held.parts.get(dimension)
                 grant = answer.grants.get(f"{held.name}|{dimension.name.lower()}")
@@ -272,12 +256,14 @@ class Desk:
                     continue
                 more |= self._take_over(part, meter, grant)
                 short |= grant.short
+                if grant.short and meter.recent is not None:
+                    again_at = min(again_at, now + max(AGAIN_S, grant.retry_s))
                 part.plenty = not grant.short
                 self._lower(held, dimension, grant, now)
             held.renewed_at = sent_at
             lease.until = sent_at + LEASE_S
             # Where there was not enough for all, asking again at once would only take it from those who ask less often.
-            lease.retry_at = retry_at if short else now
+            lease.retry_at, lease.is_hurried = again_at if short else now, again_at < retry_at
             lease.asked = short or is_busy
             more |= held.lessons.hear(held.ledger, answer.facts, now)
         return more
@@ -285,6 +271,7 @@ class Desk:
     @staticmethod
     def _take_over(part: Part, meter: LeasedMeter, grant: Grant) -> bool:
         part.acked = part.sent
+        part.logged.clear()
         part.returned, part.is_alone = 0.0, False
         part.share, part.lessees, part.free = grant.share, grant.lessees, max(0.0, grant.free)
         meter.free, meter.pace_per_s = part.free, grant.pace_per_s
@@ -363,15 +350,14 @@ class Desk:
                     if not part.is_alone:
                         meter.balance += share * part.free
                 else:
-                    # What is lent for a longer window counts for as much of it.
-                    lent, slack_s = lent_s(source.window_s), 0.0 if isinstance(source, Bucket) else SLACK_S
-                    per_s = share * meter.limit / source.window_s * lent / (lent + slack_s)
+                    slack_s = 0.0 if isinstance(source, Bucket) else SLACK_S
+                    per_s = share * meter.limit / (source.window_s + slack_s)
                     least = 1.0 if part.counts_requests else part.need
                     room = max(per_s * SLACK_S, min(least, meter.limit))
                     meter.balance = min(max(room, meter.balance), meter.balance + per_s * span_s)
                 part.is_alone = True
             lease.until = now + LEASE_S
-            lease.retry_at = now + min(span_s, 1.0)
+            lease.retry_at, lease.is_hurried = now + min(span_s, 1.0), False
             lease.asked = True
 
 

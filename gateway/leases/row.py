@@ -78,7 +78,8 @@ class Draw(msgspec.Struct):
 
     `spent` counts from the lessee's start, `acked` is what of it the store has confirmed, `span_s` seconds ago. `keep`
     is what it may spend before the answer comes and will not give up. `told` is what the provider says is left, if that
-    was heard just now. `told_age_s`: how long ago. `leaving`: it wants nothing any more.
+    was heard just now. `told_age_s`: how long ago. `recent`: where windows are short, what of `spent - acked` lies in
+    the last one, (seconds ago, amount); what does not is back by now. `leaving`: it wants nothing any more.
     """
 
     kind: Kind
@@ -94,6 +95,7 @@ class Draw(msgspec.Struct):
     rate: float = 0.0
     told: float | None = None
     told_age_s: float = 0.0
+    recent: list[tuple[float, float]] | None = None
     leaving: bool = False
 
 
@@ -209,7 +211,10 @@ def _charge(row: Row, me: Lessee, name: str, draw: Draw, now: float) -> Account:
     holding = me.holdings.get(name)
     if holding is None:
         holding = me.holdings[name] = Holding(spent=draw.acked)
-    account.charge(draw.spent - holding.spent, now, span_s=draw.span_s if draw.span_s > LEASE_S else 0.0)
+    if draw.recent is None or account.kind != "sliding":
+        account.charge(draw.spent - holding.spent, now, span_s=draw.span_s if draw.span_s > LEASE_S else 0.0)
+    else:
+        account.charge_dated(draw.spent - holding.spent, draw.recent, now)
     holding.spent, holding.want, holding.need, holding.rate = draw.spent, draw.want, draw.need, draw.rate
     return account
 

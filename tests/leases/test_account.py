@@ -96,3 +96,36 @@ def test_the_providers_word_corrects_only_what_we_cannot_explain(
     account.charge(10.0, 0.0)
     account.told(remaining, unreported, since, 0.0)
     assert account.available(0.0) == pytest.approx(becomes)
+
+
+@pytest.mark.parametrize(
+    ("recent", "free_now", "free_in_s"),
+    [
+        ([(0.0, 10.0)], 0.0, 1.05),
+        ([(0.9, 10.0)], 0.0, 0.15),
+        ([(0.9, 4.0), (0.2, 6.0)], 0.0, 0.15),
+        ([(0.2, 6.0)], 4.0, 0.0),
+        ([], 10.0, 0.0),
+    ],
+    ids=["just now", "long ago", "in two parts", "part is back", "all is back"],
+)
+def test_what_is_told_with_its_time_is_free_when_its_window_is_over(
+    recent: list[tuple[float, float]], free_now: float, free_in_s: float
+) -> None:
+    account = Account.open("sliding", 10.0, 1.0, 0.0, 100.0)
+    account.charge_dated(10.0, recent, 100.0)
+    assert account.total == 10.0
+    assert account.available(100.0) == free_now
+    assert account.free_in(1.0, 0.0, 100.0) == pytest.approx(free_in_s, abs=0.051)
+    assert account.available(101.06) == 10.0
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 3.0), st.floats(0.1, 5.0)), max_size=12))
+def test_dated_charges_count_no_less_than_what_lies_in_the_window(spent: list[tuple[float, float]]) -> None:
+    account, now = Account.open("sliding", 1000.0, 1.0, 0.0, 0.0), 10.0
+    for at, (age_s, amount) in enumerate(spent):
+        account.charge_dated(amount, [(age_s, amount)], now + 0.01 * at)
+    ends = now + 0.01 * len(spent)
+    held = sum(amount for at, (age_s, amount) in enumerate(spent) if now + 0.01 * at - age_s > ends - 1.0)
+    assert 1000.0 - account.available(ends) >= held - 1e-6
+    assert account.slots == sorted(account.slots)

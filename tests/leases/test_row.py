@@ -14,9 +14,10 @@ NOW = 1_000_000.0
 
 def report(lessee: str, *, limit: float = 60.0, **draw: float) -> Report:
     """One lessee's word on requests a minute."""
-    known: dict[str, float] = {"need": 1.0, "want": 1.0} | draw
-    leaving = bool(known.pop("leaving", 0.0))
-    return Report(lessee, {"|rpm": Draw("bucket", limit, 60.0, leaving=leaving, **known)}, leaving=leaving)
+    said = Draw("bucket", limit, 60.0, need=1.0, want=1.0)
+    for name, value in draw.items():
+        setattr(said, name, bool(value) if name == "leaving" else value)
+    return Report(lessee, {"|rpm": said}, leaving=said.leaving)
 
 
 def granted(row: Row, said: Report, now: float) -> Grant:

@@ -34,14 +34,14 @@ async def test_a_limit_is_used_and_never_overrun(provider: str, processes: int) 
 
 
 @pytest.mark.parametrize(
-    ("provider", "processes", "least", "refused"),
-    [("azure", 1, 0.83, 0.0), ("azure", 4, 0.82, 0.0), ("mistral", 1, 0.94, 0.0), ("mistral", 4, 0.65, 0.05)],
+    ("provider", "processes", "least"),
+    [("azure", 1, 0.9), ("azure", 4, 0.9), ("mistral", 1, 0.86), ("mistral", 4, 0.8)],
 )
-async def test_short_windows_are_mostly_used(provider: str, processes: int, least: float, refused: float) -> None:
-    """Windows of ten seconds are shared; those of one are kept to by each process by itself."""
+async def test_short_windows_are_mostly_used(provider: str, processes: int, least: float) -> None:
+    """Windows that are over before an exchange tells of them: ten seconds, and one."""
     world = await saturated(provider, processes)
     seen = await world.run(4 * MINUTE)
-    assert world.refused <= refused * seen
+    assert world.refused <= 0.002 * seen
     assert least * 24_000 <= seen - world.refused <= 24_240
 
 
