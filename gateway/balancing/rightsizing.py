@@ -10,10 +10,11 @@ than `MAX_TRUNCATED` of the sized answers were cut short, the tenant's sizing st
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, exp, inf
 
-from gateway.balancing.semantics import Semantics
+from gateway.balancing.semantics import Semantics, SemanticsOf, semantics_of
 
 FACTOR = 1.5
 LEAST = 256
@@ -51,6 +52,17 @@ class _Answers:
 
     def read(self, now: float) -> float:
         return self.largest * exp(-max(0.0, now - self.at) / MEMORY_S)
+
+
+def reserved_by(providers: Iterable[str], semantics: SemanticsOf = semantics_of) -> Semantics | None:
+    """Give what sizing has to know of a pool whose keys are these providers'; None: none of them counts output.
+
+    A request may go to any of the keys, so what is unset counts as reserving the least.
+    """
+    counted = [each for provider in providers if (each := semantics(provider)).total != "input"]
+    unset = [each.unset_output for each in counted]
+    least = min((each for each in unset if each is not None), default=None) if None not in unset else None
+    return Semantics(unset_output=least) if counted else None
 
 
 class RightSizer:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from gateway.balancing.outcome import TokenUsage
-from gateway.balancing.rightsizing import RightSizer
-from gateway.balancing.semantics import Semantics, semantics_of
+from gateway.balancing.rightsizing import RightSizer, reserved_by
+from gateway.balancing.semantics import Semantics
 from gateway.proxy.output_limit import is_structured
 
 
@@ -26,11 +26,8 @@ class Sizing:
         self.sized = self.truncated = 0
 
     def configure(self, providers: Iterable[str]) -> None:
-        """Take over whose keys the pool has: a request may go to any of them, so what is unset costs the least."""
-        counted = [semantics for each in providers if (semantics := semantics_of(each)).total != "input"]
-        unset = [each.unset_output for each in counted]
-        least = min((each for each in unset if each is not None), default=None) if None not in unset else None
-        self._semantics = Semantics(unset_output=least) if counted else None
+        """Take over whose keys the pool has."""
+        self._semantics = reserved_by(providers)
 
     def begin(self, client_id: str, model: str, requested: int | None, body: bytes) -> Sized | None:
         """Return how this request's answer is to be limited and watched; None where sizing means nothing."""

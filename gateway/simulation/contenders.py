@@ -20,7 +20,7 @@ class Contender:
     """A strategy under a name, and what it is allowed to know.
 
     `semantics`: how it believes that providers count; `knows_limits`: it is told the configured limits; `hears`: it
-    sees response headers.
+    sees response headers. `sizes`: `max_tokens` are right-sized; `late_lane`: who is late steps aside in the queue.
     """
 
     name: str
@@ -28,6 +28,8 @@ class Contender:
     semantics: SemanticsOf = semantics_of
     knows_limits: bool = True
     hears: bool = True
+    sizes: bool = False
+    late_lane: bool = False
 
 
 _BUCKET = Semantics(minute="continuous")

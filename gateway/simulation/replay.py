@@ -1,17 +1,18 @@
 """A trace in virtual time: the gateway's own balancer and exchange against the providers' limit models.
 
-Events sit in one heap; nothing sleeps. Requests that find every key full stand in one line a model, by priority and
-then order of arrival, like in the gateway: only the head tries, when its pause ends or when something came free.
+Events sit in one heap; nothing sleeps. Requests that find every key full wait in the gateway's own queue: of each model
+only whose turn it is tries, when its pause ends or when something came free.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 
+from gateway.balancing.admission import Admission, Ticket, TurnedAway
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.decision import Ask
 from gateway.balancing.endpoint import Endpoint
@@ -20,6 +21,7 @@ from gateway.balancing.leasing import Leasing
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.retry import RetryBudget, RetryPolicy
+from gateway.balancing.rightsizing import RightSizer, reserved_by
 from gateway.balancing.steps import Answered, Done, Event, Fail, Finished, NotParked, Pause, Relay, Send, Step, Woke
 from gateway.simulation.contenders import ORACLE, Contender, contender
 from gateway.simulation.demand import Demand
@@ -42,14 +44,27 @@ class _Request:
     key: str = ""
     answer: Taken | Refused | None = None
     started: bool = False
+    ticket: Ticket | None = None
+    sized: bool = False
+    truncated: bool = False
 
 
 @dataclass(slots=True)
 class _Line:
-    """Those who wait for one model: (priority, number, request) as a heap, and when the head is to be woken."""
+    """Those who wait for one model: how many, and when the next is to be woken."""
 
-    places: list[tuple[int, int, _Request]] = field(default_factory=list)
+    waiting: int = 0
     wake_at: float = math.inf
+
+
+class _AllBut(Container[str]):
+    """Every line but one."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+
+    def __contains__(self, line: object) -> bool:
+        return line != self._line
 
 
 def replay(
@@ -84,8 +99,10 @@ class _Replay:
         self._events: list[tuple[float, int, int, _Request | str]] = []
         self._sequence = 0
         self._lines: dict[str, _Line] = {}
-        self._waiting = 0
-        self._max_waiting = max_waiting
+        self._queue = Admission(max_waiting=max_waiting, late_lane=chosen is not None and chosen.late_lane)
+        self._tickets: dict[int, _Request] = {}
+        self._sizer = RightSizer() if chosen is not None and chosen.sizes else None
+        self._reserved = reserved_by({key.style for key in scenario.keys})
         self._freed = False
         self._tally = Tally(ORACLE if chosen is None else chosen.name, demands)
         endpoints = [
@@ -142,7 +159,6 @@ class _Replay:
         if isinstance(subject, str):
             line = self._lines.get(subject)
             if line is not None and line.wake_at == now:
-                line.wake_at = math.inf
                 self._try_head(subject, now)
         elif kind == _ANSWERED:
             self._on_answer(subject, now)
@@ -155,7 +171,14 @@ class _Replay:
         self._sequence += 1
         heapq.heappush(self._events, (at, self._sequence, kind, subject))
 
-    def _arrive(self, demand: Demand, now: float) -> None:
+    def _arrive(self, wished: Demand, now: float) -> None:
+        demand, sized = wished, None
+        if self._sizer is not None and self._reserved is not None:
+            sized = self._sizer.suggest(
+                wished.tenant, wished.model, wished.max_tokens, self._reserved, structured=False, now=now
+            )
+        if sized is not None:
+            demand = replace(wished, max_tokens=sized, output_tokens=min(wished.output_tokens, sized))
         ask = Ask(
             model=demand.model,
             est_input_tokens=demand.est_input_tokens,
@@ -166,13 +189,14 @@ class _Replay:
             affinity=demand.affinity or None,
         )
         exchange = Exchange(self._leasing, ask, self._policy, self._budget, rng=self._rng)
-        request = _Request(demand, exchange)
-        if demand.model in self._lines:
-            # Others wait for this model: whoever comes now stands behind those of its priority.
-            if not self._stand(request):
-                self._tally.turned_away(demand)
-            return
-        self._try(request, now)
+        request = _Request(
+            demand, exchange, sized=sized is not None, truncated=demand.output_tokens < wished.output_tokens
+        )
+        # Where others wait for this model, whoever comes now waits too.
+        if demand.model not in self._lines:
+            self._try(request, now)
+        elif not self._stand(request, now):
+            self._tally.turned_away(demand)
 
     def _try(self, request: _Request, now: float) -> bool:
         """Let a request ask for a key; False: it has to wait (again)."""
@@ -232,34 +256,61 @@ class _Replay:
             raise RuntimeError("only an admitted request ends")
         usage = self._world.end(request.key, demand, answer, now)
         self._tally.ended(demand, self._world.price(request.key, usage), usage.cached_input, now)
+        if self._sizer is not None:
+            sized, cut = request.sized, request.truncated
+            self._sizer.observe(demand.tenant, demand.model, demand.output_tokens, now, sized=sized, truncated=cut)
+            self._tally.truncated += cut
         if self._oracle is not None:
             # What a settlement gives back is room at once.
             self._freed = True
         self._step(request, Finished(Outcome(OutcomeKind.OK, 200, answer.first_byte_s, answer.total_s, usage)), now)
 
     def _park(self, request: _Request, until: float, now: float) -> bool:
-        line = self._lines.get(request.demand.model)
-        standing = line is not None and bool(line.places) and line.places[0][2] is request
-        if not standing and not self._stand(request):
+        if request.ticket is None and not self._stand(request, now):
             self._follow(request, request.exchange.step(NotParked(), now), now)
             return True
-        line = self._lines[request.demand.model]
-        if line.places[0][2] is request:
-            at = max(now, min(until, request.demand.patience_until))
-            if at != line.wake_at:
-                line.wake_at = at
-                self._push(at, _WAKE, request.demand.model)
+        model = request.demand.model
+        line, at = self._lines[model], max(now, min(until, request.demand.patience_until))
+        if at < line.wake_at:
+            line.wake_at = at
+            self._push(at, _WAKE, model)
         return False
 
-    def _stand(self, request: _Request) -> bool:
-        if self._waiting >= self._max_waiting:
-            return False
-        self._waiting += 1
-        self._tally.waiting(self._waiting)
+    def _stand(self, request: _Request, now: float) -> bool:
+        demand = request.demand
         self._sequence += 1
-        line = self._lines.setdefault(request.demand.model, _Line())
-        heapq.heappush(line.places, (request.demand.priority, self._sequence, request))
+        ticket = Ticket(
+            self._sequence,
+            demand.tenant,
+            demand.model,
+            demand.priority,
+            joined_at=now,
+            due=demand.deadline_at,
+            cost=float(demand.est_input_tokens + demand.est_output_tokens),
+        )
+        joined = self._queue.join(ticket, now)
+        if isinstance(joined, TurnedAway):
+            return False
+        request.ticket = ticket
+        self._tickets[ticket.id] = request
+        self._lines.setdefault(demand.model, _Line()).waiting += 1
+        self._tally.waiting(len(self._queue))
+        if joined.displaced is not None:
+            displaced = self._left(joined.displaced)
+            if displaced.started:
+                displaced.exchange.step(NotParked(), now)
+            self._tally.turned_away(displaced.demand)
         return True
+
+    def _left(self, ticket: Ticket) -> _Request:
+        """Give whose ticket has left the queue."""
+        request = self._tickets.pop(ticket.id)
+        request.ticket = None
+        line = self._lines[ticket.line]
+        line.waiting -= 1
+        if not line.waiting:
+            del self._lines[ticket.line]
+        return request
 
     def _wake_heads(self, now: float) -> None:
         while self._freed:
@@ -268,16 +319,17 @@ class _Replay:
                 self._try_head(model, now)
 
     def _try_head(self, model: str, now: float) -> None:
-        """Let the head try, and as long as it gets its turn, the next."""
-        line = self._lines[model]
-        while line.places:
-            request = line.places[0][2]
+        """Let those whose turn it is try, until one has to wait on."""
+        if model in self._lines:
+            self._lines[model].wake_at = math.inf
+        others = _AllBut(model)
+        while (ticket := self._queue.next(now, skip=others)) is not None:
+            request = self._tickets[ticket.id]
             if not self._try(request, now):
+                self._queue.put_back(ticket, now)
                 return
-            # It may have been overtaken in the heap while it tried: nobody joins in between, so it is still the head.
-            heapq.heappop(line.places)
-            self._waiting -= 1
-        del self._lines[model]
+            self._queue.served(now)
+            self._left(ticket)
 
 
 def _quotas(scenario: Scenario) -> list[Quota]:

@@ -127,5 +127,6 @@ def mean_of(results: Sequence[Result]) -> Result:
         ),
         duration_s=sum(each.duration_s for each in results) / count,
         goodput=sum(each.goodput or 0.0 for each in results) / count,
+        truncated=sum(each.truncated for each in results),
         cache_hits=None if first.cache_hits is None else sum(each.cache_hits or 0.0 for each in results) / count,
     )

@@ -59,6 +59,8 @@ class Result:
     """Served tokens over the oracle's, when one ran."""
     cache_hits: float | None = field(default=None)
     """Of the tokens that could be read from a prompt cache, the share that was; None: there were none."""
+    truncated: int = 0
+    """Answers that right-sizing cut short."""
 
     def per_10k(self, count: int) -> float:
         """Return a count per 10,000 requests."""
@@ -84,6 +86,8 @@ class Tally:
         self._slice_tokens = [0] * _SLICES
         self._slice_rejected = [0] * _SLICES
         self._longest_queue = 0
+        self.truncated = 0
+        """Answers that a lowered `max_tokens` has cut."""
 
     def admitted(self, demand: Demand, key: str, now: float) -> None:
         """A provider took the request."""
@@ -152,6 +156,7 @@ class Tally:
             ),
             duration_s=now,
             cache_hits=self._cached / self._cacheable if self._cacheable else None,
+            truncated=self.truncated,
         )
 
     def _jain(self) -> float:

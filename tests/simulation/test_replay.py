@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from random import Random
 from xml.etree import ElementTree
 
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 
 from gateway.balancing.hints import WindowHint
 from gateway.balancing.quota import Limits
-from gateway.balancing.strategies.registry import STRATEGY_NAMES
+from gateway.balancing.strategies.registry import STRATEGY_NAMES, make_strategy
 from gateway.simulation import plots, report, study
-from gateway.simulation.contenders import BLIND, ORACLE, PLAIN
+from gateway.simulation.contenders import BLIND, ORACLE, PLAIN, Contender
 from gateway.simulation.demand import Demand, make_demands
 from gateway.simulation.replay import replay
 from gateway.simulation.scenario import (
@@ -89,6 +90,36 @@ def test_higher_priority_goes_first_and_equals_in_order() -> None:
     assert result.classes[0].served == 15
     assert result.classes[1].served == 60 + 5
     assert result.failures == {"deadline": 10} or sum(result.failures.values()) == 10
+
+
+def test_one_tenants_flood_does_not_keep_another_waiting() -> None:
+    """The queue is the gateway's: inside a level the tenant that was served least goes first."""
+    flood = [demand(0.0, tenant="loud", patience_s=600.0) for _ in range(120)]
+    result = replay([*flood, demand(1.0, tenant="quiet", patience_s=20.0)], one_key(rpm=60), "round_robin")
+    assert result.lost == 0
+
+
+def test_who_is_late_steps_aside_where_that_is_wanted() -> None:
+    """At 120 % a first-come queue makes everybody late; one missed deadline is not to become many."""
+    demands = [demand(index / 1.2, patience_s=600.0) for index in range(600)]
+    plain, lane = (
+        replay(demands, one_key(rpm=60), Contender("x", lambda: make_strategy("rate_limit_aware"), late_lane=late))
+        for late in (False, True)
+    )
+    assert plain.lost == lane.lost == 0
+    assert lane.on_time > 1.3 * plain.on_time
+
+
+def test_right_sized_requests_wait_less_and_cut_answers_are_counted() -> None:
+    wide = [replace(demand(index / 2, patience_s=60.0), max_tokens=4_096, output_tokens=50) for index in range(600)]
+    long = [replace(each, output_tokens=700) if index == 400 else each for index, each in enumerate(wide)]
+    plain, sized = (
+        replay(long, one_key(tpm=60_000), Contender("x", lambda: make_strategy("rate_limit_aware"), sizes=sizes))
+        for sizes in (False, True)
+    )
+    assert sized.waits.mean < 0.7 * plain.waits.mean
+    assert sized.lost < 0.5 * plain.lost
+    assert (plain.truncated, sized.truncated) == (0, 1)
 
 
 def test_callers_lose_patience() -> None:
