@@ -1,4 +1,6 @@
-"""Who takes part in `strategies.py`: the baselines, the strategies, and `predictive` without each of its parts."""
+"""Who takes part in `strategies.py`: the baselines, the strategies, `predictive` without each of its parts, and with
+each of the two opt-in ones.
+"""
 
 # ruff: noqa: ARG002 - what a lesser part ignores is the point
 
@@ -13,7 +15,8 @@ from gateway.balancing.ready import Candidate
 from gateway.balancing.strategies.predictive import Predictive
 from gateway.simulation.contenders import Contender, contender
 
-MAIN = ("blind", "plain", "round_robin", "rate_limit_aware", "predictive")
+MAIN = ("plain", "rate_limit_aware", "predictive")
+SIMPLE = ("blind", "round_robin")
 OTHERS = ("weighted", "least_connections", "lowest_latency", "lowest_cost", "adaptive")
 
 
@@ -88,7 +91,9 @@ class NoProbes(Identification):
 class NoRemainders(Identification):
     """A limit is not read off the remainders."""
 
-    def remained(self, dimension: Dimension, remaining: float, held: float, as_of: float, window_s: float) -> bool:
+    def remained(
+        self, dimension: Dimension, remaining: float, held: float, as_of: float, window_s: float, *, refused: bool
+    ) -> bool:
         """Ignore them."""
         return False
 
@@ -127,6 +132,8 @@ ABLATIONS: Mapping[str, Contender] = {
         Contender("no untold limits", lambda: _ablated(NoUntold)),
         Contender("no probes", lambda: _ablated(NoProbes)),
         Contender("no expiring first", PlainPlacement),
+        Contender("+ right-sized max_tokens", Predictive, sizes=True),
+        Contender("+ late lane", Predictive, late_lane=True),
     )
 }
 

@@ -5,7 +5,8 @@ Run:    python bench/strategies.py run [--traces DIR] [--results FILE] [--reques
 
 `run` appends a line a replay to the results and skips what is there already, so it may be stopped at any time, and
 parts may run side by side. Every replay of one cell (study, trace, pool, clean or messy, load, seed) has the same
-demand, pool, slice of the trace and queue. `report` writes the comparison as Markdown with plots, see
+demand, pool, slice of the trace and queue. A slice spans a quarter of an hour at least: load means nothing in one that
+is over before the first minute's limits are. `report` writes the comparison as Markdown with plots, see
 `strategy_report.py`. Without `--traces` the sample in `bench/traces` is all there is.
 """
 
@@ -17,9 +18,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 
 import msgspec
-from ablations import ABLATIONS, MAIN, OTHERS, participant
+from ablations import ABLATIONS, MAIN, OTHERS, SIMPLE, participant
 from strategy_report import write_report
 
 from gateway.simulation import study
@@ -29,6 +31,7 @@ from gateway.simulation.trace import Arrival, read_trace
 
 HERE = Path(__file__).parent
 LOADS = (0.8, 1.0, 1.2)
+SPAN_S = 900.0
 KNOWN = tuple(kind for kind in POOL_KINDS if kind != "unknown")
 
 
@@ -60,6 +63,7 @@ class Row(msgspec.Struct, frozen=True):
     wait_p50: float
     wait_p95: float
     wait_p99: float
+    truncated: int = 0
 
 
 def plan(traces: list[str], seeds: int) -> Iterator[tuple[Cell, tuple[str, ...]]]:
@@ -67,15 +71,19 @@ def plan(traces: list[str], seeds: int) -> Iterator[tuple[Cell, tuple[str, ...]]
     for seed in range(seeds):
         for trace in traces:
             for kind in KNOWN:
-                for messy in (True, False):
-                    for load in LOADS:
-                        yield Cell("main", trace, kind, messy, load, seed), MAIN
-            for load in LOADS:
-                yield Cell("unknown", trace, "unknown", True, load, seed), MAIN
-            if seed < 3:
+                for load in LOADS:
+                    yield Cell("main", trace, kind, True, load, seed), MAIN
+                if seed % 2 == 0:
+                    yield Cell("main", trace, kind, False, 1.0, seed), MAIN
+            if seed % 2 == 0:
+                for load in LOADS:
+                    yield Cell("unknown", trace, "unknown", True, load, seed), MAIN
+            if seed % 3 == 0:
                 for kind in ("headers", "mixed", "headerless"):
                     yield Cell("ablation", trace, kind, True, 1.0, seed), ("rate_limit_aware", "predictive", *ABLATIONS)
-            if seed < 2:
+            if seed == 0:
+                for kind in KNOWN:
+                    yield Cell("simple", trace, kind, True, 1.0, seed), (*SIMPLE, *MAIN)
                 yield Cell("others", trace, "mixed", True, 1.0, seed), (*MAIN, *OTHERS)
 
 
@@ -86,10 +94,21 @@ def whole(path: Path) -> list[Arrival]:
 
 
 def slice_of(path: Path, requests: int, seed: int, seeds: int) -> list[Arrival]:
-    """Give a part of the trace: each seed has its own, spread evenly over the whole."""
+    """Give a part of the trace: each seed has its own, spread evenly over the whole.
+
+    It spans `SPAN_S` at least, if the trace does; of more than `requests` in that time as many are drawn.
+    """
     arrivals = whole(path)
-    start = max(0, len(arrivals) - requests) * seed // max(1, seeds - 1)
-    part = arrivals[start : start + requests]
+    first = int(max(0, len(arrivals) - requests) * (seed + 0.5) / seeds)
+    last = min(len(arrivals), first + requests) - 1
+    while last + 1 < len(arrivals) and arrivals[last].t - arrivals[first].t < SPAN_S:
+        last += 1
+    while first > 0 and arrivals[last].t - arrivals[first].t < SPAN_S:
+        first -= 1
+    part = arrivals[first : last + 1]
+    if len(part) > requests:
+        drawn = sorted(Random(seed).sample(range(len(part)), requests))
+        part = [part[place] for place in drawn]
     return [replace(each, t=each.t - part[0].t) for each in part]
 
 
@@ -105,6 +124,7 @@ def _row(cell: Cell, result: Result) -> Row:
     return Row(
         cell, result.strategy, result.requests, result.rejected, result.lost, result.on_time, result.tokens,
         result.goodput or 0.0, result.fairness, result.cost, waits.mean, waits.p50, waits.p95, waits.p99,
+        result.truncated,
     )  # fmt: skip
 
 
@@ -145,7 +165,7 @@ def main() -> None:
     parser.add_argument("command", choices=["run", "report"])
     parser.add_argument("--traces", type=Path, default=HERE / "traces", help="a directory of CSV traces")
     parser.add_argument("--results", type=Path, default=Path("strategies.jsonl"))
-    parser.add_argument("--requests", type=int, default=2_000, help="of each trace and seed (default 2000)")
+    parser.add_argument("--requests", type=int, default=3_900, help="of each trace and seed (default 3900)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--part", default="1/1", help="n/m: only every m-th cell, beginning with the n-th")
     parser.add_argument("--to", type=Path, default=HERE / "reports", help="where the report goes")

@@ -137,26 +137,40 @@ def comparison(paired: Paired, names: Sequence[str]) -> str:
                 "" if name in (BOUND, PLAIN) else str(paired.waited(name, PLAIN)),
                 f"{_mean([row.wait_mean for row in mine]).value:.1f} s",
                 f"{1e4 * sum(row.lost for row in mine) / requests:.0f}",
+                "" if name == BOUND else f"{paired.lost(name, BOUND).value:.2f}",
                 f"{100 * sum(row.on_time for row in mine) / requests:.1f} %",
                 f"{100 * _mean([row.goodput for row in mine]).value:.1f} %",
                 f"{_mean([row.fairness for row in mine]).value:.3f}",
             )
         )
     head = (
-        "", "429s /10k", "429s x plain", "429s x rate_limit_aware", "wait x plain", "mean wait", "lost /10k", "on time",
-        "goodput", "fairness",
+        "", "429s /10k", "429s x plain", "429s x rate_limit_aware", "wait x plain", "mean wait", "lost /10k",
+        "lost x oracle", "on time", "goodput", "fairness",
     )  # fmt: skip
     return _table(head, rows)
 
 
 def ablation(paired: Paired, names: Sequence[str]) -> str:
-    """Write what `predictive` becomes without each of its parts."""
+    """Write what `predictive` becomes without each of its parts, and with each that is opt-in."""
     rows = [
-        (name, str(paired.refused(name, LEARNED)), str(paired.waited(name, LEARNED)), str(paired.lost(name, LEARNED)))
+        (
+            name,
+            str(paired.refused(name, LEARNED)),
+            str(paired.waited(name, LEARNED)),
+            str(paired.lost(name, LEARNED)),
+            " → ".join(f"{100 * _share(paired, *pair, 'on_time'):.1f}" for pair in ((LEARNED, name), (name, LEARNED))),
+            f"{1e4 * _share(paired, name, LEARNED, 'truncated'):.1f}",
+        )
         for name in names
         if paired.of(name, LEARNED)
     ]
-    return _table(("without", "429s x predictive", "wait x predictive", "lost x predictive"), rows)
+    head = ("change", "429s x predictive", "wait x predictive", "lost x predictive", "on time, %", "cut answers /10k")
+    return _table(head, rows)
+
+
+def _share(paired: Paired, name: str, other: str, figure: str) -> float:
+    mine = [row for row, _ in paired.of(name, other)]
+    return sum(getattr(row, figure) for row in mine) / sum(row.requests for row in mine)
 
 
 def write_report(rows: Sequence[Row], to: Path) -> None:
@@ -196,7 +210,8 @@ def write_report(rows: Sequence[Row], to: Path) -> None:
         for messy in (True, False):
             chosen_rows = Paired(main, lambda row, k=kind, m=messy: row.cell.kind == k and row.cell.messy is m)  # type: ignore[misc]
             groups.append((f"{kind}, {'messy' if messy else 'clean'}", chosen_rows))
-    groups += [(trace, Paired(main, lambda row, t=trace: row.cell.trace == t)) for trace in traces]  # type: ignore[misc]
+    groups += [(f"load {load:g}, messy", _at(main, load)) for load in loads]
+    groups += [(f"{trace}, messy", _of(main, trace)) for trace in traces]
     plots = {
         "strategies-429s.svg": forest(
             "429s of predictive, as a ratio",
@@ -207,6 +222,7 @@ def write_report(rows: Sequence[Row], to: Path) -> None:
     parts += [f"### {title}\n\n{comparison(paired, names)}" for title, paired in groups]
     studies = (
         ("unknown", "A limiter class that the learner does not know", _UNKNOWN),
+        ("simple", "Round robin", "Messy pools of all four kinds, load 1.0."),
         ("others", "The other strategies", "Mixed and messy, load 1.0."),
     )
     for study, title, said in studies:
@@ -217,7 +233,7 @@ def write_report(rows: Sequence[Row], to: Path) -> None:
     lesser = [row for row in rows if row.cell.study == "ablation"]
     if lesser:
         order = [name for name in dict.fromkeys(row.name for row in lesser) if name not in (BOUND, LEARNED)]
-        parts.append("## Which part pays\n\nLoad 1.0, messy; above 1 the part was worth something.")
+        parts.append(f"## Which part pays\n\n{_ABLATION}")
         for kind in dict.fromkeys(row.cell.kind for row in lesser):
             paired = Paired(lesser, lambda row, k=kind: row.cell.kind == k)  # type: ignore[misc]
             parts.append(f"### {kind}\n\n{ablation(paired, order)}")
@@ -225,6 +241,14 @@ def write_report(rows: Sequence[Row], to: Path) -> None:
     (to / "strategies.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     for name, drawn in plots.items():
         (to / name).write_text(drawn + "\n", encoding="utf-8")
+
+
+def _at(rows: Sequence[Row], load: float) -> Paired:
+    return Paired(rows, lambda row: row.cell.messy and row.cell.load == load)
+
+
+def _of(rows: Sequence[Row], trace: str) -> Paired:
+    return Paired(rows, lambda row: row.cell.messy and row.cell.trace == trace)
 
 
 def _rows(groups: Sequence[tuple[str, Paired]], base: str) -> list[tuple[str, float, float, float]]:
@@ -236,12 +260,19 @@ _UNKNOWN = (
     "Half of the keys are behind an even-pace limiter (`simulation/limits/paced.py`): no headers, a burst of ten "
     "seconds' worth, and nothing in the balancer knows of it. Messy, loads as above."
 )
+_ABLATION = (
+    "Load 1.0, messy. Above 1 a part that is missing was worth something; what begins with + is opt-in and added, and "
+    "brings something below 1. Cut answers are those that a lowered `max_tokens` ended; they count as served."
+)
 _INTRODUCTION = """# Strategies compared on public traces
 
 Made by `bench/strategies.py` ({cells} cells; each is one demand, pool and queue replayed by every participant). Ratios
-are geometric means of paired runs with 95 % intervals; below 1 is better. Loads {loads}; {seeds} seeds, each with its
-own slice ({sizes} requests; the first seed has the longest) of every trace, pool and demand. In {empty} cells every
-single request is above every limit of the pool, so that not even the oracle serves one: they are left out.
+are geometric means of paired runs with 95 % intervals, those of lost requests are of all cells' sums, by bootstrap;
+below 1 is better. Loads {loads} (clean pools: 1); {seeds} seeds, each with a pool, a demand and a slice of every trace
+of its own: {sizes} requests that span a quarter of an hour at least, if the trace does. A busy trace has many more in
+that time, of which as many are drawn: a slice of some seconds is over before the first minute's limits are, at any
+load, and its ratios are 1 whatever a strategy does. All participants have the gateway's queue, the same patience and
+the same attempts, the oracle too. In {empty} cells every single request is above every limit: they are left out.
 
 Pools are eight keys of log-normal sizes. *Messy*: 40 % are configured wrong by a factor of 0.5 to 2, 30 % drift by 0.5
 to 1.8 in mid-run, 40 % have on/off load from others. What no trace has is assumed as in docs/simulate.md: `max_tokens`,
