@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gateway.asgi import Gateway
 from gateway.descriptors import allow_files, within_files
-from gateway.garbage import settle
+from gateway.garbage import begin, settle
 from gateway.server import make_server
 from gateway.settings import settings_from_environment
 from gateway.siblings import Siblings
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Serve as ordered by the one argument."""
+    begin()
     orders = Orders.decode(sys.argv[1])
     settings = settings_from_environment()
     configure_logging(settings.log_level, settings.log_format)
