@@ -199,7 +199,8 @@ VARIABLES: Final = (
         "body_timeout_s",
         TRAFFIC,
         "60",
-        "Seconds without a byte after which a half-sent request body is given up.",
+        "Seconds that a request body may take which is held before it is sent on, and without a byte after which any "
+        "other half-sent one is given up.",
         seconds(0.1, 3600),
     ),
     Variable(
