@@ -20,7 +20,8 @@ import httpx2
 
 from tests.e2e.conftest import free_port
 
-CONNECTIONS = 64
+CONNECTIONS = 256
+"""Many, so that their pauses are far longer than the answers take, also on a busy machine: the rate is offered."""
 TIMEOUT_S = 30
 _SHARES = {"plain": 65, "large": 8, "stream": 27}
 """The kinds in percent: those of the mixed callers (`bench.soak_traffic`) that are no misbehaviour."""
