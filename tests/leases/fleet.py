@@ -27,8 +27,6 @@ from tests.e2e.production import Installation, installation
 
 SECRET = "sk-sim-shared-000000000000000"
 PATIENCE_S = 3.0
-PUT_BY = 0.05
-"""Of a limit about so much lies between exchanges that take long, as they do on a busy machine: 1.2 s for this."""
 PROGRAM = str(Path(sys.executable).parent / "llm-proxy")
 HERE = "127.0.0.1"
 
@@ -257,17 +255,13 @@ class Fleet:
             refused=after.refused - before.refused,
             could=could,
             left=after.left,
-            gained=after.left - before.left,
             answers=dict(self.answers),
         )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """`could`: what the provider would have admitted at most, but for what it still has (`left`).
-
-    `gained`: how much more that is than before.
-    """
+    """`could`: what the provider would have admitted at most, but for what it still has (`left`)."""
 
     seconds: float
     admitted: int
@@ -275,7 +269,6 @@ class Measured:
     could: float
     left: float
     answers: dict[int | str, int]
-    gained: float = 0.0
 
     @property
     def over(self) -> float:
@@ -285,10 +278,6 @@ class Measured:
     def used(self, rpm: int) -> float:
         """What was admitted, as a share of what the limit brings in the time."""
         return self.admitted / (rpm / 60.0 * self.seconds)
-
-    def used_or_put_by(self, rpm: int) -> float:
-        """The same, with what was put by: up to `PUT_BY` of the limit is there for the next phase, and not lost."""
-        return self.used(rpm) + min(max(0.0, self.gained), PUT_BY * rpm) / (rpm / 60.0 * self.seconds)
 
     def line(self, name: str, rpm: int) -> str:
         """One line of a table."""

@@ -10,10 +10,11 @@ from gateway.balancing.quota import Limits
 from gateway.leases.desk import Key
 from gateway.leases.driver import MAX_SPAN_S, PERIOD_S
 from gateway.leases.row import Answer, Report, Row, exchange
-from tests.leases.fleet import PUT_BY
 from tests.leases.world import UNIX, Process, World
 
 RPM, PROCESSES, OFFERED = 6_000, 4, 1.5
+PUT_BY = 0.05
+"""Of a limit about so much lies between exchanges that take 1.2 s."""
 
 
 class SlowProcess(Process):
