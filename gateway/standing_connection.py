@@ -35,11 +35,11 @@ class StandingConnection:
         self._used_at = 0.0
         self._turn = asyncio.Lock()
 
-    async def execute(self, statement: str, *arguments: Any) -> None:
-        """Run `statement`; what it returns is not kept."""
+    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run `statement`; give the rows that it returns."""
         async with self._turn:
             try:
-                await (await self._connect()).execute(statement, *arguments)
+                return await (await self._connect()).fetch(statement, *arguments)
             except _LOST as error:
                 self._hang_up()
                 raise away(error) from error
@@ -58,8 +58,13 @@ class StandingConnection:
             connection = None
         self._used_at = now
         if connection is None:
-            connection = self._connection = await self._postgres.connect_directly()
-            await connection.execute("select set_config('app.scope', 'platform', false)")
+            connection = await self._postgres.connect_directly()
+            try:
+                await connection.execute("select set_config('app.scope', 'platform', false)")
+            except BaseException:
+                connection.terminate()  # it would see no rows
+                raise
+            self._connection = connection
         return connection
 
     def _hang_up(self) -> None:
@@ -70,6 +75,4 @@ class StandingConnection:
     async def close(self) -> None:
         """Close the connection; a later statement would open another one."""
         async with self._turn:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.terminate()
+            self._hang_up()

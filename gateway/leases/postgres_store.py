@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from gateway.database import AWAY, Postgres, away
 from gateway.leases.desk import Key
 from gateway.leases.store import Stored, Swap
+from gateway.standing_connection import StandingConnection
+
+if TYPE_CHECKING:
+    from gateway.database import Postgres
 
 _READ: Final = """
 select extract(epoch from clock_timestamp())::float8 as clock, l.tenant_id, l.quota_id, l.version, l.state
@@ -50,14 +53,11 @@ select * from changed union all select * from made
 class PostgresLeaseStore:
     """See `LeaseStore`; works for all tenants at once, in the platform's scope.
 
-    On a connection of its own, kept open: a statement is one round trip and a transaction by itself, where the pool
-    would take five. On a crowded machine that is what an exchange's time goes into.
+    On a connection of its own: on a crowded machine round trips are what an exchange's time goes into.
     """
 
     def __init__(self, postgres: Postgres) -> None:
-        self._postgres = postgres
-        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
-        self._turn = asyncio.Lock()
+        self._connection = StandingConnection(postgres)
         self._running: set[asyncio.Task[list[asyncpg.Record]]] = set()
 
     async def read(self, keys: Sequence[Key]) -> tuple[float, dict[Key, Stored]]:
@@ -85,7 +85,7 @@ class PostgresLeaseStore:
 
     async def _fetch(self, query: str, *arguments: Sequence[object]) -> list[asyncpg.Record]:
         # Who gives up waiting does not break it off: to connect anew is what a slow server can bear least.
-        task = asyncio.create_task(self._run(query, arguments), name="lease statement")
+        task = asyncio.create_task(self._connection.fetch(query, *arguments), name="lease statement")
         self._running.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
@@ -95,29 +95,9 @@ class PostgresLeaseStore:
         if not task.cancelled():
             task.exception()  # heard, whether or not anybody still waits
 
-    async def _run(self, query: str, arguments: tuple[Sequence[object], ...]) -> list[asyncpg.Record]:
-        async with self._turn:
-            try:
-                if self._connection is None or self._connection.is_closed():
-                    self._connection = await self._postgres.connect_directly()
-                    await self._connection.execute("select set_config('app.scope', 'platform', false)")
-                return await self._connection.fetch(query, *arguments)
-            except AWAY as error:
-                self._hang_up()
-                raise away(error) from error
-            except BaseException:
-                # Half-way, too: what the connection would answer next is not ours any more.
-                self._hang_up()
-                raise
-
-    def _hang_up(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
-
     async def close(self) -> None:
         """Close the connection; what is still under way is given up."""
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        self._hang_up()
+        await self._connection.close()

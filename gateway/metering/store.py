@@ -111,18 +111,18 @@ class PostgresUsageStore:
             if not known:
                 await self._make_partitions(days)
             try:
-                await self._connection.execute(_INSERT, document)
+                await self._connection.fetch(_INSERT, document)
             except asyncpg.CheckViolationError:
                 if not known:
                     raise
                 # No partition any more: the day was purged since it was last written to.
                 await self._make_partitions(days)
-                await self._connection.execute(_INSERT, document)
+                await self._connection.fetch(_INSERT, document)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError) as error:
             raise RowsRefused from error
 
     async def _make_partitions(self, days: set[date]) -> None:
-        await self._connection.execute(_PARTITIONS, sorted(days))
+        await self._connection.fetch(_PARTITIONS, sorted(days))
         self._days = days
 
     async def close(self) -> None:
