@@ -1,4 +1,4 @@
-"""Which strategies want limiters to be learned. Told by structure at run time, so it is in no compiled module."""
+"""Which strategies want limiters to be learned."""
 
 from __future__ import annotations
 

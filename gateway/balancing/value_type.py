@@ -2,7 +2,7 @@
 
 A frozen dataclass sets each field through `object.__setattr__`, which costs three times a plain assignment; a relayed
 request makes a dozen values with some sixty fields. `@value_type(frozen=True, slots=True)` is a dataclass of these
-properties in all that a reader, mypy and mypyc see, but for the check at run time that nobody assigns to a field.
+properties in all that a reader and mypy see, but for the check at run time that nobody assigns to a field.
 """
 
 from __future__ import annotations

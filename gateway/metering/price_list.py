@@ -1,4 +1,4 @@
-"""The shape of a price list. The types alone: msgspec makes classes that cannot be compiled."""
+"""The shape of a price list."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What metering decodes of an answer, and what it makes of it.
-
-The types alone: msgspec makes classes that cannot be compiled.
-"""
+"""What metering decodes of an answer, and what it makes of it."""
 
 from __future__ import annotations
 

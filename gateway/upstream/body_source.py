@@ -1,4 +1,4 @@
-"""A request body that is not all there yet. Told by structure at run time, so it is in no compiled module."""
+"""A request body that is not all there yet."""
 
 from __future__ import annotations
 

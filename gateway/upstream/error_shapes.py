@@ -1,4 +1,4 @@
-"""What is decoded of a provider's error. The types alone: msgspec makes classes that cannot be compiled."""
+"""What is decoded of a provider's error."""
 
 from __future__ import annotations
 
