@@ -23,6 +23,7 @@ from auth.secret import Secret
 from gateway.embedded.postgres import UNSAFE_BUT_FAST, EmbeddedPostgres
 from gateway.schema import ensure_login, migrate
 from tests.e2e.conftest import free_port, wait_for
+from tests.fakes.tcp_server import TcpServer
 
 PROGRAM = str(Path(sys.executable).parent / "llm-proxy")
 
@@ -35,8 +36,7 @@ class InterruptiblePostgres:
         self._addresses = addresses
         self._server = EmbeddedPostgres(directory, settings=UNSAFE_BUT_FAST)
         self._target: int | None = None
-        self._relay: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
+        self._relay: TcpServer | None = None
         self.flowing = asyncio.Event()
         """Cleared, the server is there and says nothing: bytes wait in both directions."""
         self.flowing.set()
@@ -47,14 +47,13 @@ class InterruptiblePostgres:
     async def start(self) -> None:
         address = await asyncio.to_thread(self._server.start)
         self._target, self._password = address.port, address.password
-        self._relay = await asyncio.start_server(self._forward, self._addresses, self.port)
+        self._relay = TcpServer(self._forward)
+        await self._relay.start(self._addresses, self.port)
 
     async def stop(self) -> None:
         if self._relay is not None:
-            self._relay.close()
+            await self._relay.stop()
             self._relay = None
-        for writer in list(self._open):
-            writer.transport.abort()
         await asyncio.to_thread(self._server.stop)
 
     @property
@@ -69,17 +68,21 @@ class InterruptiblePostgres:
     def owner_url(self) -> str:
         return self.url("llm_proxy_owner", self._password)
 
-    async def relay_from(self, listening: socket.socket) -> asyncio.Server:
-        """Take connections from another socket as well; who asks closes the server."""
-        return await asyncio.start_server(self._forward, sock=listening)
+    async def relay_from(self, listening: socket.socket) -> TcpServer:
+        """Take connections from another socket as well; who asks stops the server."""
+        relay = TcpServer(self._forward)
+        await relay.start(listening)
+        return relay
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        self._open |= {writer, there_writer}
+        try:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except ConnectionError:  # it is being stopped
+            return
         try:
             await asyncio.gather(self._copy(reader, there_writer), self._copy(there_reader, writer))
         finally:
-            self._open -= {writer, there_writer}
+            there_writer.transport.abort()
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):

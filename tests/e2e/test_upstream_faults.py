@@ -153,8 +153,7 @@ async def world(directory: Path, roots: bytes) -> AsyncIterator[World]:
                 for server, provider in made.servers:
                     server.close()
                     provider.leave()
-                relay.close()
-                await asyncio.sleep(0)
+                await relay.stop()
 
 
 async def test_a_certificate_that_is_not_right_ends_it_before_the_key_is_sent(tmp_path: Path) -> None:

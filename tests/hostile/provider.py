@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import h11
 
+from tests.fakes.tcp_server import TcpServer
 from tests.hostile.wire import identities
 
 SLOW_S, LASTING_S = 0.25, 3.0
@@ -65,28 +66,6 @@ class Wire:
 Script = Callable[[Wire, Seen], Awaitable[None]]
 
 
-class Accepted(asyncio.StreamReaderProtocol):
-    """One connection, in `open_ones` for as long as it is open: also one whose task is cancelled before it begins."""
-
-    def __init__(
-        self,
-        serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-        open_ones: set[asyncio.Transport],
-    ) -> None:
-        super().__init__(asyncio.StreamReader(limit=1 << 20), serve)
-        self._open_ones = open_ones
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._mine = transport
-        self._open_ones.add(transport)
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._open_ones.discard(self._mine)
-        super().connection_lost(exc)
-
-
 class Provider:
     """A server on a loop of its own thread. `scripts` (by identity) take the place of the good answer.
 
@@ -109,7 +88,6 @@ class Provider:
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._connections = 0
-        self._open: set[asyncio.Transport] = set()
 
     @property
     def base_url(self) -> str:
@@ -148,20 +126,11 @@ class Provider:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await self._loop.create_server(lambda: Accepted(self._connection, self._open), "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        server = TcpServer(self._connection, limit=1 << 20)
+        self.port = await server.start("127.0.0.1", 0)
         self._ready.set()
         await self._stop.wait()
-        # A connection that asyncio has accepted and not yet made when its server closes is never closed. So first no
-        # more are accepted, and what was is made within the next turns.
-        for listening in server.sockets:
-            self._loop.remove_reader(listening)
-        for _ in range(5):
-            await asyncio.sleep(0)
-        server.close()
-        for transport in list(self._open):
-            transport.abort()
-        # The rest is `asyncio.run`'s: it cancels the tasks and turns the loop until the transports are closed.
+        await server.stop()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wire = Wire(reader, writer, self._connections)

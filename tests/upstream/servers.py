@@ -13,6 +13,7 @@ from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
 from gateway.upstream.pool import ConnectionPool, PoolLimits
 from gateway.upstream.response import UpstreamResponse
+from tests.fakes.tcp_server import TcpServer
 
 FAST = Deadlines(connect_s=5, write_s=5, first_byte_s=5, idle_s=5, total_s=10)
 DEV = EgressPolicy(allow_private=True)
@@ -64,12 +65,8 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """Run `script` for every connection, on a free port."""
     server_view = Server(Origin("http", host, 0))
-    tasks: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
         wire = Wire(reader, writer, len(server_view.wires))
         server_view.wires.append(wire)
         try:
@@ -80,21 +77,14 @@ async def serving(
             pass
         except BaseException as exc:  # noqa: BLE001 -- a failing script must fail its test
             server_view.errors.append(exc)
-        finally:
-            tasks.discard(task)
-            writer.close()
 
-    server = await asyncio.start_server(handle, host, 0, ssl=tls)
-    port = server.sockets[0].getsockname()[1]
+    server = TcpServer(handle)
+    port = await server.start(host, tls=tls)
     server_view.origin = Origin("https" if tls else "http", host, port)
     try:
         yield server_view
     finally:
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)
+        await server.stop()
     assert not server_view.errors, server_view.errors
 
 
