@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from auth.errors import NotAuthenticated
+from auth.errors import NotAuthenticated, Unavailable
 from auth.keyset import KeySet, Signer
 from auth.principal import Principal
 from auth.revocations import Revocations, Traces
@@ -255,7 +255,10 @@ class Verifier:
         )
 
     def read(self, token: str) -> Claims:
-        """Return the claims of a token whose type, signature and issuer are right, whatever its times and audience."""
+        """Return the claims of a token whose type, signature and issuer are right, whatever its times and audience.
+
+        Raises `Unavailable` while there is no key at all.
+        """
         shape = _COMPACT.fullmatch(token)
         if shape is None:
             raise TokenMalformed(
@@ -269,6 +272,11 @@ class Verifier:
         if header.typ.lower() not in _TYPES:
             raise TokenMalformed("The credentials are a JWT, but no access token.", debug=f"typ {header.typ[:40]!r}")
         key = self._keys.get(header.kid)
+        if not len(self._keys):
+            # Started while the database is away: nothing is known of this token, and its holder should not drop it.
+            raise Unavailable(
+                "This process has not loaded the signing keys yet.", hint="Send the request again in a moment."
+            )
         if key is None or header.alg != key.alg or header.crit is not msgspec.UNSET or header.b64 is not msgspec.UNSET:
             raise TokenForged(
                 "The access token is not signed by a key of this gateway.",

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from joserfc import jwk, jwt
 
 from auth import tokens
+from auth.errors import Unavailable
 from auth.keyset import ALGORITHMS, ED25519, ES256, RS256, KeySet, PublicKey, Signer
 from auth.revocations import Revocation, Revocations, client_key, tenant_key
 from auth.tokens import Grant, TokenRefused, Verifier, mint, new_token_id
@@ -139,6 +140,15 @@ def test_a_key_taken_from_the_set_takes_its_cached_tokens_along() -> None:
     bench.verifier.verify(token())
     bench.keys.replace([SIGNERS[RS256].public()])
     assert bench.refusal(token()) == "token_signature_invalid"
+
+
+def test_without_any_key_nothing_is_said_of_a_token() -> None:
+    bench = Bench(algs=())
+    with pytest.raises(Unavailable, match="signing keys"):
+        bench.verifier.verify(token())
+    assert bench.refusal("no token at all") == "token_malformed"
+    bench.keys.replace([SIGNERS[ES256].public()])
+    assert bench.verifier.verify(token()).token_id == "j1"
 
 
 def test_the_cache_is_bounded_and_forgets_the_least_recently_used() -> None:
