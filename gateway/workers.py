@@ -74,6 +74,7 @@ class _Worker:
 
     def __init__(self, process: Process, ours: socket.socket) -> None:
         self.process = process
+        self.serves = False
         self._ours = ours
 
     async def is_ready(self) -> bool:
@@ -81,12 +82,15 @@ class _Worker:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(START_S):
-                return await loop.sock_recv(self._ours, len(READY)) == READY
+                self.serves = await loop.sock_recv(self._ours, len(READY)) == READY
+                return self.serves
         except (TimeoutError, OSError):
             return False
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, if it still runs."""
+        """Send it a signal, if it still runs; before it serves only the interpreter takes SIGINT, with a traceback."""
+        if number is signal.SIGINT and not self.serves:
+            number = signal.SIGTERM
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
 
@@ -108,6 +112,8 @@ class Supervisor:
         self._drain_s = drain_s
         self._workers: dict[int, _Worker] = {}
         self._retired: set[_Worker] = set()
+        self._coming: _Worker | None = None
+        """The one that a roll is starting."""
         self._stopping = asyncio.Event()
         self._signals: list[signal.Signals] = []
         self._rolling: asyncio.Task[None] | None = None
@@ -127,7 +133,7 @@ class Supervisor:
                     group.create_task(self._keep(index), name=f"worker {index}")
             if self._rolling is not None:
                 self._rolling.cancel()
-            for worker in list(self._retired):
+            for worker in (*self._retired, *self._comes()):
                 await self._see_off(worker)
         if not self._has_served and not self._signals:
             raise WorkersFailed(
@@ -198,8 +204,11 @@ class Supervisor:
         # From here on only those that still accept keep the address open.
         self._listening.close()
         # One that was replaced drains already: to it the first of these signals would be its second.
-        for worker in (*self._workers.values(), *(self._retired if again else ())):
+        for worker in (*self._workers.values(), *self._comes(), *(self._retired if again else ())):
             worker.signal(number)
+
+    def _comes(self) -> list[_Worker]:
+        return [] if self._coming is None else [self._coming]
 
     def _roll(self) -> None:
         if self._stopping.is_set() or (self._rolling is not None and not self._rolling.done()):
@@ -212,13 +221,20 @@ class Supervisor:
             old = self._workers.get(index)
             if old is None or self._stopping.is_set():
                 continue
-            new = await self._start(index)
-            if not await new.is_ready():
+            new = self._coming = await self._start(index)
+            if self._stopping.is_set():
+                new.signal(signal.SIGTERM)
+                return
+            ready = await new.is_ready()
+            if self._stopping.is_set():
+                return  # it has been told, like all
+            if not ready:
                 log.error("the new worker does not start, the old ones stay", extra={"worker": index})
                 new.signal(signal.SIGKILL)
                 await new.ended()
+                self._coming = None
                 return
-            self._workers[index] = new
+            self._workers[index], self._coming = new, None
             self._retired.add(old)
             # No lead time: others accept, nobody has to be told.
             old.signal(signal.SIGINT)

@@ -126,3 +126,19 @@ async def test_a_drain_in_the_middle_of_a_roll_cuts_nobody_short(tmp_path: Path)
     finally:
         released.set()
         provider.stop()
+
+
+async def test_an_end_while_a_roll_starts_a_worker_leaves_none_behind(tmp_path: Path) -> None:
+    port = free_port()
+    async with installation(tmp_path, port, LLM_PROXY_WORKERS="2", LLM_PROXY_LOG_FORMAT="json") as running:
+        process, log = running.spawn("serve", port)
+        await asyncio.to_thread(wait_for, f"http://127.0.0.1:{port}/readyz", process, log)
+        await until("worker serves", log, times=2)
+        process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(60):
+            while len(started := children(process.pid)) < 3:
+                await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 60) == 0
+        assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+        assert "Traceback" not in log.read_text()
