@@ -62,7 +62,8 @@ async def _kill(world: World, process: Process) -> None:
 @asynccontextmanager
 async def worker_killed(world: World, rng: random.Random) -> AsyncIterator[None]:
     process = max(world.processes, key=lambda each: each.workers)
-    for pid in rng.sample(process.pids(), 1) if process.workers > 1 else ():
+    pids = process.pids() if process.workers > 1 else []
+    for pid in pids[: rng.randrange(1, 3)]:
         process.killed_at = time.monotonic()
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

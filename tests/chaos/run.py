@@ -154,8 +154,11 @@ def _logs(world: World) -> list[str]:
     signs = ("Traceback", "could not be answered", "request failed", "never retrieved")
     found = []
     for log in sorted({process.log for process in world.processes}):
-        lines = [line for line in log.read_text().splitlines() if any(sign in line for sign in signs)]
-        found += [f"{log.name}: {line[:300]} … {line[-1200:]}" for line in lines[:3]]
+        lines = log.read_text().splitlines()
+        for number in [number for number, line in enumerate(lines) if any(sign in line for sign in signs)][:3]:
+            # JSON holds a whole traceback; what the interpreter prints by itself goes on over the next lines.
+            line = lines[number] if lines[number].startswith("{") else "\n".join(lines[number : number + 40])
+            found.append(f"{log.name}: {line[:300]} … {line[-1500:]}")
     return found
 
 
