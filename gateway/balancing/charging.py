@@ -66,16 +66,23 @@ def sizes(semantics: Semantics, input_tokens: float, output_tokens: float) -> tu
 
 
 def correction(
-    semantics: Semantics, dimension: Dimension, reserved: float, reservation: Reservation, outcome: Outcome
+    semantics: Semantics,
+    dimension: Dimension,
+    reserved: float,
+    reservation: Reservation,
+    outcome: Outcome,
+    *,
+    learned: bool,
 ) -> float:
-    """Give what is to be charged beyond the reservation (negative: refunded)."""
+    """Give what is to be charged beyond the reservation (negative: refunded); `learned`: limits are learned."""
     kind, told = outcome.kind, dimension in reservation.told
     if kind is OutcomeKind.CONNECT_FAILED:
         return -reserved
     if told and kind is not OutcomeKind.OK:
         return 0.0
     if dimension in REQUESTS:
-        return -reserved if kind is OutcomeKind.RATE_LIMITED and not semantics.counts_failed else 0.0
+        counts = semantics.counts_failed if semantics.counts_failed is not None else not learned
+        return -reserved if kind is OutcomeKind.RATE_LIMITED and not counts else 0.0
     if kind in _REFUNDED_TOKENS:
         return -reserved
     usage = outcome.usage

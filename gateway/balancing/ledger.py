@@ -279,7 +279,7 @@ class Ledger:
         self._share_at = nan
         self._unposted -= reservation.output_tokens
         for dimension, meter, reserved, _ in reservation.entries:
-            delta = correction(self._semantics, dimension, reserved, reservation, outcome)
+            delta = correction(self._semantics, dimension, reserved, reservation, outcome, learned=learner is not None)
             if self._semantics.posts_output and outcome.usage is not None and dimension not in NO_OUTPUT:
                 # Held from admission, since it is owed, until a whole window after it was posted.
                 delta -= outcome.usage.output

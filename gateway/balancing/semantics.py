@@ -28,9 +28,9 @@ class Semantics:
     `strict_estimate`: a request whose estimate is above the whole limit is refused by the provider, so it is not sent.
     `total`: what tokens a minute count: input and output, the larger of the two, or input alone. `counts_cached`:
     whether cached input draws on them. `unset_output`: reserved when the caller set no limit; None: as estimated.
-    `counts_failed`: whether a refused request costs a request, as OpenAI alone says. Where nobody says so the cool-down
-    keeps the next one away, and counting the refusal too would lose what it did not cost. `per_model`: whether each
-    model has its own limits.
+    `counts_failed`: whether a refused request costs a request; None: nobody says so. Then it does, which slows down
+    whoever is refused again and again, unless limits are learned: there it would only lose what it did not cost.
+    `per_model`: whether each model has its own limits.
     `request_window_s`: requests a minute are enforced in windows of this length. `fixed_unknown`: minutes are fixed, in
     a phase that only a refusal's retry-after tells. `rounds_tokens`: remainders of tokens are told rounded to this.
     """
@@ -47,7 +47,7 @@ class Semantics:
     total: Literal["sum", "max", "input"] = "sum"
     unset_output: int | None = None
     counts_cached: bool = True
-    counts_failed: bool = False
+    counts_failed: bool | None = None
     per_model: bool = False
 
 
@@ -82,6 +82,7 @@ SEMANTICS: Mapping[str, Semantics] = {
         day="fixed",
         pacific_day=True,
         total="input",
+        counts_failed=False,
         per_model=True,
     ),
     "mistral": Semantics(request_window_s=1.0, posts_output=True),

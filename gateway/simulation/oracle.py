@@ -1,4 +1,8 @@
-"""The bound that no strategy can pass: it sees the providers' true state and never meets a 429."""
+"""The yardstick: it sees the providers' true state, never meets a 429 and leaves no key idle that could serve.
+
+It is greedy and knows nothing of what comes: a bound for whoever decides request by request, in the same queue and with
+the same patience, not the best plan for a whole trace.
+"""
 
 from __future__ import annotations
 

@@ -289,15 +289,21 @@ def test_an_answers_head_proves_a_probe_and_proofs_in_a_row_let_more_go_at_once(
     assert balancer.view(now).quotas[0].ledgers[0].limits["rpm"][0] == 10.0 + PROBES_APART
 
 
-@pytest.mark.parametrize(("provider", "left"), [("bedrock", 0.0), ("unheard-of", 0.0), ("openai", -1.0)])
-def test_a_refused_request_costs_one_only_where_the_provider_says_so(provider: str, left: float) -> None:
-    account = Ledger(Limits(rpm=2), semantics_of(provider), 0.0)
-    for _ in range(2):
-        account.settle(account.reserve(1, 1, 1.0), Outcome(OutcomeKind.OK), 1.0)
-    account.settle(account.reserve(1, 1, 1.0), Outcome(OutcomeKind.RATE_LIMITED), 1.0)
-    meter = account.meter(RPM)
-    assert meter is not None
-    assert meter.available(1.0) == left
+@pytest.mark.parametrize(
+    ("provider", "plain", "learning"),
+    [("bedrock", -1.0, 0.0), ("unheard-of", -1.0, 0.0), ("openai", -1.0, -1.0), ("gemini", 0.0, 0.0)],
+)
+def test_a_refused_request_costs_one_where_the_provider_says_so_or_nothing_is_learned(
+    provider: str, plain: float, learning: float
+) -> None:
+    for learns, left in ((False, plain), (True, learning)):
+        account = learning_ledger(provider, rpm=2) if learns else Ledger(Limits(rpm=2), semantics_of(provider), 0.0)
+        for _ in range(2):
+            account.settle(account.reserve(1, 1, 1.0), Outcome(OutcomeKind.OK), 1.0)
+        account.settle(account.reserve(1, 1, 1.0), Outcome(OutcomeKind.RATE_LIMITED), 1.0)
+        meter = account.meter(RPM)
+        assert meter is not None
+        assert meter.available(1.0) == left
 
 
 def test_caps_are_never_probed() -> None:
