@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 from contextlib import suppress
@@ -20,6 +21,8 @@ from gateway.workers import READY, Orders
 
 if TYPE_CHECKING:
     from gateway.server import GatewayServer
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -48,13 +51,14 @@ def main() -> None:
 
 
 async def _follow(server: GatewayServer, siblings: Siblings, supervisor: socket.socket) -> None:
-    """Report that this worker serves, and drain when the supervisor is gone."""
-    await siblings.start()
+    """Report that this worker serves, and drain when the supervisor is gone, also one that was gone before."""
     loop = asyncio.get_running_loop()
     with suppress(OSError):
+        await siblings.start()  # in the supervisor's directory, which goes with it
         await loop.sock_sendall(supervisor, READY)
         while await loop.sock_recv(supervisor, 1):
             pass
+    log.info("the supervisor is gone")
     server.should_exit = True
     await siblings.close()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -141,4 +143,20 @@ async def test_an_end_while_a_roll_starts_a_worker_leaves_none_behind(tmp_path: 
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 60) == 0
         assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+        assert "Traceback" not in log.read_text()
+
+
+async def test_a_worker_whose_supervisor_dies_while_it_starts_ends(tmp_path: Path) -> None:
+    port = free_port()
+    async with installation(tmp_path, port, LLM_PROXY_WORKERS="2", LLM_PROXY_LOG_FORMAT="json") as running:
+        process, log = running.spawn("serve", port)
+        await until("Waiting for application startup", log, times=2)
+        started = children(process.pid)
+        orders = Path(f"/proc/{started[0]}/cmdline").read_bytes().split(b"\0")[-2]
+        process.kill()
+        process.wait()
+        shutil.rmtree(json.loads(orders)["directory"])  # as a supervisor does that ends in order
+        async with asyncio.timeout(60):
+            while any(Path(f"/proc/{pid}").exists() for pid in started):
+                await asyncio.sleep(0.05)
         assert "Traceback" not in log.read_text()

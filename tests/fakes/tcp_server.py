@@ -66,6 +66,9 @@ class TcpServer:
         self._tasks.add(task)
         try:
             await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            if self._server is not None:
+                raise  # else it was cancelled by `stop`, and asyncio's callback of a cancelled task fails
         finally:
             self._tasks.discard(task)
             writer.close()
