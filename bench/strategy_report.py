@@ -258,7 +258,7 @@ def _rows(groups: Sequence[tuple[str, Paired]], base: str) -> list[tuple[str, fl
 
 _UNKNOWN = (
     "Half of the keys are behind an even-pace limiter (`simulation/limits/paced.py`): no headers, a burst of ten "
-    "seconds' worth, and nothing in the balancer knows of it. Messy, loads as above."
+    "seconds' worth, and nothing in the balancer knows of it. Messy, load 1.0."
 )
 _ABLATION = (
     "Load 1.0, messy. Above 1 a part that is missing was worth something; what begins with + is opt-in and added, and "
@@ -281,7 +281,7 @@ attempts.
 
 | participant | |
 |---|---|
-| oracle | sees every limiter's true state: the bound |
+| oracle | sees every limiter's true state, takes the key with the most room: a greedy bound, not the best plan |
 | blind | round robin that knows no limit and reads no header |
 | plain | configured limits as one bucket a minute for every provider, corrected by headers |
 | round_robin | the strategy, behind this balancer's accounts |
