@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+# cryptography loads it at the first signature it looks at; a process without a file to spare could verify none.
+import cryptography.hazmat.backends.openssl.backend  # noqa: F401
 from joserfc import jwk, jws, jwt
 from joserfc.errors import JoseError
 

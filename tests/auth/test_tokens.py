@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import subprocess
+import sys
 from typing import Any
 from uuid import UUID
 
@@ -140,6 +142,20 @@ def test_a_key_taken_from_the_set_takes_its_cached_tokens_along() -> None:
     bench.verifier.verify(token())
     bench.keys.replace([SIGNERS[RS256].public()])
     assert bench.refusal(token()) == "token_signature_invalid"
+
+
+def test_the_first_signature_that_is_looked_at_loads_no_module() -> None:
+    """A process that has no file to spare would answer 500."""
+    jwks = [signer.public().jwk() for signer in SIGNERS.values()]
+    program = (
+        "import json, sys\nfrom auth.keyset import PublicKey\nimport auth.tokens\n"
+        "keys, tokens = json.load(sys.stdin)\nkeys = [PublicKey.from_jwk(each) for each in keys]\n"
+        "before = set(sys.modules)\nassert all(k.verify(t) for k, t in zip(keys, tokens))\n"
+        "print(sorted(set(sys.modules) - before))"
+    )
+    told = json.dumps([jwks, [token(alg) for alg in SIGNERS]])
+    done = subprocess.run([sys.executable, "-c", program], input=told, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_without_any_key_nothing_is_said_of_a_token() -> None:
