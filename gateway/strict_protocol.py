@@ -96,7 +96,7 @@ class StrictProtocol(HttpToolsProtocol):
         """Take a connection."""
         super().connection_made(transport)
         self.in_head = True
-        self.overhead = self.last_read = self.hosts = 0
+        self.overhead = self.last_read = self.head_read = self.hosts = 0
         self.coded = self.declines = self.lingers = False
         self.refusal: Refusal | None = None
         self._why = MALFORMED
@@ -107,6 +107,7 @@ class StrictProtocol(HttpToolsProtocol):
             return
         self.last_read = len(data)
         self.overhead += self.last_read
+        self.head_read += self.last_read
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -122,6 +123,7 @@ class StrictProtocol(HttpToolsProtocol):
         """Start judging a request head."""
         self.in_head = True
         self.overhead = self.hosts = 0
+        self.head_read = self.last_read  # at most: the read in which it begins may hold other things before it
         self.coded = self.declines = False
 
     def on_message_begin(self) -> None:
@@ -169,9 +171,9 @@ class StrictProtocol(HttpToolsProtocol):
             self._stop(_HOST_WRONG)
         if len(self.url) > MAX_TARGET_BYTES:
             self._stop(_TARGET)
-        large = self.last_read > MAX_HEAD_BYTES or self.overhead > MAX_HEAD_BYTES
         if len(self.headers) > MAX_HEADERS or (
-            large and sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES
+            self.head_read > MAX_HEAD_BYTES
+            and sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES
         ):
             self._stop(_HEAD)
         if parser.should_upgrade():
