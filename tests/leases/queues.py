@@ -14,10 +14,10 @@ from gateway.balancing.limiter import Bucket
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.strategies.registry import make_strategy
-from gateway.leases.driver import PERIOD_S, LeaseDriver
+from gateway.leases.driver import PERIOD_S
 from gateway.leases.store import InMemoryLeaseStore
 from gateway.proxy.queue import PoolQueue
-from tests.leases.world import STEP_S, TENANT, UNIX
+from tests.leases.world import STEP_S, TENANT, UNIX, lease_driver
 
 ASK = Ask("m", dialect="openai", est_input_tokens=10, est_output_tokens=10)
 PATIENCE_S = 30.0
@@ -31,14 +31,7 @@ class QueueingProcess:
         self.queue = PoolQueue(lambda: world.now)
         self.answers: Counter[str] = Counter()
         self.retry_after_s: list[float | None] = []
-        self.driver = LeaseDriver(
-            world.store,
-            lessee=name,
-            clock=lambda: world.now,
-            unix_offset_s=UNIX,
-            rng=Random(name),
-            on_granted=lambda _: self.book.wake(),
-        )
+        self.driver = lease_driver(world, name, on_granted=lambda _: self.book.wake())
         self.book = QuotaBook(self.driver.desk.of(TENANT))
         self.pool = Balancer(
             [Endpoint("key", "quota", "simulated")],

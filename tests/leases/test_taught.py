@@ -21,11 +21,11 @@ from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import Identification
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.strategies.registry import make_strategy
-from gateway.leases.driver import LeaseDriver
 from gateway.leases.facts import PEAK_S, say
 from gateway.leases.row import Row
 from gateway.leases.store import InMemoryLeaseStore, Swap
 from gateway.leases.tenant_word import TENANT_ROW
+from tests.leases.world import lease_driver
 
 TENANT, OTHER = UUID(int=1), UUID(int=2)
 KEYS = "abcd"
@@ -38,14 +38,7 @@ class Process:
 
     def __init__(self, world: World, name: str, tenant_id: UUID = TENANT) -> None:
         self.world = world
-        self.driver = LeaseDriver(
-            world.store,
-            lessee=name,
-            clock=lambda: world.now,
-            unix_offset_s=UNIX,
-            rng=Random(name),
-            on_granted=lambda _: None,
-        )
+        self.driver = lease_driver(world, name, unix_offset_s=UNIX)
         self.book = QuotaBook(self.driver.desk.of(tenant_id))
         self.pool = Balancer(
             [Endpoint(key, f"q-{key}", "openai", address="https://one.test") for key in KEYS],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Protocol
 from uuid import UUID
 
 from gateway.balancing.ledger import Ledger
@@ -21,18 +23,32 @@ UNIX = 1_000_000_020.0
 STEP_S = 0.01
 
 
+class Timed(Protocol):
+    """A world with a clock of its own and one store for all."""
+
+    now: float
+    store: InMemoryLeaseStore
+
+
+def lease_driver(
+    world: Timed, name: str, *, unix_offset_s: float = UNIX, on_granted: Callable[[set[UUID]], None] = lambda _: None
+) -> LeaseDriver:
+    """Make the driver of one process of `world`."""
+    return LeaseDriver(
+        world.store,
+        lessee=name,
+        clock=lambda: world.now,
+        unix_offset_s=unix_offset_s,
+        rng=Random(name),
+        on_granted=on_granted,
+    )
+
+
 class Process:
     """One process: `offered_rps` requests come to it a second, up to `room` of them wait for a grant."""
 
     def __init__(self, world: World, name: str, offered_rps: float, *, room: float = 50.0) -> None:
-        self.driver = LeaseDriver(
-            world.store,
-            lessee=name,
-            clock=lambda: world.now,
-            unix_offset_s=UNIX,
-            rng=Random(name),
-            on_granted=lambda _: None,
-        )
+        self.driver = lease_driver(world, name)
         self.ledger = Ledger(world.limits, semantics_of(world.provider), world.now, unix_offset_s=UNIX)
         self.driver.desk.open(TENANT, QUOTA, "", self.ledger)
         self.offered_rps = offered_rps
