@@ -151,8 +151,9 @@ test-load-130: $(VENV)/.dev ## Offer 130 % with priorities for ten minutes: no c
 SEED ?=
 .PHONY: chaos
 chaos: MINUTES := $(if $(filter-out file,$(origin MINUTES)),$(MINUTES),3)
-chaos: $(VENV)/.dev ## Random faults under load, for minutes: what must hold in all of them (MINUTES=3 WORKERS=1 SEED=…)
-	$(BIN)/python -m tests.chaos.run --minutes $(MINUTES) $(if $(WORKERS),--workers $(WORKERS)) $(if $(SEED),--seed $(SEED))
+chaos: OUT := $(if $(filter-out file,$(origin OUT)),$(OUT),bench/results/chaos)
+chaos: $(VENV)/.dev ## Random faults under load, for minutes: what must hold in all of them (MINUTES=3 WORKERS=1 SEED=… OUT=bench/results/chaos)
+	$(BIN)/python -m tests.chaos.run --minutes $(MINUTES) $(if $(WORKERS),--workers $(WORKERS)) $(if $(SEED),--seed $(SEED)) --out $(OUT)
 
 SECONDS ?= 60
 TARGET  ?=

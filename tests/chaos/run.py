@@ -9,7 +9,11 @@ rude, keep both busy while one fault after another begins and ends, sometimes tw
 - every request that was answered 200 has exactly one usage row in the end: killed processes and a database that is away
   included, for the spool is on;
 - when the faults are over everything is well again: requests succeed on every process, none is left in flight;
-- no process has logged a failure of its own.
+- no process has logged a failure of its own;
+- a process ends within a minute of SIGTERM.
+
+When something did not hold the logs are kept in OUT (`bench/results/chaos`), with the stacks of a process that did not
+end.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import asyncio
 import contextlib
 import random
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -162,18 +167,33 @@ def _logs(world: World) -> list[str]:
     return found
 
 
+def keep_logs(directory: Path, out: Path) -> Path:
+    """Copy the processes' logs out of a directory that goes; return where they are."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for log in directory.glob("*.log"):
+        shutil.copy(log, out)
+    return out
+
+
 def main() -> int:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/chaos"), help="where logs are kept")
     arguments = parser.parse_args()
     again = f"make chaos SEED={arguments.seed} WORKERS={arguments.workers}"
     print(f"seed {arguments.seed}  (repeat with: {again})", flush=True)
     with tempfile.TemporaryDirectory(prefix="llm-proxy-chaos-") as directory:
-        running = unleash(Path(directory), arguments.seed, arguments.minutes * 60, workers=arguments.workers)
-        found = asyncio.run(running)
+        found: list[str] | None = None
+        try:
+            running = unleash(Path(directory), arguments.seed, arguments.minutes * 60, workers=arguments.workers)
+            found = asyncio.run(running)
+        finally:
+            if found is None or found:
+                print(f"the logs are in {keep_logs(Path(directory), arguments.out / f'seed-{arguments.seed}')}")
     for each in found:
         print(f"DOES NOT HOLD  {each}")
     print("all of it held" if not found else f"{len(found)} things did not hold (seed {arguments.seed})")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,9 @@ from tests.hostile.provider import Provider
 
 _START_S = 300.0
 """How long a start may take on a machine that is busy with other things."""
+_WRITE_S = 1.0
+_END_S = 60.0
+"""How long an end may take."""
 PATH = b"/pools/main/v1/chat/completions"
 
 
@@ -85,10 +89,16 @@ class World:
         process.killed_at = time.monotonic()
         served = process.pids()
         process.running.send_signal(how)
-        await asyncio.to_thread(process.running.wait, 60)
-        async with asyncio.timeout(60):
-            while any(Path(f"/proc/{pid}").exists() for pid in served):
-                await asyncio.sleep(0.05)
+        try:
+            await asyncio.to_thread(process.running.wait, _END_S)
+            async with asyncio.timeout(_END_S):
+                while any(Path(f"/proc/{pid}").exists() for pid in served):
+                    await asyncio.sleep(0.05)
+        except (subprocess.TimeoutExpired, TimeoutError):
+            await _tell_where_it_stands([process.running.pid, *served, *process.pids()])
+            raise AssertionError(
+                f"{process.command} did not end within {_END_S:.0f} s of {how.name}: {process.log.name} has its stacks"
+            ) from None
 
     async def start(self, process: Process) -> None:
         """Start it again at its port, unless another fault's end has done so."""
@@ -116,6 +126,16 @@ class World:
         return {row["request_id"]: row["times"] for row in found}
 
 
+async def _tell_where_it_stands(pids: Iterable[int]) -> None:
+    """Have processes that should be gone write their stacks to their log, then kill them."""
+    left = sorted(set(pids))
+    for how in (signal.SIGCONT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGKILL):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, how)
+        await asyncio.sleep(_WRITE_S)
+
+
 def spawned(installation: Installation, command: str, port: int, workers: int) -> tuple[subprocess.Popen[bytes], Path]:
     """Start a process of the installation with so many workers."""
     return installation.spawn(command, port, LLM_PROXY_WORKERS=str(workers))
@@ -134,6 +154,7 @@ async def made(directory: Path, pace_s: float, workers: int) -> AsyncIterator[Wo
             "LLM_PROXY_HEADER_TIMEOUT": "3",
             "LLM_PROXY_BODY_TIMEOUT": "3",
             "LLM_PROXY_DRAIN": "5",
+            "PYTHONPATH": str(Path(__file__).parent / "witness"),
         }
         async with installation(directory, port, **settings) as running:
             process, log = running.spawn("serve", port)
