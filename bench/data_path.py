@@ -92,7 +92,7 @@ async def bare(_: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def gateway(pipe: Connection, upstream_port: int, profile: str | None) -> None:
+def gateway(pipe: Connection, upstream_port: int, profile: str | None, made_by: type[DataPath] = DataPath) -> None:
     pin(0)
     stop: list[uvicorn.Server] = []
 
@@ -112,7 +112,7 @@ def gateway(pipe: Connection, upstream_port: int, profile: str | None) -> None:
         await directory.start()
         recorder = UsageRecorder(Discard())
         recorder.start()
-        data_path = DataPath(
+        data_path = made_by(
             verifier=verifier,
             proofs=ProofChecker(ISSUER, time.time),
             directory=directory,
