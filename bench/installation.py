@@ -97,14 +97,23 @@ class Installation:
             self._control.stop()
             self._control = None
 
-    def start_gateway(self, core: int | str = MEASURED_CORE, **variables: str) -> tuple[Running, int]:
+    def start_gateway(
+        self, core: int | str = MEASURED_CORE, *, program: str = PROGRAM, **variables: str
+    ) -> tuple[Running, int]:
         """Start `llm-proxy gateway` and return it when it is ready, with its port."""
         port = free_port()
-        return self._start("gateway", port, core, variables), port
+        return self._start("gateway", port, core, variables, program), port
 
-    def _start(self, command: str, port: int, core: int | str, variables: Mapping[str, str] | None = None) -> Running:
+    def _start(
+        self,
+        command: str,
+        port: int,
+        core: int | str,
+        variables: Mapping[str, str] | None = None,
+        program: str = PROGRAM,
+    ) -> Running:
         environment = {**self.environment, "PORT": str(port), **(variables or {})}
-        running = Running([PROGRAM, command], core=core, log=self.directory / f"{command}.log", environment=environment)
+        running = Running([program, command], core=core, log=self.directory / f"{command}.log", environment=environment)
         self._running.append(running)
         running.wait_for_port(port)
         wait_until_ready(port)

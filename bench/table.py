@@ -1,12 +1,13 @@
 """The tables of docs/performance.md: this project and its peers, side by side in one run, as Markdown.
 
     python bench/table.py [--rounds 3] [--seconds 2] [--peers .venv-bench/bin]
-                          [--only relay,latency,streams,workers,tenants]
+                          [--only relay,latency,streams,workers,tenants] [--also LABEL=PROGRAM]
 
 CPU is user and system time of all of a proxy's processes for one request: the figure that stays true on a busy machine.
 Rounds of all proxies are interleaved, medians are shown. Each proxy has one worker, on a core of its own; the mock
 provider, the load and Postgres share the other cores. nginx and Envoy forward and swap the credential, nothing else.
-What more workers cost and bring is a table of its own.
+What more workers cost and bring is a table of its own. `--also` adds an `llm-proxy` of another environment to the first
+two tables, such as one that another CPython runs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import sysconfig
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from installation import Installation
@@ -122,9 +124,10 @@ def relay(bench: Bench) -> None:
             flush=True,
         )
     for case, bound in (("small", 1.0), ("big", 1.0), ("stream", 1.3)):
-        if "Envoy" in found[case] and OURS in found[case]:
-            ratio = found[case][OURS].cpu_ms / found[case]["Envoy"].cpu_ms
-            print(f"\n{case}: {ratio:.2f} x Envoy, aimed at {bound} x", end="")
+        for label in found[case]:
+            if "Envoy" in found[case] and label.startswith(OURS):
+                ratio = found[case][label].cpu_ms / found[case]["Envoy"].cpu_ms
+                print(f"\n{label}, {case}: {ratio:.2f} x Envoy, aimed at {bound} x", end="")
     print()
 
 
@@ -191,6 +194,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--peers", type=Path, default=Path(".venv-bench/bin"))
     parser.add_argument("--only", default=",".join(SECTIONS))
+    parser.add_argument("--also", action="append", default=[], metavar="LABEL=PROGRAM")
     arguments = parser.parse_args()
     chosen = arguments.only.split(",")
     with tempfile.TemporaryDirectory(prefix="llm-proxy-bench-") as name:
@@ -207,6 +211,9 @@ def main() -> None:
         try:
             if "relay" in chosen or "latency" in chosen:
                 bench.start(OURS, bench.installation.start_gateway)
+                for label, _, program in (each.partition("=") for each in arguments.also):
+                    start = partial(bench.installation.start_gateway, program=program)
+                    bench.start(f"{OURS}, {label}", start)
                 bench.start("nginx", lambda: start_nginx(directory, bench.provider_port))
                 bench.start("Envoy", lambda: start_envoy(directory, bench.provider_port, arguments.peers))
                 bench.start(SLOW, lambda: start_litellm(directory, bench.provider_port, arguments.peers))
