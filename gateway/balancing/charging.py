@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -48,7 +49,7 @@ class Reservation:
 
 
 def unit_of(dimension: Dimension) -> int:
-    """Give which of the `sizes` a dimension counts."""
+    """Give which of the `Sizes` a dimension counts."""
     if dimension in REQUESTS:
         return 0
     if dimension is Dimension.OTPM:
@@ -56,13 +57,24 @@ def unit_of(dimension: Dimension) -> int:
     return 3 if dimension in _TOTALS else 1
 
 
-def sizes(semantics: Semantics, input_tokens: float, output_tokens: float) -> tuple[float, float, float, float]:
-    """Give what a request counts: (requests, input, output, total tokens)."""
-    kind = semantics.total
-    if kind == "sum":
-        return 1.0, input_tokens, output_tokens, input_tokens + output_tokens
-    total = input_tokens if kind == "input" or input_tokens > output_tokens else output_tokens
-    return 1.0, input_tokens, output_tokens, total
+Sizes = tuple[float, float, float, float]
+"""What a request counts: (requests, input, output, total tokens)."""
+
+
+def _sum(input_tokens: float, output_tokens: float) -> Sizes:
+    return 1.0, input_tokens, output_tokens, input_tokens + output_tokens
+
+
+def _larger(input_tokens: float, output_tokens: float) -> Sizes:
+    return 1.0, input_tokens, output_tokens, input_tokens if input_tokens > output_tokens else output_tokens
+
+
+def _input(input_tokens: float, output_tokens: float) -> Sizes:
+    return 1.0, input_tokens, output_tokens, input_tokens
+
+
+SIZES: Mapping[str, Callable[[float, float], Sizes]] = {"sum": _sum, "max": _larger, "input": _input}
+"""By `Semantics.total`: gives the sizes of a request of so many input and output tokens."""
 
 
 def correction(

@@ -8,16 +8,22 @@ from gateway.balancing.predictor import by_dimension
 from gateway.balancing.quota import Limits
 
 
-def named_by(hint: Hint) -> tuple[tuple[Dimension, WindowHint | None], ...]:
-    """Give what a hint says of each dimension."""
-    return (
-        (Dimension.RPM, hint.requests),
-        (Dimension.TPM, hint.tokens),
-        (Dimension.ITPM, hint.input_tokens),
-        (Dimension.OTPM, hint.output_tokens),
-        (Dimension.RPD, hint.daily_requests),
-        (Dimension.TPD, hint.daily_tokens),
-    )
+def named_by(hint: Hint) -> list[tuple[Dimension, WindowHint]]:
+    """Give what a hint says, by dimension."""
+    named: list[tuple[Dimension, WindowHint]] = []
+    if hint.requests is not None:
+        named.append((Dimension.RPM, hint.requests))
+    if hint.tokens is not None:
+        named.append((Dimension.TPM, hint.tokens))
+    if hint.input_tokens is not None:
+        named.append((Dimension.ITPM, hint.input_tokens))
+    if hint.output_tokens is not None:
+        named.append((Dimension.OTPM, hint.output_tokens))
+    if hint.daily_requests is not None:
+        named.append((Dimension.RPD, hint.daily_requests))
+    if hint.daily_tokens is not None:
+        named.append((Dimension.TPD, hint.daily_tokens))
+    return named
 
 
 class KnownLimits:

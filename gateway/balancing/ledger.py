@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import inf, nan
 
-from gateway.balancing.charging import DAILY, NO_OUTPUT, REQUESTS, Dimension, Reservation, correction, sizes, unit_of
+from gateway.balancing.charging import DAILY, NO_OUTPUT, REQUESTS, SIZES, Dimension, Reservation, correction
 from gateway.balancing.concurrency import Concurrency
 from gateway.balancing.cooldown import Cooldown
 from gateway.balancing.decision import Ask
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.known import KnownLimits, named_by
 from gateway.balancing.leased import QuotaLease
-from gateway.balancing.limiter import FixedWindow, Meter
+from gateway.balancing.limiter import Meter
+from gateway.balancing.meters import Meters
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import MAX_AGE_S, Identification, Learning, number
 from gateway.balancing.quota import Limits
@@ -33,17 +34,18 @@ class Ledger:
     """
 
     __slots__ = (
-        "_expiring", "_known", "_meters", "_semantics", "_share", "_share_at", "_unix_offset_s", "_unposted",
-        "concurrency", "cooldown", "learner", "lease", "told", "told_as_of", "used_at",
+        "_as_reserved", "_known", "_meters", "_semantics", "_share", "_share_at", "_sizes", "_unix_offset_s",
+        "_unposted", "concurrency", "cooldown", "learner", "lease", "told", "told_as_of", "used_at",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, semantics: Semantics, now: float, *, unix_offset_s: float = 0.0) -> None:
         self._known = KnownLimits()
-        self._meters: list[tuple[Dimension, int, Meter]] = []
-        self._expiring: list[FixedWindow] = []
+        self._meters = Meters()
         self._share = 1.0
         self._share_at = nan
         self._semantics = semantics
+        self._sizes = SIZES[semantics.total]
+        self._as_reserved = not (semantics.settles or semantics.posts_output)
         self._unix_offset_s = unix_offset_s
         self.told_as_of = -inf  # when the latest request was sent whose answer told what is left
         self._unposted = 0.0
@@ -72,7 +74,7 @@ class Ledger:
             self.learner.learning, self.learner.active = learning, True
         elif self.learner is not None:
             self.learner.active = False
-            for _, _, meter in self._meters:
+            for _, _, meter in self._meters.rows:
                 meter.lean(0.0, now)
         self.refit(now)
 
@@ -99,7 +101,7 @@ class Ledger:
     def share(self, lease: QuotaLease) -> None:
         """Take from now on only what `lease` grants."""
         self.lease = lease
-        for dimension, _, meter in self._meters:
+        for dimension, _, meter in self._meters.rows:
             lease.fit(dimension, meter.limit)
 
     def hear_limit(self, dimension: Dimension, limit: int, now: float) -> None:
@@ -115,7 +117,7 @@ class Ledger:
 
     def meters(self) -> list[tuple[Dimension, Meter]]:
         """Give what is limited."""
-        return [(dimension, meter) for dimension, _, meter in self._meters]
+        return [(dimension, meter) for dimension, _, meter in self._meters.rows]
 
     def _effective(self, dimension: Dimension) -> float | None:
         learner = self.learner
@@ -132,24 +134,13 @@ class Ledger:
             window = window_of(self._semantics, dimension, float(limit), self._unix_offset_s, phase)
             fitted = fit_meter(known, window, self._semantics, now)
         if fitted is not known:
-            self._put(dimension, fitted)
+            self._meters.put(dimension, fitted)
         if self.lease is not None:
             self.lease.fit(dimension, None if fitted is None else fitted.limit)
 
-    def _put(self, dimension: Dimension, meter: Meter | None) -> None:
-        """Have `meter` count a dimension from now on; None: it is not limited."""
-        self._meters = [row for row in self._meters if row[0] is not dimension]
-        if meter is not None:
-            self._meters.append((dimension, unit_of(dimension), meter))
-        meters = [row[2] for row in self._meters]
-        self._expiring = [each for each in meters if isinstance(each, FixedWindow) and each.window_s <= MINUTE_S]
-
     def meter(self, dimension: Dimension) -> Meter | None:
         """Give the meter of a dimension, if it is limited."""
-        for known, _, meter in self._meters:
-            if known is dimension:
-                return meter
-        return None
+        return self._meters.by_dimension[dimension]
 
     def output_of(self, ask: Ask) -> float:
         """Give the output tokens that the provider reserves for `ask`."""
@@ -167,8 +158,8 @@ class Ledger:
         """
         at, least, learner = self.cooldown.until, 1.0, self.learner
         margin = learner.margin_at(now) if learner is not None and learner.margin else 0.0
-        counted = sizes(self._semantics, input_tokens, output_tokens)
-        for _, unit, meter in self._meters:
+        counted = self._sizes(input_tokens, output_tokens)
+        for _, unit, meter in self._meters.rows:
             amount, limit, available = counted[unit], meter.limit, meter.available(now)
             if amount > limit:
                 amount = self._capped(amount, limit, input_tokens)
@@ -205,12 +196,8 @@ class Ledger:
 
     def _short(self, input_tokens: float, output_tokens: float, now: float) -> tuple[tuple[Dimension, float], ...]:
         """Give the dimensions in which a request does not fit, with what would be in use if it went all the same."""
-        counted = sizes(self._semantics, input_tokens, output_tokens)
-        return tuple(
-            (dimension, self._counted(dimension, meter.limit - available + counted[unit], output_tokens))
-            for dimension, unit, meter in self._meters
-            if (available := meter.available(now)) < counted[unit] <= meter.limit
-        )
+        short = self._meters.short_of(self._sizes(input_tokens, output_tokens), now)
+        return tuple((dimension, self._counted(dimension, used, output_tokens)) for dimension, used in short)
 
     def _counted(self, dimension: Dimension, used: float, more: float = 0.0) -> float:
         """Give what the provider counts, in the configured limit's terms, where our account says `used`.
@@ -230,27 +217,25 @@ class Ledger:
         self.used_at = now
         if self.cooldown.strikes:
             self.cooldown.sent(now)
-        learner, margin = self.learner, 0.0
-        reservation = Reservation(now, input_tokens, output_tokens, [])
-        if learner is not None and learner.active:
-            reservation.proof = self._short(input_tokens, output_tokens, now) if probe else ()
+        learner = self.learner if self.learner is not None and self.learner.active else None
+        reservation = Reservation(now, input_tokens, output_tokens, entries := [])
+        counted, held_back = self._sizes(input_tokens, output_tokens), False
+        if learner is not None:
             margin = learner.margin
+            reservation.proof = self._short(input_tokens, output_tokens, now) if probe else ()
             reservation.trial = not probe and margin > 0.0 and learner.in_use(now) and not learner.margin_at(now)
-        counted = sizes(self._semantics, input_tokens, output_tokens)
+            held_back = reservation.trial and self._meters.holds_back(counted, margin, now)
         if self.lease is not None:
             self.lease.take(counted, now)
-        held_back, trial, entries = False, reservation.trial, reservation.entries
-        for dimension, unit, meter in self._meters:
+        for dimension, unit, meter in self._meters.rows:
             amount = counted[unit]
             if amount > meter.limit:
                 amount = self._capped(amount, meter.limit, input_tokens)
-            elif trial:
-                held_back |= meter.available(now) < min(amount * (1.0 + margin * meter.spare), meter.limit)
             meter.take(amount, now)
             entries.append((dimension, meter, amount, meter.taken))
         self._share_at, self._unposted = nan, self._unposted + output_tokens
-        if learner is not None and learner.active:
-            emptied = trial and any(meter.available(now) < amount for _, meter, amount, _ in entries)
+        if learner is not None:
+            emptied = reservation.trial and any(meter.available(now) < amount for _, meter, amount, _ in entries)
             learner.sent(reservation, held_back=held_back, emptied=emptied, now=now)
         return reservation
 
@@ -262,22 +247,21 @@ class Ledger:
     def settle(self, reservation: Reservation, outcome: Outcome, now: float) -> None:
         """Give the lease's outcome to the meters and the cool-down; the hint, if any, was given to `learn` before."""
         kind, fresh = outcome.kind, False
-        if kind is OutcomeKind.RATE_LIMITED:
-            spent_until = day_end(outcome.hint, self._semantics, now, self._unix_offset_s)
-            fresh = self.cooldown.refused(outcome.hint, reservation.started_at, now, spent_until)
-        elif kind is OutcomeKind.OK:
-            self.cooldown.succeeded()
         learner = self.learner if self.learner is not None and self.learner.active else None
         suspects: Mapping[Dimension, float] = {}
-        if kind is OutcomeKind.RATE_LIMITED and (learner is not None or outcome.hint is None):
-            named = self.told if self.learner is None else {*self.told, *self.learner.heard_of}
-            found = suspect(reservation, outcome.hint, named, now)
-            if found is not None:
-                suspects = {found[0]: self._counted(*found, -reservation.output_tokens)}
+        if kind is OutcomeKind.OK:
+            self.cooldown.succeeded()
+        elif kind is OutcomeKind.RATE_LIMITED:
+            spent_until = day_end(outcome.hint, self._semantics, now, self._unix_offset_s)
+            fresh = self.cooldown.refused(outcome.hint, reservation.started_at, now, spent_until)
+            if learner is not None or outcome.hint is None:
+                suspects = self._suspects(reservation, outcome.hint, now)
         if learner is not None:
             self._identify(learner, reservation, outcome, suspects, now)
         self._share_at = nan
         self._unposted -= reservation.output_tokens
+        if kind is OutcomeKind.OK and (self._as_reserved or outcome.usage is None):
+            return
         for dimension, meter, reserved, _ in reservation.entries:
             delta = correction(self._semantics, dimension, reserved, reservation, outcome, learned=learner is not None)
             if self._semantics.posts_output and outcome.usage is not None and dimension not in NO_OUTPUT:
@@ -294,6 +278,12 @@ class Ledger:
         if fresh and self._semantics.minute == "continuous":
             free_at = max((meter.earliest(amount, now) for _, meter, amount, _ in reservation.entries), default=now)
             self.cooldown.pressed(free_at, now)
+
+    def _suspects(self, reservation: Reservation, hint: Hint | None, now: float) -> Mapping[Dimension, float]:
+        """Give which limit a refusal must have been for, with what was in use of it; nothing where that is not sure."""
+        named = self.told if self.learner is None else {*self.told, *self.learner.heard_of}
+        found = suspect(reservation, hint, named, now)
+        return {} if found is None else {found[0]: self._counted(*found, -reservation.output_tokens)}
 
     def _identify(
         self, learner: Identification, reservation: Reservation, outcome: Outcome,
@@ -320,38 +310,45 @@ class Ledger:
         newest = reservation.started_at >= self.told_as_of
         refused = hint.retry_after_s is not None
         for dimension, window in named_by(hint):
-            if window is not None:
-                self._correct(dimension, window, reservation, now, newest=newest, refused=refused)
+            self._correct(dimension, window, reservation, now, newest=newest, refused=refused)
         if hint.in_flight is not None:
             self.concurrency.refused(hint.in_flight.limit, now)
         if newest:
             self.told_as_of = reservation.started_at
 
+    def _take_limit(self, dimension: Dimension, limit: int, now: float) -> None:
+        # In a sub-window the named limit may be the minute's or the sub-window's: only the remainder is sure.
+        if dimension is not Dimension.RPM or self._semantics.request_window_s == MINUTE_S:
+            self.told[dimension] = limit
+            self._fit(dimension, now)
+
     def _correct(
         self, dimension: Dimension, window: WindowHint, reservation: Reservation, now: float, *, newest: bool,
         refused: bool,
     ) -> None:  # fmt: skip
-        # In a sub-window the named limit may be the minute's or the sub-window's: only the remainder is sure.
-        split = dimension is Dimension.RPM and self._semantics.request_window_s != MINUTE_S
-        if window.limit is not None and window.limit > 0 and not split and self.told.get(dimension) != window.limit:
-            self.told[dimension] = window.limit
-            self._fit(dimension, now)
-        meter = self.meter(dimension)
+        limit = window.limit
+        if limit is not None and self.told.get(dimension) != limit and limit > 0:
+            self._take_limit(dimension, limit, now)
+        meter = self._meters.by_dimension[dimension]
         if meter is None or window.remaining is None or not newest:
             return
+        as_of, charged, mark = reservation.started_at, 0.0, meter.taken
+        for _, known, amount, taken in reservation.entries:
+            if known is meter:
+                charged, mark = amount, taken
         learner = self.learner if self.learner is not None and self.learner.active else None
-        told_limit = window.limit if window.limit is not None else self.told.get(dimension)
+        told_limit = limit if limit is not None else self.told.get(dimension)
         # That a day is spent is no remainder of many, of which the highest would be the limit.
         if told_limit is None and learner is not None and dimension not in DAILY:
-            charged = next((amount for _, known, amount, _ in reservation.entries if known is meter), 0.0)
             # A refusal was charged nothing.
             held = window.remaining + (0.0 if refused else charged)
-            as_of = reservation.started_at
             if learner.remained(dimension, window.remaining, held, as_of, meter.window_s, refused=refused):
                 self._fit(dimension, now)
-                meter = self.meter(dimension) or meter
-        rounded = 0.0 if dimension in REQUESTS else 0.5 * self._semantics.rounds_tokens
-        remaining = max(0.0, window.remaining - rounded)
+                if (fitted := self._meters.by_dimension[dimension]) is not None and fitted is not meter:
+                    meter, mark = fitted, fitted.taken
+        remaining = float(window.remaining)
+        if self._semantics.rounds_tokens and dimension not in REQUESTS:
+            remaining = max(0.0, remaining - 0.5 * self._semantics.rounds_tokens)
         before = meter.available(now)
         if meter.limit < told_limit if told_limit is not None else learner is None:
             # Our own cap is the smaller: the provider's remainder may tighten it, never widen it.
@@ -359,9 +356,8 @@ class Ledger:
                 return
             meter.resync(remaining, as_of=now, mark=meter.taken, reset_s=window.reset_s, now=now)
         else:
-            mark = next((mark for _, known, _, mark in reservation.entries if known is meter), meter.taken)
-            meter.resync(remaining, as_of=reservation.started_at, mark=mark, reset_s=window.reset_s, now=now)
-            if learner is not None and (since := meter.begun(now)) <= reservation.started_at:
+            meter.resync(remaining, as_of=as_of, mark=mark, reset_s=window.reset_s, now=now)
+            if learner is not None and (since := meter.begun(now)) <= as_of:
                 drop, gross_per_s = before - meter.available(now), meter.limit / meter.window_s
                 meter.lean(learner.heard(dimension, drop, meter.limit, gross_per_s, since=since, now=now), now)
         reservation.told = (*reservation.told, dimension)
@@ -369,7 +365,7 @@ class Ledger:
     @property
     def is_daily(self) -> bool:
         """Tell whether any limit is a day's."""
-        return any(dimension in DAILY for dimension, _, _ in self._meters)
+        return any(dimension in DAILY for dimension, _, _ in self._meters.rows)
 
     def requests_per_minute(self) -> float | None:
         """Give the effective request rate, or failing that the token rate, as a figure of capacity; None: not known."""
@@ -381,17 +377,18 @@ class Ledger:
 
     def limits(self, now: float) -> dict[str, tuple[float, float]]:
         """Give (limit, available) by dimension name, for views."""
-        found = {dimension.name.lower(): (meter.limit, meter.available(now)) for dimension, _, meter in self._meters}
+        found = {dimension.name.lower(): (meter.limit, meter.available(now)) for dimension, meter in self.meters()}
         return found | self.concurrency.limits()
 
     def sources(self) -> dict[str, str]:
         """Give by dimension name who says the limit in force: configured, provider (it named it), or learned."""
-        found = {each.name.lower(): self._known.source(each, self._effective(each)) for each, _, _ in self._meters}
+        found = {each.name.lower(): self._known.source(each, self._effective(each)) for each, _, _ in self._meters.rows}
         return found | ({} if self.concurrency.slots is None else {"concurrency": self.concurrency.source})
 
     def expiring(self, now: float) -> float:
         """Give how much of the fixed minute or sub-window that is furthest has gone by, 0..1; 0: none is fixed."""
-        return max([meter.spent(now) for meter in self._expiring]) if self._expiring else 0.0
+        expiring = self._meters.expiring
+        return max([meter.spent(now) for meter in expiring]) if expiring else 0.0
 
     def misconfigured(self) -> dict[str, tuple[int, int]]:
         """Give (configured, told) where the configured limit is above what the provider grants."""

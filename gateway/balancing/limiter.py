@@ -111,9 +111,10 @@ class Bucket:
 
     def resync(self, remaining: float, *, as_of: float, mark: float, reset_s: float | None, now: float) -> None:
         del reset_s  # refill is continuous: no window ends
-        refilled = max(0.0, now - as_of) * self._per_s
-        self._level = min(self.limit, remaining + refilled) - (self.taken - mark)
-        self._at = max(self._at, now)
+        if now > as_of:
+            remaining += (now - as_of) * self._per_s
+        self._level = (remaining if remaining < self.limit else self.limit) - (self.taken - mark)
+        self._at = now if now > self._at else self._at
 
     def resize(self, limit: float, now: float) -> None:
         available = self.available(now)

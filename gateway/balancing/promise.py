@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from itertools import islice
 from math import inf
 
-from gateway.balancing.charging import sizes, unit_of
+from gateway.balancing.charging import SIZES, unit_of
 from gateway.balancing.decision import Ask
 from gateway.balancing.ready import Candidate, Exclusion, exclusion_of
 from gateway.balancing.semantics import SemanticsOf
@@ -49,7 +49,7 @@ def room(candidate: Candidate, ask: Ask, now: float, semantics_of: SemanticsOf) 
     """Give how many requests like `ask` a key's limits have room for, and how many more a second; inf: no limit."""
     ledger, quota = candidate.ledger, candidate.state.quota.quota
     semantics = semantics_of(quota.provider or candidate.state.endpoint.provider)
-    counted = sizes(semantics, ask.est_input_tokens, ledger.output_of(ask))
+    counted = SIZES[semantics.total](ask.est_input_tokens, ledger.output_of(ask))
     fits = per_s = inf
     for dimension, meter in ledger.meters():
         available, pace = meter.available(now), meter.limit / meter.window_s
