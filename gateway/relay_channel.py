@@ -14,7 +14,6 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.proxy.channel import CallerGone, Channel, HeaderList
-from gateway.upstream.message import header_lines
 
 if TYPE_CHECKING:
     from gateway.relay_protocol import RelayProtocol
@@ -129,23 +128,21 @@ class RelayChannel:
 
     # --- the answer
 
-    async def send_head(self, status: int, headers: HeaderList, *, hold: bool = False) -> None:
+    async def send_head(
+        self, status: int, headers: bytes, *, length: int = -1, closes: bool = False, hold: bool = False
+    ) -> None:
         """See `Channel.send_head`."""
         if self.disconnected:
             return
         self.response_started = True
         self._expects_continue = False
-        length, closes = -1, False
-        for name, value in headers:
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"connection":
-                closes = True
         defaults = self._connection.defaults()
         framing = b""
         if status in _BODILESS:
             # RFC 9110 section 8.6, RFC 9112 section 6.1: neither a length nor chunks, whatever the provider said.
-            headers = [header for header in headers if header[0] != b"content-length"]
+            headers = b"".join(
+                line for line in headers.splitlines(keepends=True) if not line.startswith(b"content-length:")
+            )
         elif length >= 0:
             self._left = length
         elif self._may_chunk:
@@ -157,7 +154,7 @@ class RelayChannel:
             self.keep_alive = False
         elif not self.keep_alive:
             framing += b"connection: close\r\n"
-        head = b"%b%b%b%b\r\n" % (STATUS_LINE[status], defaults.lines, header_lines(headers), framing)
+        head = b"%b%b%b%b\r\n" % (STATUS_LINE[status], defaults.lines, headers, framing)
         if hold:
             self._pending = head
         else:

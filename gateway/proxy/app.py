@@ -53,6 +53,7 @@ from gateway.proxy.runtime import TenantRuntime
 from gateway.proxy.spending import Spending
 from gateway.proxy.stream import queue_headers, relay
 from gateway.upstream.dispatch import Answer, Sender
+from gateway.upstream.message import header_lines
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +192,8 @@ class DataPath:
         if record.waited_s:
             headers += queue_headers(record)
         record.write()
-        await channel.send_head(status, headers)
+        closes = (b"connection", b"close") in headers
+        await channel.send_head(status, header_lines(headers), length=len(body), closes=closes)
         await channel.finish(body)
 
     async def _serve_route(self, inquiry: Inquiry, leaver: Leaver, shape: Shape) -> None:
@@ -344,7 +346,7 @@ async def _send_json(channel: Channel, record: RequestRecord, body: bytes) -> No
     ]
     record.status, record.outcome = 200, "ok"
     record.write()
-    await channel.send_head(200, headers)
+    await channel.send_head(200, header_lines(headers), length=len(body))
     await channel.finish(body)
 
 

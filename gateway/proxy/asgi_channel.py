@@ -72,10 +72,13 @@ class AsgiChannel:
                 return body
         return b""
 
-    async def send_head(self, status: int, headers: HeaderList, *, hold: bool = False) -> None:
-        """See `Channel.send_head`; uvicorn writes it by itself."""
-        del hold
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+    async def send_head(
+        self, status: int, headers: bytes, *, length: int = -1, closes: bool = False, hold: bool = False
+    ) -> None:
+        """See `Channel.send_head`; the server reads and frames it by itself."""
+        del length, closes, hold
+        pairs = [tuple(line.split(b": ", 1)) for line in headers.split(b"\r\n")[:-1]]
+        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def send(self, chunk: bytes) -> None:
         """See `Channel.send`."""

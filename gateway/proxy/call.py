@@ -30,10 +30,11 @@ from gateway.proxy.faults import (
 from gateway.proxy.headers import with_beta
 from gateway.proxy.inquiry import Inquiry
 from gateway.proxy.intake import Intake
+from gateway.proxy.key_target import Face
 from gateway.proxy.output_limit import with_output_limit
 from gateway.proxy.queue import Place
 from gateway.proxy.record import GivenUp
-from gateway.proxy.runtime import Face, PoolRuntime
+from gateway.proxy.runtime import PoolRuntime
 from gateway.proxy.sizing import Sized
 from gateway.proxy.upload import Upload
 from gateway.upstream.dispatch import MIN_TOTAL_S, Answer, Prepared, Sender, dispatch

@@ -43,8 +43,14 @@ class Channel(Protocol):
     async def receive(self) -> bytes:
         """Return the next bytes of the body, b"" at its end and ever after. Raises CallerGone."""
 
-    async def send_head(self, status: int, headers: HeaderList, *, hold: bool = False) -> None:
-        """Send status and headers; once, before any chunk. `hold`: bytes follow at once, so they may leave together."""
+    async def send_head(
+        self, status: int, headers: bytes, *, length: int = -1, closes: bool = False, hold: bool = False
+    ) -> None:
+        """Send status and headers; once, before any chunk.
+
+        `headers` are lines, `name: value CRLF` each. `length` is what their `content-length` says, -1 without one;
+        `closes`: they hold `connection: close`. `hold`: bytes follow at once, so they may leave together.
+        """
 
     async def send(self, chunk: bytes) -> None:
         """Send body bytes; waits while the caller reads more slowly than we write."""

@@ -23,7 +23,7 @@ from typing import Any
 from gateway.balancing.explain import Considered, Explanation
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.steps import Attempt
-from gateway.proxy.runtime import KeyTarget
+from gateway.proxy.key_target import KeyTarget
 
 MAX_BYTES = 4096
 MAX_CANDIDATES = 200

@@ -17,7 +17,8 @@ from uuid import UUID
 from gateway.balancing.outcome import OutcomeKind
 from gateway.proxy.directory import Directory
 from gateway.proxy.headers import with_beta
-from gateway.proxy.runtime import KeyTarget, PoolRuntime
+from gateway.proxy.key_target import KeyTarget
+from gateway.proxy.runtime import PoolRuntime
 from gateway.proxy.unhurried import unhurried
 from gateway.upstream.classify import classify
 from gateway.upstream.dispatch import Sender

@@ -16,7 +16,8 @@ from gateway.metering.explanations import StoredExplanation
 from gateway.metering.pricing import PriceTable
 from gateway.policy.allowance import Taken
 from gateway.proxy.channel import HeaderList
-from gateway.proxy.runtime import KeyTarget, PoolRuntime
+from gateway.proxy.key_target import KeyTarget
+from gateway.proxy.runtime import PoolRuntime
 from gateway.proxy.sizing import Sized
 
 _NOTHING = TokenUsage(reported=False)

@@ -1,12 +1,11 @@
 """A tenant in memory, ready to serve: its pools, each with a balancer, and for each key where and how to send.
 
-Built from a `TenantSnapshot` by `build_tenant`, which is pure but for logging; rebuilding keeps the state of balancers,
-queues and retry budgets of pools that still exist.
+Built from a `TenantSnapshot` by `build_tenant`, which is pure (but for what `key_target` logs); rebuilding keeps the
+state of balancers, queues and retry budgets of pools that still exist.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +13,6 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
-from auth.errors import Invalid
 from auth.globs import matches
 from auth.secret import Secret
 from gateway.balancing.balancer import Balancer
@@ -27,52 +25,19 @@ from gateway.balancing.strategies.cache_affinity import CacheAffinity
 from gateway.balancing.strategies.registry import DEFAULT, TENANTS_DEFAULT
 from gateway.balancing.strategy import Strategy
 from gateway.metering.pricing import PriceTable
-from gateway.proxy.channel import HeaderList
+from gateway.proxy.key_target import KeyTarget, build_target
 from gateway.proxy.pool_settings import PoolSettings, read_quota, read_residency, read_settings, strategy_of
 from gateway.proxy.queue import PoolQueue
 from gateway.proxy.sizing import Sizing
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines
-from gateway.upstream.providers import PROVIDERS, TOKEN_BETA, Target, resolve, with_token
-from tenants.snapshot import DrainingVersion, KeySnapshot, PoolSnapshot, TenantSnapshot
+from gateway.upstream.providers import Target
+from tenants.snapshot import DrainingVersion, PoolSnapshot, TenantSnapshot
 
 if TYPE_CHECKING:
     from gateway.proxy.choice import Choice
 
-logger = logging.getLogger(__name__)
-
 _SERVES_CACHE_BOUND = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class Face:
-    """One key as a dialect sees it: `fixed` holds its credential as header lines.
-
-    `paths` keeps the request targets of operations that always have the same.
-    """
-
-    target: Target
-    fixed: bytes
-    beta: bytes = b""
-    """An `anthropic-beta` flag that the credential needs, beside those that the caller sends."""
-    paths: dict[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class KeyTarget:
-    """One version of one key: where its requests go, and what answers say about it."""
-
-    key_id: UUID
-    version: int
-    name: str
-    provider: str
-    region: str | None
-    model_map: Mapping[str, str]
-    faces: Mapping[str, Face]
-    source_id: UUID | None
-    """Where its token came from, None for a stored secret."""
-    answer_headers: HeaderList
-    """`x-llm-proxy-pool`, `-key`, `-provider`, `-region`: the same in every answer."""
 
 
 @dataclass(slots=True)
@@ -249,7 +214,7 @@ def _build_pool(
     targets: dict[str, KeyTarget] = {}
     endpoints = []
     for key in pool.keys:
-        target = _build_target(tenant, pool, key, workshop)
+        target = build_target(tenant, pool, key, workshop)
         if target is None:
             continue
         # A new version of a key is a new endpoint: what was learned about the old secret does not hold for it.
@@ -332,66 +297,3 @@ def _build_pool(
     before.known_serves.clear()
     before.balancer.reconfigure(endpoints, quotas, before.strategy, premium_reserve=settings.premium_reserve)
     return before
-
-
-def _build_target(tenant: TenantSnapshot, pool: PoolSnapshot, key: KeySnapshot, workshop: Workshop) -> KeyTarget | None:
-    faces: dict[str, Face] = {}
-    secret = key.secret
-    if key.source is not None:
-        secret = None if workshop.tokens is None else workshop.tokens.secret(key.source.source_id)
-        if secret is None:
-            return None  # out of service until there is a token
-    if secret is None:
-        raise ValueError("a key has a secret or a source of tokens")
-    provider = PROVIDERS.get(key.provider)
-    for dialect in sorted(provider.dialects) if provider else ():
-        target = _resolve(key, dialect, workshop)
-        if target is None:
-            continue
-        beta = b""
-        if key.source is not None:
-            target, beta = with_token(target), TOKEN_BETA.get(key.source.settings.provider, b"")
-        try:
-            faces[dialect] = Face(target, target.credential_block(secret), beta)
-        except ValueError as error:
-            logger.error("key left out: %s", error, extra=_names(tenant, pool, key))
-    if not faces:
-        logger.error("key left out: it has no usable address or secret", extra=_names(tenant, pool, key))
-        return None
-    headers: HeaderList = [
-        (b"x-llm-proxy-pool", pool.name.encode()),
-        (b"x-llm-proxy-key", key.name.encode()),
-        (b"x-llm-proxy-provider", key.provider.encode()),
-    ]
-    if key.region:
-        headers.append((b"x-llm-proxy-region", key.region.encode("latin-1", "replace")))
-    return KeyTarget(
-        key_id=key.key_id,
-        version=key.version,
-        name=key.name,
-        provider=key.provider,
-        region=key.region,
-        model_map=dict(key.model_map),
-        faces=faces,
-        source_id=None if key.source is None else key.source.source_id,
-        answer_headers=headers,
-    )
-
-
-def _resolve(key: KeySnapshot, dialect: str, workshop: Workshop) -> Target | None:
-    place = (key.provider, dialect, key.base_url, key.region)
-    if place in workshop.resolved:
-        return workshop.resolved[place]
-    try:
-        target = resolve(key.provider, dialect, base_url=key.base_url, region=key.region, policy=workshop.egress)
-    except Invalid as error:
-        logger.warning("a key's address is refused: %s", error.public, extra={"key": key.name, "dialect": dialect})
-        target = None
-    if len(workshop.resolved) > 50_000:
-        workshop.resolved.clear()
-    workshop.resolved[place] = target
-    return target
-
-
-def _names(tenant: TenantSnapshot, pool: PoolSnapshot, key: KeySnapshot) -> dict[str, str]:
-    return {"tenant": tenant.slug, "pool": pool.name, "key": key.name}

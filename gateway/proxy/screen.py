@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 
-from gateway.proxy.channel import HeaderList
-
 LEAST_BYTES = 8
 """Shorter keys are not looked for: they would be found in what is no key."""
 _CREDENTIAL = re.compile(rb"(?:^|\n)(?:authorization: Bearer |x-api-key: |api-key: |x-goog-api-key: )([^\r\n]+)")
@@ -33,12 +31,10 @@ class KeyScreen:
         self._blank = b"*" * len(key)
         self._held = b""
 
-    def headers(self, headers: HeaderList) -> HeaderList:
-        """Return `headers` without the key."""
+    def lines(self, headers: bytes) -> bytes:
+        """Return header lines without the key."""
         key = self._key
-        if not key or key not in b"\n".join([value for _, value in headers]):
-            return headers
-        return [(name, value.replace(key, self._blank)) for name, value in headers]
+        return headers.replace(key, self._blank) if key and key in headers else headers
 
     def clean(self, piece: bytes, *, is_last: bool = False) -> bytes:
         """Return what may go on; b"" while all of it may be the beginning of the key."""

@@ -7,50 +7,39 @@ from gateway.metering.sse import AnswerTap
 from gateway.proxy.channel import Channel, HeaderList
 from gateway.proxy.dialects import Shape, error_event
 from gateway.proxy.faults import RequestFault, UpstreamFailed, UpstreamSlow
-from gateway.proxy.headers import RETURNED, with_capped_delays
+from gateway.proxy.headers import returned, with_capped_delays
 from gateway.proxy.record import RequestRecord
-from gateway.proxy.screen import KeyScreen, key_in
+from gateway.proxy.screen import KeyScreen
 from gateway.upstream.classify import classify_error
 from gateway.upstream.dispatch import Answer
 from gateway.upstream.errors import UpstreamError, UpstreamTimeout
+from gateway.upstream.message import header_lines
 
-_ATTEMPTS = tuple((b"x-llm-proxy-attempts", b"%d" % count) for count in range(32))
-
-
+_ATTEMPTS = tuple(b"x-llm-proxy-attempts: %d\r\n" % count for count in range(32))
 _WORDS = {kind: kind.value for kind in OutcomeKind}
 """`value` of an enum is looked up in Python, at the cost of two calls."""
-_UPSTREAM_IDS = frozenset((b"x-request-id", b"request-id"))
 
 
-def answer_headers(answer: Answer, record: RequestRecord) -> tuple[HeaderList, int]:
-    """Return the headers that the caller gets with `answer`, and the length that they tell, -1 if none."""
-    identifier = record.request_id.encode()
-    headers: HeaderList = []
-    length = -1
-    named = False
-    for header in answer.headers:
-        name = header[0]
-        if name in RETURNED:
-            headers.append(header)
-            if name == b"content-length":
-                length = int(header[1]) if header[1].isdigit() else -1
-            elif name in _UPSTREAM_IDS:
-                named = True
+def answer_head(answer: Answer, record: RequestRecord) -> tuple[bytes, int]:
+    """Return the header lines that the caller gets with `answer`, and the length that they tell, -1 if none."""
+    headers = returned(answer.headers)
+    told = dict(headers)
+    length = told.get(b"content-length", b"")
     if answer.status >= 400:
         headers = with_capped_delays(headers, now_unix=record.unix)
-    if not named:
+    identifier = record.request_id.encode()
+    if b"x-request-id" not in told and b"request-id" not in told:
         headers.append((b"x-request-id", identifier))
     headers.append((b"x-llm-proxy-request-id", identifier))
-    if record.target is not None:
-        headers += record.target.answer_headers
-    headers.append(_ATTEMPTS[min(record.attempts, 31)])
     if record.explanation is not None:
         headers.append((b"x-llm-proxy-explain", record.explanation))
     if record.told is not None:
         headers += record.told
     if record.waited_s:
         headers += queue_headers(record)
-    return headers, length
+    target = record.target
+    lines = header_lines(headers) + (target.answer_lines if target else b"") + _ATTEMPTS[min(record.attempts, 31)]
+    return lines, int(length) if length.isdigit() else -1
 
 
 def queue_headers(record: RequestRecord) -> HeaderList:
@@ -78,10 +67,10 @@ async def relay(
     fault: RequestFault | None = None
     ended = False
     try:
-        headers, length = answer_headers(answer, record)
-        screen = KeyScreen(_key_of(record))
-        await channel.send_head(answer.status, screen.headers(headers), hold=answer.has_bytes)
-        del headers
+        head, length = answer_head(answer, record)
+        screen = KeyScreen(record.target.screened if record.target else b"")
+        await channel.send_head(answer.status, screen.lines(head), length=length, hold=answer.has_bytes)
+        del head
         answer.forget_headers()
         try:
             left = length
@@ -125,12 +114,6 @@ def _account(tap: AnswerTap, record: RequestRecord, est_input_tokens: int) -> No
     """Note what the answer used and write the row."""
     record.usage, record.served_model = tap.result(est_input_tokens=est_input_tokens)
     record.write()
-
-
-def _key_of(record: RequestRecord) -> bytes:
-    if record.target is None:
-        return b""
-    return next((key_in(face.fixed) for face in record.target.faces.values()), b"")
 
 
 def _fault(error: UpstreamError) -> RequestFault:

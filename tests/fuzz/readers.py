@@ -93,7 +93,7 @@ async def _by_us(pieces: Sequence[bytes]) -> Read:
             return
         target = channel.raw_path + (b"?" + channel.query if channel.query else b"")
         read.requests.append((channel.method.encode(), target, body))
-        await channel.send_head(200, [(b"content-length", b"0")])
+        await channel.send_head(200, b"content-length: 0\r\n", length=0)
         await channel.finish()
         channel.close()
 

@@ -74,12 +74,12 @@ class Running:
         if path == b"/v1/held":
             await self.release.wait()
         if path == b"/v1/cut":
-            await channel.send_head(200, [(b"content-type", b"text/event-stream")], hold=True)
+            await channel.send_head(200, b"content-type: text/event-stream\r\n", hold=True)
             await channel.send(b"data: 1\n\n")
             channel.abort()
             return
         if path == b"/v1/flood":
-            await channel.send_head(200, [])
+            await channel.send_head(200, b"")
             for _ in range(400):
                 await channel.send(bytes(100_000))
                 self.bodies.append(b"")
@@ -87,11 +87,11 @@ class Running:
             return
         answer = b"%b %b?%b %b" % (channel.method.encode(), path, channel.query, body[:100])
         if path == b"/v1/chunked":
-            await channel.send_head(200, [(b"content-type", b"text/plain")])
+            await channel.send_head(200, b"content-type: text/plain\r\n")
             await channel.send(answer)
             await channel.finish(b".")
         else:
-            await channel.send_head(200, [(b"content-length", b"%d" % len(answer))], hold=True)
+            await channel.send_head(200, b"content-length: %d\r\n" % len(answer), length=len(answer), hold=True)
             await channel.finish(answer)
         channel.close()
 
