@@ -161,7 +161,7 @@ def _names(pattern: str, dimension: str) -> tuple[str, str, str]:
     return limit, remaining, reset
 
 
-_OPENAI = {of: _names("x-ratelimit-{what}-{of}", of) for of in ("requests", "tokens")}
+_REQUESTS, _TOKENS = (_names("x-ratelimit-{what}-{of}", of) for of in ("requests", "tokens"))
 _ANTHROPIC = {
     of: _names("anthropic-ratelimit-{of}-{what}", of) for of in ("requests", "tokens", "input-tokens", "output-tokens")
 }
@@ -170,20 +170,22 @@ _PLAIN = ("x-ratelimit", "ratelimit")
 _OPENAI_QUOTA = ("openai-organization", "openai-project")
 _ANTHROPIC_QUOTA = ("anthropic-organization-id",)
 _QUOTA_NAMES = frozenset((*_OPENAI_QUOTA, *_ANTHROPIC_QUOTA))
+_DELAYS = frozenset(("retry-after", "retry-after-ms"))
 
 
 def _header_names(*rows: Iterable[str]) -> Mapping[bytes, str]:
-    always = ("retry-after", "retry-after-ms", *_OPENAI_QUOTA, *_ANTHROPIC_QUOTA)
+    always = (*_DELAYS, *_QUOTA_NAMES)
     return {name.encode(): name for row in (always, *rows) for name in row}
 
 
 _EVERY = _header_names(
-    *_OPENAI.values(),
+    _REQUESTS,
+    _TOKENS,
     *_ANTHROPIC.values(),
     [f"{name}-{what}" for name in _PLAIN for what in ("limit", "remaining", "reset")],
 )
 _BY_STYLE: Mapping[str, Mapping[bytes, str]] = {
-    **dict.fromkeys(("openai", "azure", "groq"), _header_names(*_OPENAI.values())),
+    **dict.fromkeys(("openai", "azure", "groq"), _header_names(_REQUESTS, _TOKENS)),
     "anthropic": _header_names(*_ANTHROPIC.values()),
     "mistral": _header_names(_MISTRAL, ["x-ratelimitbysize-reset"]),
 }
@@ -200,8 +202,8 @@ def _known_limit(value: str) -> int | None:
     return parse_count(value)
 
 
-def _openai_window(headers: Mapping[str, str], dimension: str) -> WindowHint | None:
-    limit, remaining, reset = _OPENAI[dimension]
+def _openai_window(headers: Mapping[str, str], names: tuple[str, str, str]) -> WindowHint | None:
+    limit, remaining, reset = names
     told, left = headers.get(limit), headers.get(remaining)
     if told is None and left is None:
         return None
@@ -238,8 +240,6 @@ def _plain_window(headers: Mapping[str, str], now_unix: float) -> WindowHint | N
 
 
 def _quota_name(headers: Mapping[str, str]) -> str | None:
-    if _QUOTA_NAMES.isdisjoint(headers):
-        return None
     for names in (_OPENAI_QUOTA, _ANTHROPIC_QUOTA):
         parts = [told for name in names if (value := headers.get(name)) and (told := value.strip())]
         if parts and all(len(part) <= 128 and part.isprintable() for part in parts):
@@ -250,9 +250,54 @@ def _quota_name(headers: Mapping[str, str]) -> str | None:
 NO_HINT = Hint()
 """The answer that tells nothing."""
 
+_Told = tuple[float | None, str | None]
+"""What every style may say: the delay, and the quota's name."""
 
-def _finish(hint: Hint) -> Hint | None:
-    return None if hint.requests is None and hint == NO_HINT else hint
+
+def _openai(headers: Mapping[str, str], told: _Told, now_unix: float) -> Hint:
+    del now_unix
+    return Hint(told[0], _openai_window(headers, _REQUESTS), _openai_window(headers, _TOKENS), quota_name=told[1])
+
+
+def _groq(headers: Mapping[str, str], told: _Told, now_unix: float) -> Hint:
+    del now_unix
+    requests, tokens = _openai_window(headers, _REQUESTS), _openai_window(headers, _TOKENS)
+    return Hint(told[0], tokens=tokens, daily_requests=requests, quota_name=told[1])
+
+
+def _anthropic(headers: Mapping[str, str], told: _Told, now_unix: float) -> Hint:
+    return Hint(
+        told[0],
+        requests=_anthropic_window(headers, "requests", now_unix),
+        tokens=_anthropic_window(headers, "tokens", now_unix),
+        input_tokens=_anthropic_window(headers, "input-tokens", now_unix),
+        output_tokens=_anthropic_window(headers, "output-tokens", now_unix),
+        quota_name=told[1],
+    )
+
+
+def _mistral(headers: Mapping[str, str], told: _Told, now_unix: float) -> Hint:
+    del now_unix
+    tokens = _window(
+        parse_count(headers.get(_MISTRAL[0])),
+        parse_count(headers.get(_MISTRAL[1])),
+        parse_seconds(headers.get(_MISTRAL[2]) or headers.get("x-ratelimitbysize-reset")),
+    )
+    return Hint(told[0], tokens=tokens, quota_name=told[1])
+
+
+def _any(headers: Mapping[str, str], told: _Told, now_unix: float) -> Hint:
+    if "anthropic-ratelimit-requests-limit" in headers or "anthropic-ratelimit-tokens-limit" in headers:
+        return _anthropic(headers, told, now_unix)
+    return Hint(
+        told[0],
+        requests=_openai_window(headers, _REQUESTS) or _plain_window(headers, now_unix),
+        tokens=_openai_window(headers, _TOKENS),
+        quota_name=told[1],
+    )
+
+
+_READERS = {"openai": _openai, "azure": _openai, "groq": _groq, "anthropic": _anthropic, "mistral": _mistral}
 
 
 def parse_hint(headers: Mapping[str, str], style: str, *, now_unix: float) -> Hint | None:
@@ -260,41 +305,9 @@ def parse_hint(headers: Mapping[str, str], style: str, *, now_unix: float) -> Hi
 
     `style` is one of `HINT_STYLES`; `now_unix` (seconds) turns instants into delays. Never raises on header contents.
     """
-    retry_after_s = None
-    if "retry-after" in headers or "retry-after-ms" in headers:
-        retry_after_s = parse_retry_after(headers, now_unix=now_unix)
-    quota_name = _quota_name(headers)
-    if style in ("openai", "azure", "groq"):
-        requests = _openai_window(headers, "requests")
-        tokens = _openai_window(headers, "tokens")
-        if style == "groq":
-            return _finish(Hint(retry_after_s, None, tokens, None, None, requests, None, quota_name))
-        return _finish(Hint(retry_after_s, requests, tokens, None, None, None, None, quota_name))
-    if style == "anthropic":
-        return _finish(
-            Hint(
-                retry_after_s,
-                requests=_anthropic_window(headers, "requests", now_unix),
-                tokens=_anthropic_window(headers, "tokens", now_unix),
-                input_tokens=_anthropic_window(headers, "input-tokens", now_unix),
-                output_tokens=_anthropic_window(headers, "output-tokens", now_unix),
-                quota_name=quota_name,
-            )
-        )
-    if style == "mistral":
-        tokens = _window(
-            parse_count(headers.get(_MISTRAL[0])),
-            parse_count(headers.get(_MISTRAL[1])),
-            parse_seconds(headers.get(_MISTRAL[2]) or headers.get("x-ratelimitbysize-reset")),
-        )
-        return _finish(Hint(retry_after_s, tokens=tokens, quota_name=quota_name))
-    if "anthropic-ratelimit-requests-limit" in headers or "anthropic-ratelimit-tokens-limit" in headers:
-        return parse_hint(headers, "anthropic", now_unix=now_unix)
-    return _finish(
-        Hint(
-            retry_after_s,
-            requests=_openai_window(headers, "requests") or _plain_window(headers, now_unix),
-            tokens=_openai_window(headers, "tokens"),
-            quota_name=quota_name,
-        )
+    told = (
+        None if _DELAYS.isdisjoint(headers) else parse_retry_after(headers, now_unix=now_unix),
+        None if _QUOTA_NAMES.isdisjoint(headers) else _quota_name(headers),
     )
+    hint = _READERS.get(style, _any)(headers, told, now_unix)
+    return None if hint.requests is None and hint == NO_HINT else hint

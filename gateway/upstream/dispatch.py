@@ -18,7 +18,7 @@ from typing import Protocol, Self
 from gateway.balancing.decision import Lease
 from gateway.balancing.error_hints import with_body
 from gateway.balancing.exchange import Exchange
-from gateway.balancing.hints import Hint, header_names, parse_hint
+from gateway.balancing.hints import parse_hint
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.steps import (
     Answered,
@@ -111,7 +111,8 @@ class Answer:
 
     def forget_headers(self) -> None:
         """Let go of the headers: they were read, and the body may take minutes."""
-        self.headers = self._response.headers = []
+        self.headers = []
+        self._response.forget_head()
 
     async def read(self) -> bytes:
         """Return the next body bytes, b"" at the end; an UpstreamError has been reported to the exchange already."""
@@ -322,7 +323,8 @@ class _Driver:
             await self._peek_error(response)
         kind = self.kind = classify(response.status, self.buffer)
         self.first_byte_s = self.clock() - started_at
-        hint = read_hint(response.headers, prepared.hint_style, self.unix_clock)
+        told = response.shape.limits(prepared.hint_style, response.values)
+        hint = None if told is None else parse_hint(told, prepared.hint_style, now_unix=self.unix_clock())
         if kind is OutcomeKind.RATE_LIMITED and self.buffer:
             hint = with_body(hint, self.buffer)
         return Answered(response.status, kind, hint, self.first_byte_s)
@@ -380,14 +382,5 @@ class _Driver:
 
 
 def _is_event_stream(response: UpstreamResponse) -> bool:
-    for name, value in response.headers:
-        if name == b"content-type":
-            return value[:17].lower() == b"text/event-stream"
-    return False
-
-
-def read_hint(headers: list[tuple[bytes, bytes]], style: str, unix_clock: Clock) -> Hint | None:
-    """Read the limit headers of an answer; the many others are not even decoded."""
-    names = header_names(style)
-    told = {names[name]: value.decode("latin-1") for name, value in headers if name in names}
-    return parse_hint(told, style, now_unix=unix_clock()) if told else None
+    at = response.shape.content_type
+    return at >= 0 and response.values[at][:17].lower() == b"text/event-stream"

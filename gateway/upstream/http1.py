@@ -22,6 +22,7 @@ import httptools
 
 from gateway.upstream.body_source import BodySource
 from gateway.upstream.errors import UpstreamBroken, UpstreamTimeout
+from gateway.upstream.head_shape import shape_of
 from gateway.upstream.message import Deadlines
 from gateway.upstream.response import UpstreamResponse
 
@@ -31,6 +32,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_INTERIM = 16
 STALE_WINDOW_S = 1.0
 """A reused connection that closes this soon lost the keep-alive race; later, the provider may have done the work."""
+_BODILESS = frozenset({204, 304})
 JOIN_BYTES = 64 * 1024
 """Up to this size a body is copied behind its head, so that both leave in one write."""
 
@@ -39,12 +41,10 @@ class Http1Connection(asyncio.Protocol):
     """A connection that `Pool` owns; `on_free(connection, reusable)` and `on_lost(connection)` report its life."""
 
     __slots__ = (
-        "_chunked",
         "_complete",
         "_deadlines",
         "_drained",
         "_expires_at",
-        "_has_length",
         "_head_bytes",
         "_headers",
         "_headless",
@@ -90,8 +90,7 @@ class Http1Connection(asyncio.Protocol):
         self._deadlines = Deadlines()
         self._headers: list[tuple[bytes, bytes]] | None = []
         self._head_bytes = self._interim = self._unsent = 0
-        self._chunked = self._has_length = self._until_close = False
-        self._complete = self._reusable = self._headless = False
+        self._until_close = self._complete = self._reusable = self._headless = False
         self._lost = self._reading_paused = self._writing_paused = False
         self.exchanges = 0
         self.idle_since = 0.0
@@ -120,8 +119,8 @@ class Http1Connection(asyncio.Protocol):
         assert self._response is None
         response = self._response = UpstreamResponse(self, self._loop)
         self.exchanges += 1
-        self._headers, self._head_bytes, self._interim = [], 0, 0
-        self._chunked = self._has_length = self._until_close = self._complete = self._reusable = False
+        self._headers, self._head_bytes = [], 0
+        self._complete = False
         self._headless = headless
         self._deadlines = deadlines
         self._total_at = self._loop.time() + deadlines.total_s
@@ -348,7 +347,7 @@ class Http1Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header; trailers (after the head) are dropped."""
         if self._headers is not None:
-            self._headers.append((name.lower(), value))
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Publish the head, or skip it when it is an interim one (RFC 9110 section 15.2)."""
@@ -364,24 +363,24 @@ class Http1Connection(asyncio.Protocol):
             return
         if self._head_bytes > MAX_HEAD_BYTES and sum(len(n) + len(v) for n, v in headers) > MAX_HEAD_BYTES:
             raise UpstreamBroken(f"the answer's head is longer than {MAX_HEAD_BYTES} bytes")
-        for name, value in headers:
-            if name == b"content-length":
-                self._has_length = True
-            elif name == b"transfer-encoding":
-                if value.strip().lower() != b"chunked":
-                    raise UpstreamBroken("the upstream uses a transfer coding other than chunked")
-                self._chunked = True
-        response.status = status
-        response.headers, self._headers = headers, None
+        if headers:
+            names, response.values = zip(*headers, strict=True)
+            response.shape = shape_of(names)
+        shape = response.shape
+        for at in shape.codings:
+            if response.values[at].strip().lower() != b"chunked":
+                raise UpstreamBroken("the upstream uses a transfer coding other than chunked")
+        response.status, self._headers = status, None
         self._interim = 0
-        bodiless = self._headless or status in {204, 304}
         self._reusable = self._parser.should_keep_alive()
-        self._until_close = not (self._chunked or self._has_length or bodiless)
-        if bodiless:
+        delimited = shape.has_length or bool(shape.codings)
+        if self._headless or status in _BODILESS:
             # llhttp cannot be told that a HEAD answer ends here, and 204/304 with a length are ambiguous downstream.
-            self._complete = True
-            if self._chunked or self._has_length:
+            self._complete, self._until_close = True, False
+            if delimited:
                 self._reusable = False
+        else:
+            self._until_close = not delimited
 
     def on_body(self, data: bytes) -> None:
         """Hold a piece of the body until the reader takes it."""
@@ -396,4 +395,3 @@ class Http1Connection(asyncio.Protocol):
             self._complete = True
         else:
             self._headers = []
-            self._chunked = self._has_length = False

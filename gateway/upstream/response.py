@@ -6,10 +6,14 @@ import asyncio
 from typing import Protocol
 
 from gateway.upstream.errors import UpstreamBroken
+from gateway.upstream.head_shape import HeadShape, shape_of
 
 DISCARD_BYTES = 64 * 1024
 DISCARD_S = 1.0
 """How much of an unwanted answer is read to keep its connection: beyond it a new connection is cheaper."""
+
+
+_NO_HEAD: HeadShape = shape_of(())
 
 
 class Feeder(Protocol):
@@ -26,7 +30,7 @@ class Feeder(Protocol):
 
 
 class UpstreamResponse:
-    """`status` and `headers` (lower-case names, in order, repeats kept) are set before the caller sees it.
+    """`status`, `shape` (of the head) and the headers' `values` are set before the caller sees it.
 
     One reader calls `read` until b"" and may stop early with `aclose`; cancelling `read` ends the connection. What had
     arrived before an error is still delivered, then the error is raised.
@@ -41,14 +45,16 @@ class UpstreamResponse:
         "_parts",
         "_waiter",
         "error",
-        "headers",
         "held_bytes",
+        "shape",
         "status",
+        "values",
     )
 
     def __init__(self, feeder: Feeder, loop: asyncio.AbstractEventLoop) -> None:
         self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.shape = _NO_HEAD
+        self.values: tuple[bytes, ...] = ()
         self.held_bytes = 0
         self._feeder = feeder
         self._loop = loop
@@ -58,6 +64,15 @@ class UpstreamResponse:
         self._waiter: asyncio.Future[None] | None = None
         self._discarding = False
         self._discarded = 0
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers with lower-case names, in order, repeats kept; made anew."""
+        return list(zip(self.shape.names, self.values, strict=True))
+
+    def forget_head(self) -> None:
+        """Let go of the headers: they were read, and the body may take minutes."""
+        self.shape, self.values = _NO_HEAD, ()
 
     @property
     def ended(self) -> bool:
