@@ -203,13 +203,18 @@ class Postgres:
                 if isinstance(error, Unavailable) or not _is_ours(error, connection):
                     raise
                 raise away(error) from error
-            except BaseException:
+            except Exception:
                 await _roll_back(transaction)
                 raise
             try:
                 await transaction.commit()
             except AWAY as error:
                 raise away(error) from error
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                # Cancelled: a polite rollback may take as long as what was given up; the server does it at the hang-up.
+                connection.terminate()
+            raise
         finally:
             with contextlib.suppress(*AWAY):
                 await pool.release(connection, timeout=self._acquire_timeout_s)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -180,3 +182,26 @@ class TestAway:
         finally:
             await asyncio.to_thread(server.stop)
             shutil.rmtree(directory, ignore_errors=True)
+
+
+async def test_who_is_cancelled_does_not_wait_for_a_server_that_says_nothing(database: Postgres) -> None:
+    asked = asyncio.get_running_loop().create_future()
+
+    async def ask() -> None:
+        async with database.platform() as connection:
+            pid: int = await connection.fetchval("select pg_backend_pid()")
+            os.kill(pid, signal.SIGSTOP)
+            asked.set_result(pid)
+            await connection.fetchval("select 1")
+
+    asking = asyncio.create_task(ask())
+    backend = await asked
+    try:
+        asking.cancel()
+        await asyncio.wait({asking}, timeout=3)
+        assert asking.cancelled()
+    finally:
+        os.kill(backend, signal.SIGCONT)
+        await asyncio.wait({asking})
+    async with database.platform() as connection:
+        assert await connection.fetchval("select pg_backend_pid()") != backend
