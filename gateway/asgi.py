@@ -10,8 +10,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from auth.dpop import ProofCache
@@ -34,6 +34,7 @@ from gateway.proxy.routes import is_inference
 from gateway.registered_certificates import RegisteredCertificates
 from gateway.settings import Settings
 from gateway.state_file import StateFile, preload
+from gateway.teardown import STEPS_S, Teardown, stop
 from gateway.telemetry import Metrics, new_request_id
 from gateway.trust import Trust
 from gateway.upstream.connect import DirectConnector
@@ -55,6 +56,8 @@ App = Any
 """An ASGI application; each framework has types of its own for the same three arguments."""
 
 _SCHEMA_CHECK_S = 2.0
+_LEAVE_S = 2.0
+"""How long tasks may take to leave off."""
 
 
 class Gateway:
@@ -75,7 +78,9 @@ class Gateway:
         self._inference: App | None = None
         self._control: App | None = None
         self._data_path: DataPathParts | None = None
-        self._stack = AsyncExitStack()
+        self._interrupted = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._teardown = Teardown()
 
     def find_relay(self) -> Serve | None:
         """Give what serves inference requests over a channel of the server's own; None without a data path."""
@@ -117,9 +122,14 @@ class Gateway:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        try:
-            await self.start()
-        except Exception as error:
+        starting = asyncio.create_task(self.start(), name="start")
+        interrupted = asyncio.create_task(self._interrupted.wait(), name="end during the start")
+        await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        interrupted.cancel()
+        if not starting.done():
+            log.info("told to end before the start was done")
+            await stop([starting], _LEAVE_S)
+        elif (error := starting.exception()) is not None:
             log.error("start-up failed", exc_info=error)
             await self.close()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -129,6 +139,10 @@ class Gateway:
         self.health.drain()
         await self.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    def interrupt_start(self) -> None:
+        """Leave off starting, if it still does: what is to be done next is to end."""
+        self._interrupted.set()
 
     async def start(self) -> None:
         """Build the parts and start them. Postgres may be away: the process becomes ready when it is back."""
@@ -142,13 +156,13 @@ class Gateway:
             max_size=settings.database_pool_size,
             statement_cache_size=settings.statement_cache_size,
         )
-        self._stack.push_async_callback(postgres.close)
+        self._teardown.add("postgres", postgres.close)
         loop = asyncio.get_running_loop()
         self.metrics.watch_gauge("llm_proxy_tasks", "asyncio tasks alive.", lambda: len(asyncio.all_tasks(loop)))
         # The operator's KMS may be on a private network, which tenants' addresses must not reach: a pool of its own.
         private = EgressPolicy(allow_private=True, allow_metadata=True)
         kms = ConnectionPool(DirectConnector(private))
-        self._stack.push_async_callback(kms.close)
+        self._teardown.add("kms", kms.close)
         kms_calls = GuardedCalls(kms, private, repeatable=True)
         data_keys = make_data_keys(settings, postgres, kms_calls)
         keys, revocations = KeySet(), Revocations()
@@ -157,7 +171,7 @@ class Gateway:
         sharing = ProofSharing(proofs, postgres, clock=time.time, poll_s=settings.snapshot_poll_s)
         self._run(sharing.run(), "used proofs")
         uses = TokenUses(postgres)
-        self._stack.push_async_callback(uses.close)
+        self._teardown.add("token uses", uses.close)
         self._run(uses.run(), "token uses")
         signing = (
             SigningKeys(postgres, data_keys, keys, algs=settings.signing_algorithms) if self._has_control else None
@@ -190,7 +204,7 @@ class Gateway:
                 proofs=proofs,
                 uses=uses,
             )
-            self._stack.push_async_callback(self._data_path.close)
+            self._teardown.add("data path", self._data_path.close, within_s=STEPS_S)
             await self._data_path.start()
             if state is not None:
                 await preload(data_keys, state)
@@ -212,7 +226,7 @@ class Gateway:
                 proofs=proofs,
                 uses=uses,
             )
-            self._stack.push_async_callback(parts.close)
+            self._teardown.add("control plane's connections", parts.close, within_s=1.0)
             await self._hold(parts.app.lifespan(), "control plane")
             self._control = parts.app
             self._run(parts.jobs.run(), "jobs")
@@ -244,18 +258,13 @@ class Gateway:
         self._run(self._watch_keks(data_keys), "key-encryption keys")
 
     async def close(self) -> None:
-        """Stop everything, in the reverse order of its start."""
-        await self._stack.aclose()
+        """Stop everything, in the reverse order of its start, within `CLOSE_S`."""
+        # All at once: while the database says nothing each of them takes its time to leave.
+        await stop(self._tasks, _LEAVE_S)
+        await self._teardown.run()
 
-    def _run(self, work: Any, name: str) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
-
-        async def stop() -> None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-        self._stack.push_async_callback(stop)
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
 
     async def _hold(self, context: AbstractAsyncContextManager[None], name: str) -> None:
         """Enter `context` now and leave it at close, both in one task of its own, as cancel scopes demand."""
@@ -275,11 +284,11 @@ class Gateway:
         task = asyncio.create_task(hold(), name=name)
         await entered
 
-        async def stop() -> None:
+        async def end() -> None:
             leave.set()
             await task
 
-        self._stack.push_async_callback(stop)
+        self._teardown.add(name, end)
 
     def _watch_state(self, file: StateFile) -> None:
         counter, gauge = self.metrics.watch_counter, self.metrics.watch_gauge

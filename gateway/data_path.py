@@ -47,6 +47,7 @@ from gateway.proxy.prober import Prober
 from gateway.proxy.runtime import Workshop
 from gateway.settings import Settings
 from gateway.state_file import when
+from gateway.teardown import finish, stop
 from gateway.telemetry import Metrics
 from gateway.traffic_metrics import TrafficMetrics
 from gateway.upstream.connect import DirectConnector, EgressProxy
@@ -60,6 +61,10 @@ log = logging.getLogger(__name__)
 
 _FIRST_TOKENS_S = 5.0
 """So long the start waits for the federated keys' first tokens."""
+_LEAVE_S = 1.0
+"""How long tasks may take to leave off."""
+_GOODBYES_S = 5.2
+"""How long the goodbyes may take together; usage rows are tried for five seconds."""
 
 
 class TokenUseRecorder:
@@ -216,21 +221,23 @@ class DataPathParts:
         log.warning("serving from the sealed state", extra={"taken_at": taken, "tenants": len(state.rows.tenants)})
 
     async def close(self) -> None:
-        """Stop refreshing, close the provider connections, write the last usage rows."""
-        for task in self._tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        await self._leases.close()
-        await self._beliefs.close()
-        await self._drains.leave()
-        await self._directory.close()
-        await self._tokens.close()
-        await self._pool.close()
-        await self._explanations.close()
-        await self._usage.close()
+        """Stop refreshing, write the last usage rows and what others should know, close the provider connections."""
+        await stop(self._tasks, _LEAVE_S)
+        # Side by side: while the database says nothing each of them waits until its own time is up.
+        goodbyes = {
+            "leases": self._leases.close(),
+            "beliefs": self._beliefs.close(),
+            "drain reports": self._drains.leave(),
+            "explanations": self._explanations.close(),
+            "usage": self._usage.close(),
+            "budgets": self._budgets.close(),
+        }
+        tasks = [asyncio.create_task(goodbye, name=name) for name, goodbye in goodbyes.items()]
+        await finish(tasks, _GOODBYES_S)
         await self._usage_store.close()
-        await self._budgets.close()
+        await self._pool.close()
+        await self._tokens.close()
+        await self._directory.close()
 
     def _publish(self, metrics: Metrics) -> None:
         app, usage, pool, loader = self.app, self._usage, self._pool, self._loader

@@ -8,7 +8,9 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Generator
+from math import inf
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +20,7 @@ from auth.errors import Fault
 from gateway.deadline_protocol import DeadlineProtocol
 from gateway.forwarded import ForwardedCaller
 from gateway.relay_protocol import RelayProtocol
+from gateway.teardown import CLOSE_S
 from gateway.tls import ServerTls, TlsUnusable
 
 if TYPE_CHECKING:
@@ -45,8 +48,13 @@ class GatewayServer(uvicorn.Server):
         config: uvicorn.Config,
         *,
         on_drain: Callable[[], None],
+        on_starting: Callable[[], None],
         on_started: Callable[[], None],
+        on_end: Callable[[float], None],
+        interrupt_start: Callable[[], None],
+        accepts_at_once: bool,
         lead_s: float,
+        drain_s: float,
         head_timeout_s: float,
         body_timeout_s: float,
         tls: ServerTls | None = None,
@@ -55,8 +63,15 @@ class GatewayServer(uvicorn.Server):
         self._tls = tls
         self._reloads = False
         self._on_drain = on_drain
+        self._on_starting = on_starting
         self._on_started = on_started
+        self._on_end = on_end
+        self._interrupt_start = interrupt_start
+        self._accepts_at_once = accepts_at_once
+        self._sockets: list[socket.socket] = []
+        self._end_by = inf
         self._lead_s = lead_s
+        self._drain_s = drain_s
         self._head_timeout_s = head_timeout_s
         self._body_timeout_s = body_timeout_s
         self._interrupted = False
@@ -81,21 +96,70 @@ class GatewayServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain; a second signal cuts it short."""
         del frame
+        self.end(hurries=sig == signal.SIGINT)
+
+    def end(self, *, hurries: bool = False) -> None:
+        """Begin the drain, without a lead time when it `hurries`; a second call cuts it short."""
         if self.should_exit:
             self.force_exit = True
-        self._interrupted = sig == signal.SIGINT
+            bound_s = 2 * _FORCED_S
+        else:
+            bound_s = (0.0 if hurries else self._lead_s) + self._drain_s + CLOSE_S
+        self._interrupted = hurries
         self.should_exit = True
+        now = time.monotonic()
+        self._end_by = min(self._end_by, now + bound_s)
+        self._on_end(self._end_by - now)
 
     def _ask_reload(self, sig: int, frame: FrameType | None) -> None:
         del sig, frame
         self._reloads = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start serving, and the sweep of slow callers."""
-        await super().startup(sockets)
+        """Start the application, then serving, and the sweep of slow callers; told to end meanwhile, it leaves off."""
+        self._on_starting()
+        self._sockets = sockets or []
+        watch = asyncio.create_task(self._watch_start(), name="end during the start")
+        try:
+            await super().startup([])
+        finally:
+            watch.cancel()
+        if self._accepts_at_once and not self.should_exit:
+            self.started = False  # not yet: who waits for it connects next
+            await self.accept()
+            self.started = True
         self._sweeper = asyncio.create_task(self._sweep(), name="slow-caller sweep")
         self._renewer = None if self._tls is None else asyncio.create_task(self._renew(self._tls), name="tls renewal")
         self._on_started()
+
+    async def _watch_start(self) -> None:
+        while not self.should_exit:  # noqa: ASYNC110 -- set by a signal
+            await asyncio.sleep(_SECOND_SIGNAL_S)
+        self._interrupt_start()
+
+    async def accept(self) -> None:
+        """Accept callers from now on, unless it does already."""
+        loop, config = asyncio.get_running_loop(), self.config
+        if self.servers or self.should_exit:
+            return
+
+        def make_protocol() -> asyncio.Protocol:
+            kind: Any = config.http_protocol_class
+            made: asyncio.Protocol = kind(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+            return made
+
+        for each in self._sockets:
+            # A copy: it is closed with the server, and there may be another server later.
+            server = await loop.create_server(make_protocol, sock=each.dup(), ssl=config.ssl, backlog=config.backlog)
+            self.servers.append(server)
+
+    def leave_off(self) -> None:
+        """Accept nobody until `accept` is called again; those who are connected are asked to come back."""
+        for server in self.servers:
+            server.close()
+        self.servers.clear()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Turn readiness off, wait the lead time (a balancer in front must notice), then finish what is in flight."""
@@ -103,13 +167,17 @@ class GatewayServer(uvicorn.Server):
         # Each answer from here on asks its caller to come back over another connection: this one is about to be closed.
         self.server_state.default_headers.append((b"connection", b"close"))
         loop = asyncio.get_running_loop()
-        lead_ends_at = loop.time() + (0.0 if self._interrupted else self._lead_s)
+        lead_ends_at = loop.time() + (0.0 if self._interrupted or not self.servers else self._lead_s)
         while not self.force_exit and (left_s := lead_ends_at - loop.time()) > 0:  # noqa: ASYNC110 -- set by a signal
             await asyncio.sleep(min(left_s, _SECOND_SIGNAL_S))
         self._sweeper.cancel()
         if self._renewer is not None:
             self._renewer.cancel()
-        await super().shutdown(sockets)
+        try:
+            async with asyncio.timeout(self._drain_s + CLOSE_S):
+                await super().shutdown(sockets)
+        except TimeoutError:
+            log.error("the application does not end")
         if self.force_exit:
             await self._end_at_once()
 
@@ -183,13 +251,19 @@ def make_server(
     *,
     on_drain: Callable[[], None],
     find_relay: Callable[[], Serve | None] = lambda: None,
+    on_starting: Callable[[], None] = lambda: None,
     on_started: Callable[[], None] = lambda: None,
+    on_end: Callable[[float], None] = lambda _seconds: None,
+    interrupt_start: Callable[[], None] = lambda: None,
+    accepts_at_once: bool = True,
     tls: ServerTls | None = None,
 ) -> GatewayServer:
     """Make the server of one process for an ASGI app; `run(sockets=[open_socket(…)])` serves until a signal.
 
-    `find_relay` gives what serves inference requests without ASGI between, None while nothing does. `tls`: the server
-    ends TLS itself.
+    `find_relay` gives what serves inference requests without ASGI between, None while nothing does. `on_end` is told at
+    a signal within how many seconds the process should be gone, `interrupt_start` is called when that comes before the
+    application has started. Unless it `accepts_at_once`, nobody is served before `GatewayServer.accept` is called.
+    `tls`: the server ends TLS itself.
     """
     members: dict[str, Any] = {
         "max_connections": settings.max_connections,
@@ -221,8 +295,13 @@ def make_server(
     return GatewayServer(
         config,
         on_drain=on_drain,
+        on_starting=on_starting,
         on_started=on_started,
+        on_end=on_end,
+        interrupt_start=interrupt_start,
+        accepts_at_once=accepts_at_once,
         lead_s=settings.drain_lead_s,
+        drain_s=settings.drain_s,
         head_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
         tls=tls,

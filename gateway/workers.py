@@ -9,8 +9,9 @@ dies or is replaced. Each worker starts from a fresh interpreter (a fork would s
 | SIGINT        | the same without the lead time; a second signal ends requests in flight                       |
 | SIGHUP        | one after the other, workers are replaced: the new one is ready before the old one drains     |
 
-A worker that dies is started again, at once the first time, then after pauses that double up to `LONGEST_PAUSE_S`; one
-that has lived `GOOD_S` starts anew. Whose supervisor dies drains by itself.
+A worker accepts callers once it is ready, as `/readyz` has it; while none is ready one of them answers for all. One
+that dies is started again, at once the first time, then after pauses that double up to half a minute; one that has
+lived a minute starts anew. One whose supervisor dies drains by itself. What is done when is decided in `gateway.crew`.
 """
 
 from __future__ import annotations
@@ -25,21 +26,22 @@ import tempfile
 from asyncio.subprocess import Process
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Final
 
 from auth.errors import Fault
+from gateway.crew import END_S, REAP_S, Accept, Action, Crew, Note, Phase, Send, Start
+from gateway.last_resort import end_within
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S: Final = 0.5
-LONGEST_PAUSE_S: Final = 30.0
-GOOD_S: Final = 60.0
-START_S: Final = 120.0
-"""How long a worker may take until it serves."""
-HOPELESS: Final = 3
-"""So many workers in a row that never served, while none ever did: the fault is in the configuration."""
-READY: Final = b"ready\n"
+UP: Final = b"u"
+READY: Final = b"r"
+"""What a worker tells its supervisor, a byte each."""
+ACCEPT: Final = b"a"
+LEAVE_OFF: Final = b"l"
+"""What the supervisor tells a worker that is not ready."""
 
 
 class WorkersFailed(Fault):
@@ -69,85 +71,96 @@ class Orders:
         return cls(**json.loads(argument))
 
 
-class _Worker:
-    """One running worker process."""
+@dataclass(slots=True)
+class _Running:
+    """A worker's process and what belongs to it."""
 
-    def __init__(self, process: Process, ours: socket.socket) -> None:
-        self.process = process
-        self.serves = False
-        self._ours = ours
-
-    async def is_ready(self) -> bool:
-        """Wait until it serves; False when it ends or takes too long."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(START_S):
-                self.serves = await loop.sock_recv(self._ours, len(READY)) == READY
-                return self.serves
-        except (TimeoutError, OSError):
-            return False
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, if it still runs; before it serves only the interpreter takes SIGINT, with a traceback."""
-        if number is signal.SIGINT and not self.serves:
-            number = signal.SIGTERM
-        with suppress(ProcessLookupError):
-            self.process.send_signal(number)
-
-    async def ended(self) -> int:
-        """Wait for its end; give its exit code."""
-        code = await self.process.wait()
-        self._ours.close()
-        return code
+    process: Process
+    ours: socket.socket
+    index: int
+    tasks: list[asyncio.Task[None]]
+    gone: bool = False
 
 
 class Supervisor:
-    """Keeps `count` workers over `listening`; `run` until a signal. `drain_s`: what each may take to end."""
+    """Keeps `count` workers over `listening`; `run` until a signal. Times as in the settings, in seconds."""
 
-    def __init__(self, listening: socket.socket, count: int, *, data_path: bool, control: bool, drain_s: float) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        count: int,
+        *,
+        data_path: bool,
+        control: bool,
+        lead_s: float,
+        drain_s: float,
+    ) -> None:
         self._listening = listening
-        self._count = count
         self._data_path = data_path
         self._control = control
-        self._drain_s = drain_s
-        self._workers: dict[int, _Worker] = {}
-        self._retired: set[_Worker] = set()
-        self._coming: _Worker | None = None
-        """The one that a roll is starting."""
-        self._stopping = asyncio.Event()
-        self._signals: list[signal.Signals] = []
-        self._rolling: asyncio.Task[None] | None = None
-        self._has_served = False
-        self._failures = 0
+        self._bound_s = lead_s + drain_s + END_S + REAP_S
+        self._crew = Crew(count, lead_s=lead_s, drain_s=drain_s)
+        self._running: dict[int, _Running] = {}
+        self._happened = asyncio.Event()
 
     async def run(self) -> None:
-        """Supervise; raises `WorkersFailed` when none ever serves."""
+        """Supervise; raises `WorkersFailed` when no worker ever comes up."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end, number)
-        loop.add_signal_handler(signal.SIGHUP, self._roll)
-        with tempfile.TemporaryDirectory(prefix="llm-proxy-") as directory:
-            self._directory = directory
-            async with asyncio.TaskGroup() as group:
-                for index in range(self._count):
-                    group.create_task(self._keep(index), name=f"worker {index}")
-            if self._rolling is not None:
-                self._rolling.cancel()
-            for worker in (*self._retired, *self._comes()):
-                await self._see_off(worker)
-        if not self._has_served and not self._signals:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._signalled, number)
+        with tempfile.TemporaryDirectory(prefix="llm-proxy-", ignore_cleanup_errors=True) as directory:
+            while not self._crew.is_over(loop.time()):
+                self._happened.clear()
+                if self._crew.is_ending:
+                    # From here on only those that still accept keep the address open.
+                    self._listening.close()
+                for action in self._crew.step(loop.time()):
+                    await self._do(action, directory)
+                self._running = {worker: each for worker, each in self._running.items() if not each.gone}
+                wakes_at = self._crew.wakes_at()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(wakes_at if wakes_at < inf else None):
+                        await self._happened.wait()
+        if self._crew.has_failed:
             raise WorkersFailed(
                 "No worker could be started.", hint="The log says why; `llm-proxy config check` may too."
             )
 
-    async def _start(self, index: int) -> _Worker:
+    def _signalled(self, number: signal.Signals) -> None:
+        if number is not signal.SIGHUP and not self._crew.is_ending:
+            end_within(self._bound_s)
+        self._crew.signalled(number, asyncio.get_running_loop().time())
+        self._happened.set()
+
+    async def _do(self, action: Action, directory: str) -> None:
+        if isinstance(action, Start):
+            try:
+                await self._start(action, directory)
+            except OSError as error:
+                log.error("a worker's process could not be made", extra={"reason": repr(error)})
+                self._ended(action.worker, -1)
+            return
+        running = self._running.get(action.worker) if action.worker is not None else None
+        if isinstance(action, Note):
+            known = {} if running is None else {"worker": running.index, "pid": running.process.pid}
+            log.log(action.level, action.text, extra={**known, **action.extra})
+        elif running is None:
+            return  # it ended meanwhile
+        elif isinstance(action, Send):
+            with suppress(ProcessLookupError):
+                running.process.send_signal(action.signal)
+        elif isinstance(action, Accept):
+            with suppress(OSError):
+                running.ours.send(ACCEPT if action.on else LEAVE_OFF)
+
+    async def _start(self, start: Start, directory: str) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         orders = Orders(
-            index=index,
+            index=start.place,
             listening=self._listening.fileno(),
             supervisor=theirs.fileno(),
-            directory=self._directory,
+            directory=directory,
             data_path=self._data_path,
             control=self._control,
         )
@@ -159,105 +172,48 @@ class Supervisor:
                 orders.encode(),
                 pass_fds=(orders.listening, orders.supervisor),
             )
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
-        return _Worker(process, ours)
+        running = self._running[start.worker] = _Running(process, ours, start.place, [])
+        running.tasks += [
+            asyncio.create_task(self._hear(start.worker, ours), name=f"words of worker {start.place}"),
+            asyncio.create_task(self._see_off(start.worker, running), name=f"end of worker {start.place}"),
+        ]
 
-    async def _keep(self, index: int) -> None:
-        """Have a worker in this place until the end."""
+    async def _hear(self, worker: int, ours: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        pause_s = 0.0
-        while not self._stopping.is_set():
-            started_at = loop.time()
-            worker = self._workers[index] = await self._start(index)
-            if self._signals:
-                worker.signal(self._signals[-1])
-            if await worker.is_ready():
-                self._has_served, self._failures = True, 0
-                log.info("worker serves", extra={"worker": index, "pid": worker.process.pid})
-            else:
-                worker.signal(signal.SIGKILL)
-                self._failures += 1
-            code = await worker.ended()
-            while (successor := self._workers.get(index)) is not None and successor is not worker:
-                # A roll has put another one in this place.
-                worker, started_at = successor, loop.time()
-                code = await worker.ended()
-            if self._stopping.is_set():
-                return
-            if not self._has_served and self._failures >= HOPELESS:
-                self._stopping.set()
-                for other in self._workers.values():
-                    other.signal(signal.SIGKILL)
-                return
-            pause_s = 0.0 if loop.time() - started_at >= GOOD_S else pause_s
-            log.error("worker ended, starting another", extra={"worker": index, "code": code, "in_s": pause_s})
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._stopping.wait()
-            pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2.0 * pause_s))
+        with suppress(OSError):
+            while word := await loop.sock_recv(ours, 1):
+                self._crew.said(worker, Phase.READY if word == READY else Phase.UP)
+                self._happened.set()
 
-    def _end(self, number: signal.Signals) -> None:
-        again = bool(self._signals)
-        self._signals.append(number)
-        self._stopping.set()
-        # From here on only those that still accept keep the address open.
-        self._listening.close()
-        # One that was replaced drains already: to it the first of these signals would be its second.
-        for worker in (*self._workers.values(), *self._comes(), *(self._retired if again else ())):
-            worker.signal(number)
+    async def _see_off(self, worker: int, running: _Running) -> None:
+        code = await running.process.wait()
+        running.tasks[0].cancel()
+        with suppress(asyncio.CancelledError):
+            await running.tasks[0]
+        running.ours.close()
+        self._ended(worker, code)
 
-    def _comes(self) -> list[_Worker]:
-        return [] if self._coming is None else [self._coming]
-
-    def _roll(self) -> None:
-        if self._stopping.is_set() or (self._rolling is not None and not self._rolling.done()):
-            return
-        self._rolling = asyncio.create_task(self._renew_all(), name="rolling restart")
-
-    async def _renew_all(self) -> None:
-        log.info("workers are replaced one by one")
-        for index in range(self._count):
-            old = self._workers.get(index)
-            if old is None or self._stopping.is_set():
-                continue
-            new = self._coming = await self._start(index)
-            if self._stopping.is_set():
-                new.signal(signal.SIGTERM)
-                return
-            ready = await new.is_ready()
-            if self._stopping.is_set():
-                return  # it has been told, like all
-            if not ready:
-                log.error("the new worker does not start, the old ones stay", extra={"worker": index})
-                new.signal(signal.SIGKILL)
-                await new.ended()
-                self._coming = None
-                return
-            self._workers[index], self._coming = new, None
-            self._retired.add(old)
-            # No lead time: others accept, nobody has to be told.
-            old.signal(signal.SIGINT)
-            await self._see_off(old)
-        log.info("all workers are replaced")
-
-    async def _see_off(self, worker: _Worker) -> None:
-        try:
-            async with asyncio.timeout(self._drain_s + 10.0):
-                await worker.process.wait()
-        except TimeoutError:
-            worker.signal(signal.SIGKILL)
-            await worker.process.wait()
-        self._retired.discard(worker)
+    def _ended(self, worker: int, code: int) -> None:
+        if (running := self._running.get(worker)) is not None:
+            running.gone = True
+        self._crew.ended(worker, code, asyncio.get_running_loop().time())
+        self._happened.set()
 
 
-def supervise(listening: socket.socket, count: int, *, data_path: bool, control: bool, drain_s: float) -> None:
+def supervise(
+    listening: socket.socket, count: int, *, data_path: bool, control: bool, lead_s: float, drain_s: float
+) -> None:
     """Run `count` workers over a bound socket until a signal."""
     listening.listen(4096)
     log.info("starting workers", extra={"workers": count})
 
     async def run() -> None:
-        await Supervisor(listening, count, data_path=data_path, control=control, drain_s=drain_s).run()
+        await Supervisor(listening, count, data_path=data_path, control=control, lead_s=lead_s, drain_s=drain_s).run()
 
     asyncio.run(run())
 

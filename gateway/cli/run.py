@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from gateway.settings import settings_from_environment
 from gateway.telemetry import configure_logging
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from gateway.settings import Settings
 
 
@@ -68,6 +71,8 @@ def _run(*, data_path: bool, control: bool, workers: str | None = "1") -> None:
 
     # A core file would hold every provider key in service; workers inherit the limit.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Number 1 of a container is ended by no signal that it does not handle, and what follows may wait a minute.
+    signal.signal(signal.SIGTERM, _leave)
     settings = settings_from_environment()
     configure_logging(settings.log_level, settings.log_format)
     asyncio.run(preflight(settings, control=control, patience_s=_DATABASE_PATIENCE_S))
@@ -80,9 +85,22 @@ def _run(*, data_path: bool, control: bool, workers: str | None = "1") -> None:
         from gateway.workers import supervise
 
         listening = open_socket(settings.host, settings.port)
-        supervise(listening, count, data_path=data_path, control=control, drain_s=settings.drain_s)
+        supervise(
+            listening,
+            count,
+            data_path=data_path,
+            control=control,
+            lead_s=settings.drain_lead_s,
+            drain_s=settings.drain_s,
+        )
         return
     serve_forever(settings, data_path=data_path, control=control)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End before anything was begun."""
+    del number, frame
+    raise SystemExit(0)
 
 
 def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None:
@@ -90,6 +108,7 @@ def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None
     from gateway import garbage
     from gateway.asgi import Gateway
     from gateway.descriptors import allow_files, within_files
+    from gateway.last_resort import end_within
     from gateway.server import make_server, open_socket
     from gateway.tls import make_tls
 
@@ -99,7 +118,14 @@ def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None
     tls = make_tls(settings)
     app = Gateway(settings, data_path=data_path, control=control, tls=tls)
     server = make_server(
-        app, settings, on_drain=app.health.drain, find_relay=app.find_relay, on_started=garbage.settle, tls=tls
+        app,
+        settings,
+        on_drain=app.health.drain,
+        find_relay=app.find_relay,
+        on_started=garbage.settle,
+        on_end=end_within,
+        interrupt_start=app.interrupt_start,
+        tls=tls,
     )
     server.run(sockets=[listening])
 

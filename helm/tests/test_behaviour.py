@@ -18,7 +18,7 @@ def test_the_grace_period_covers_lead_and_drain() -> None:
 
     spec = pod(values)
 
-    assert spec["terminationGracePeriodSeconds"] == 7 + 500 + 15
+    assert spec["terminationGracePeriodSeconds"] == 7 + 500 + 25
     (container,) = spec["containers"]  # type: ignore[misc, attr-defined]
     told = {each["name"]: each.get("value") for each in container["env"]}
     assert (told["LLM_PROXY_DRAIN_LEAD"], told["LLM_PROXY_DRAIN"]) == ("7", "500")

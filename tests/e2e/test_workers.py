@@ -16,21 +16,11 @@ import httpx2
 from tests.e2e.conftest import free_port, wait_for
 from tests.e2e.production import installation
 from tests.e2e.provider import run_provider
+from tests.e2e.supervised import children, until
 from tests.hostile.provider import Provider, Seen, Wire, good_body, whole
 
 SECRET = "sk-sim-workers-000000000000000"
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello!"}]}
-
-
-def children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-async def until(found: str, log: Path, *, times: int = 1) -> None:
-    """Wait until a line was logged so often."""
-    async with asyncio.timeout(60):
-        while (await asyncio.to_thread(log.read_text)).count(found) < times:
-            await asyncio.sleep(0.1)
 
 
 async def test_workers_are_one_gateway_through_a_crash_a_roll_and_a_drain(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from gateway.server import AddressTaken, GatewayServer, make_server, open_socket
 from gateway.settings import read_settings
+from gateway.teardown import CLOSE_S
 
 SETTINGS = replace(read_settings({}), drain_lead_s=0.0, drain_s=5.0, max_connections=3)
 
@@ -20,20 +22,32 @@ SETTINGS = replace(read_settings({}), drain_lead_s=0.0, drain_s=5.0, max_connect
 class Running:
     """A server over an application that reads its body and answers, holding `/held` until `release` is set."""
 
-    def __init__(self, *, drain_lead_s: float = 0.0) -> None:
+    def __init__(self, *, drain_lead_s: float = 0.0, starts_slowly: bool = False, **more: Any) -> None:
         settings = replace(SETTINGS, drain_lead_s=drain_lead_s)
         self.release = asyncio.Event()
         self.entered = asyncio.Event()
         self.drained: list[str] = []
+        self.bounds_s: list[float] = []
         self.ended: list[str] = []
+        self.starts_slowly = starts_slowly
         self.socket = open_socket("127.0.0.1", 0)
         self.port: int = self.socket.getsockname()[1]
-        self.server: GatewayServer = make_server(self.app, settings, on_drain=lambda: self.drained.append("drain"))
+        self.server: GatewayServer = make_server(
+            self.app,
+            settings,
+            on_drain=lambda: self.drained.append("drain"),
+            on_end=self.bounds_s.append,
+            interrupt_start=self.release.set,
+            **more,
+        )
         self.task = asyncio.create_task(self.server._serve([self.socket]))
 
     async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await receive()
+            if self.starts_slowly:
+                self.entered.set()
+                await self.release.wait()
             await send({"type": "lifespan.startup.complete"})
             await receive()
             self.ended.append("application")
@@ -203,6 +217,58 @@ async def test_a_second_signal_ends_what_is_in_flight_and_still_closes_the_appli
         await one.task
     assert not (await reader.read()).endswith(b"ok")
     assert one.ended == ["request", "application"], "in this order: what was cut is still accounted for"
+    writer.close()
+    one.socket.close()
+
+
+async def test_a_second_signal_does_not_put_off_when_the_process_should_be_gone() -> None:
+    one = Running(drain_lead_s=1.0)
+    await one.started()
+    for _ in range(3):
+        one.server.handle_exit(signal.SIGTERM, None)
+    await one.task
+    assert one.bounds_s[0] == 1.0 + SETTINGS.drain_s + CLOSE_S
+    assert one.bounds_s == sorted(one.bounds_s, reverse=True)
+    one.socket.close()
+
+
+async def test_a_signal_during_the_start_interrupts_it_and_nobody_is_served() -> None:
+    one = Running(drain_lead_s=1000.0, starts_slowly=True)
+    one.socket.listen()
+    await one.entered.wait()
+    reader, writer = await one.open()
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    one.server.handle_exit(signal.SIGTERM, None)
+    async with asyncio.timeout(10):
+        await one.task
+    assert one.ended == ["application"]
+    one.socket.close()
+    with suppress(ConnectionResetError):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_it_accepts_when_it_is_told_and_leaves_off_when_it_is_told() -> None:
+    one = Running(accepts_at_once=False)
+    await one.started()
+    one.socket.listen()
+    reader, writer = await one.open()  # into the kernel's queue
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    await asyncio.sleep(0)
+    assert not one.server.server_state.connections
+    for _ in range(2):
+        await one.server.accept()
+        await one.server.accept()
+        assert (await reader.readuntil(b"ok")).endswith(b"ok")
+        one.server.leave_off()
+        assert await reader.read() == b""
+        writer.close()
+        reader, writer = await one.open()
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.sleep(0)
+        assert not one.server.server_state.connections
+    one.server.handle_exit(signal.SIGTERM, None)
+    await one.task
     writer.close()
     one.socket.close()
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from gateway.crew import END_S, REAP_S
+from gateway.last_resort import BEYOND_S
 from gateway.proxy.routes import is_inference
 from gateway.telemetry import Metrics
 from gateway.traffic_metrics import TrafficMetrics
@@ -190,3 +192,9 @@ def test_the_image_holds_the_packages_and_the_migrations_and_runs_as_a_number() 
     assert all((ROOT / source).exists() for source in sources)
     (user,) = re.findall(r"^USER (\S+)$", containerfile, re.MULTILINE)
     assert user == f"{VALUES['podSecurityContext']['runAsUser']}:{VALUES['podSecurityContext']['runAsGroup']}"
+
+
+def test_the_grace_period_is_longer_than_an_end_may_take() -> None:
+    template = (CHART / "templates" / "_workload.tpl").read_text()
+    (beyond,) = re.findall(r"PeriodSeconds: {{ add \$v.drainLeadSeconds \$v.drainSeconds (\d+) }}", template)
+    assert int(beyond) > END_S + REAP_S + BEYOND_S

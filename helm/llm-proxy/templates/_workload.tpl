@@ -44,7 +44,7 @@ spec:
         {{- end }}
     spec:
       {{- include "llm-proxy.podBasics" (dict "root" $root "serviceAccountName" (include "llm-proxy.serviceAccountName" $root)) | nindent 6 }}
-      terminationGracePeriodSeconds: {{ add $v.drainLeadSeconds $v.drainSeconds 15 }}
+      terminationGracePeriodSeconds: {{ add $v.drainLeadSeconds $v.drainSeconds 25 }}
       {{- with $v.priorityClassName }}
       priorityClassName: {{ . }}
       {{- end }}
