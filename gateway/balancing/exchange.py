@@ -1,30 +1,7 @@
 """The attempt state machine: everything about retry and failover of one caller's request, without any IO.
 
 A driver calls `start`, does what the returned step says, reports what happened as an event, and so on until `Done` or
-`Fail`. Where an event is not listed for a state, the driver is broken and `IllegalEvent` says so.
-
-| state     | event                      | what follows                                                               |
-|-----------|----------------------------|----------------------------------------------------------------------------|
-| new       | start                      | `Send`, `Pause` (all full), `Fail`                                          |
-| sent      | Answered, kind ok          | hints learned; `Relay` -> answered                                          |
-| sent      | Answered, client error     | observed; `Relay` -> relaying: the provider's own answer goes to the caller |
-| sent      | Answered, other kinds      | observed; `Send` elsewhere, `Pause`, or the answer is final: `Relay`        |
-| sent      | Broke                      | observed; `Send` elsewhere, `Pause`, or `Fail`                              |
-| sent      | Overdue                    | `Send` on a second key -> hedged, or `Await`                                |
-| hedged    | Answered ok, client error  | the other attempt is observed as abandoned; as "sent, Answered"             |
-| hedged    | Answered otherwise, Broke  | observed; `Await` -> sent, with the other attempt                           |
-| answered  | Committed                  | `Relay` -> committed: bytes are with the caller, no way back                |
-| answered  | ErrorInStream              | observed; as "Answered, other kinds"                                        |
-| answered  | Broke                      | observed; as "sent, Broke"                                                  |
-| answered  | Finished                   | observed with its outcome; `Done` (an answer without streaming)             |
-| committed | Finished                   | observed with its outcome; `Done`                                           |
-| committed | Broke, ErrorInStream       | observed; `Fail`: the driver ends the caller's stream as the dialect can    |
-| relaying  | Committed                  | `Relay`                                                                     |
-| relaying  | Finished, Broke            | `Done` (the lease was observed when the head arrived)                       |
-| paused    | Woke                       | `Send`, `Pause`, `Fail`                                                     |
-| paused    | NotParked                  | `Fail` with an honest `retry_after_s`                                       |
-| any       | CallerGone                 | open leases are observed as abandoned; `Done`                               |
-| over      | CallerGone, Finished       | `Done`, so that a `finally` may always report                               |
+`Fail`; `steps` has the table of both.
 
 Rules. Client errors are never retried. Nothing is retried past the deadline, above `RetryPolicy.max_attempts`, or when
 the request's body cannot be sent again (a connect failure sent none of it). Cheap failures (429, 401, connect) move to
@@ -40,10 +17,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import Enum
+from math import inf
 from random import Random
 from typing import Literal
 
-from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
+from gateway.balancing.decision import Ask, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.hedging import Hedge
 from gateway.balancing.hints import NO_HINT
 from gateway.balancing.illegal import IllegalEvent
@@ -89,7 +67,23 @@ _DONE = Done()
 
 
 class Exchange:
-    """One caller's request; see the module's table. `attempts` and `current` may be read at any time."""
+    """One caller's request; see the table of `steps`. `attempts` and `current` may be read at any time.
+
+    What only some requests need stands here with what it is in all others.
+    """
+
+    current: Lease | None = None
+    paused_s: float = 0.0
+    _attempt: Attempt | None = None
+    _open: Lease | None = None
+    _hint_learned = False
+    _rival: tuple[Lease, Attempt] | None = None
+    _avoided: frozenset[str] = frozenset()
+    """Keys that failed; those that are out for this request for good are excluded from what is asked."""
+    _patience_until: float = inf
+    _pause_began = _pause_until = 0.0
+    _lacks_capacity = False
+    _state = _State.NEW
 
     def __init__(
         self,
@@ -103,8 +97,6 @@ class Exchange:
         hedge: Hedge | None = None,
     ) -> None:
         self.attempts: list[Attempt] = []
-        self.current: Lease | None = None
-        self.paused_s = 0.0
         self._balancer = balancer
         self._ask = ask
         self._policy = policy
@@ -112,21 +104,16 @@ class Exchange:
         self._rng = rng
         self._replayable = replayable
         self._hedge = hedge if replayable else None
-        self._attempt: Attempt | None = None
-        self._rival: tuple[Lease, Attempt] | None = None
-        self._state = _State.NEW
-        self._open: Lease | None = None
-        self._hint_learned = False
-        self._barred = set(ask.excluded)
-        self._avoided: set[str] = set()
-        self._patience_until = ask.deadline
-        self._pause_began = self._pause_until = 0.0
-        self._lacks_capacity = False
 
     @property
     def is_over(self) -> bool:
         """Tell whether the machine has come to its end."""
         return self._state is _State.OVER
+
+    @property
+    def hedges(self) -> bool:
+        """Tell whether an attempt may yet be overdue."""
+        return self._hedge is not None
 
     @property
     def overdue_at(self) -> float | None:
@@ -141,7 +128,8 @@ class Exchange:
         if self._state is not _State.NEW:
             raise IllegalEvent("start was called twice")
         self._budget.deposit(now)
-        self._patience_until = min(self._ask.deadline, now + self._policy.max_pause_s)
+        patience_until, deadline = now + self._policy.max_pause_s, self._ask.deadline
+        self._patience_until = patience_until if patience_until < deadline else deadline
         return self._begin(now)
 
     def step(self, event: Event, now: float) -> Step:
@@ -149,16 +137,31 @@ class Exchange:
         # What happens when all goes well is told by its type: matching would cost more than all there is to do.
         if isinstance(event, Answered) and self._state is _State.SENT:
             return self._on_answer(event, now)
-        if isinstance(event, Committed) and self._state is _State.ANSWERED:
-            self._state = _State.COMMITTED
-            return Relay(self._leased())
-        if isinstance(event, Finished) and (self._state is _State.COMMITTED or self._state is _State.ANSWERED):
-            self._observe(event.outcome, now)
-            return self._end(_DONE)
         return self._seldom(event, now)
+
+    def commit(self) -> None:
+        """Do what `step` does with `Committed`, whenever it is, without a step that nobody needs."""
+        if self._state is _State.ANSWERED:
+            self._state = _State.COMMITTED
+        else:
+            self.step(Committed(), 0.0)
+
+    def finish(self, outcome: Outcome, now: float) -> None:
+        """Do what `step` does with `Finished`, as `commit`."""
+        if self._state is _State.COMMITTED or self._state is _State.ANSWERED:
+            self._observe(outcome, now)
+            self._state = _State.OVER
+        else:
+            self.step(Finished(outcome), now)
 
     def _seldom(self, event: Event, now: float) -> Step:
         match self._state, event:
+            case _State.ANSWERED, Committed():
+                self._state = _State.COMMITTED
+                return Relay(self._leased())
+            case ((_State.COMMITTED | _State.ANSWERED), Finished(outcome)):
+                self._observe(outcome, now)
+                return self._end(_DONE)
             case _, CallerGone(usage):
                 return self._abandon(usage, now)
             case ((_State.SENT | _State.ANSWERED), Broke(kind, body_sent)):
@@ -191,7 +194,7 @@ class Exchange:
     def _begin(self, now: float) -> Step:
         if now >= self._ask.deadline:
             return self._fail("deadline")
-        decision = self._acquire(self._barred, now)
+        decision = self._balancer.acquire(self._ask, now=now)
         if isinstance(decision, Picked):
             return self._send(decision.lease, now)
         if isinstance(decision, Wait):
@@ -218,8 +221,7 @@ class Exchange:
         if hedge is None or not allowed or not hedge.budget.affords(now):
             return Await()
         first, attempt = self._leased(), self._current_attempt()
-        ask = replace(self._ask, excluded=frozenset(self._barred | self._avoided | {first.endpoint.id}))
-        second = self._balancer.spare(ask, now=now, headroom=hedge.headroom)
+        second = self._balancer.spare(self._elsewhere(first.endpoint.id), now=now, headroom=hedge.headroom)
         if second is None:
             return Await()
         hedge.budget.withdraw(now)
@@ -264,7 +266,11 @@ class Exchange:
 
     def _bar(self, kind: OutcomeKind) -> None:
         """Remember that the current attempt's key failed."""
-        (self._barred if kind is OutcomeKind.AUTH_REJECTED else self._avoided).add(self._leased().endpoint.id)
+        failed = self._leased().endpoint.id
+        if kind is OutcomeKind.AUTH_REJECTED:
+            self._ask = replace(self._ask, excluded=self._ask.excluded | {failed})
+        else:
+            self._avoided |= {failed}
 
     def _on_failure(self, outcome: Outcome, now: float, *, body_sent: bool, has_answer: bool) -> Step:
         self._observe(outcome, now)
@@ -289,7 +295,7 @@ class Exchange:
         cheap = kind in CHEAP
         if not cheap and not self._budget.affords(now):
             return None
-        decision = self._acquire(self._barred | self._avoided, now)
+        decision = self._balancer.acquire(self._elsewhere(), now=now)
         if isinstance(decision, Picked):
             if not cheap:
                 self._budget.withdraw(now)
@@ -299,7 +305,7 @@ class Exchange:
     def _retry_later(self, kind: OutcomeKind, elsewhere: Wait | Refused, now: float) -> Step | None:
         """No other key is ready: wait for one, or for a key this request has failed on already."""
         if kind is OutcomeKind.RATE_LIMITED:
-            match self._acquire(self._barred, now):
+            match self._balancer.acquire(self._ask, now=now):
                 case Picked(lease):
                     # The provider asked for no delay at all: going straight back is paid for like any other retry.
                     if self._budget.withdraw(now):
@@ -319,11 +325,9 @@ class Exchange:
             return None
         return self._pause(retry_at, BACKOFF, now)
 
-    def _acquire(self, excluded: set[str], now: float) -> Decision:
-        ask = (
-            self._ask if len(excluded) == len(self._ask.excluded) else replace(self._ask, excluded=frozenset(excluded))
-        )
-        return self._balancer.acquire(ask, now=now)
+    def _elsewhere(self, *others: str) -> Ask:
+        """Give what to ask for a key other than those that failed, and `others`."""
+        return replace(self._ask, excluded=self._ask.excluded.union(self._avoided, others))
 
     def _send(self, lease: Lease, now: float) -> Step:
         self._open = self.current = lease

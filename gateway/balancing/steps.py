@@ -1,4 +1,30 @@
-"""The words between an `Exchange` and its driver: events go in, steps come out; values only."""
+"""The words between an `Exchange` and its driver: events go in, steps come out; values only.
+
+Where an event is not listed for a state, the driver is broken and `IllegalEvent` says so.
+
+| state     | event                      | what follows                                                               |
+|-----------|----------------------------|----------------------------------------------------------------------------|
+| new       | start                      | `Send`, `Pause` (all full), `Fail`                                          |
+| sent      | Answered, kind ok          | hints learned; `Relay` -> answered                                          |
+| sent      | Answered, client error     | observed; `Relay` -> relaying: the provider's own answer goes to the caller |
+| sent      | Answered, other kinds      | observed; `Send` elsewhere, `Pause`, or the answer is final: `Relay`        |
+| sent      | Broke                      | observed; `Send` elsewhere, `Pause`, or `Fail`                              |
+| sent      | Overdue                    | `Send` on a second key -> hedged, or `Await`                                |
+| hedged    | Answered ok, client error  | the other attempt is observed as abandoned; as "sent, Answered"             |
+| hedged    | Answered otherwise, Broke  | observed; `Await` -> sent, with the other attempt                           |
+| answered  | Committed                  | `Relay` -> committed: bytes are with the caller, no way back                |
+| answered  | ErrorInStream              | observed; as "Answered, other kinds"                                        |
+| answered  | Broke                      | observed; as "sent, Broke"                                                  |
+| answered  | Finished                   | observed with its outcome; `Done` (an answer without streaming)             |
+| committed | Finished                   | observed with its outcome; `Done`                                           |
+| committed | Broke, ErrorInStream       | observed; `Fail`: the driver ends the caller's stream as the dialect can    |
+| relaying  | Committed                  | `Relay`                                                                     |
+| relaying  | Finished, Broke            | `Done` (the lease was observed when the head arrived)                       |
+| paused    | Woke                       | `Send`, `Pause`, `Fail`                                                     |
+| paused    | NotParked                  | `Fail` with an honest `retry_after_s`                                       |
+| any       | CallerGone                 | open leases are observed as abandoned; `Done`                               |
+| over      | CallerGone, Finished       | `Done`, so that a `finally` may always report                               |
+"""
 
 from __future__ import annotations
 

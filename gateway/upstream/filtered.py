@@ -32,7 +32,10 @@ _STILL_EMPTY = frozenset({
 class Peekable(Protocol):
     """What is asked of `dispatch.Answer`."""
 
-    headers: list[tuple[bytes, bytes]]
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Lower-case names, in order."""
+
     streaming: bool
 
     async def peek_until(self, decide: Callable[[bytes, bool], bool | None], within_s: float) -> bool:

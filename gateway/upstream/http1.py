@@ -107,12 +107,13 @@ class Http1Connection(asyncio.Protocol):
             and not self._transport.is_closing()
         )
 
-    async def exchange(
+    def begin(
         self, head: bytes, body: bytes | BodySource, deadlines: Deadlines, *, headless: bool = False
     ) -> UpstreamResponse:
-        """Send one request and wait for the answer's head; `headless` says that the answer has no body (HEAD).
+        """Send one request; `headless` says that the answer has no body (HEAD).
 
-        Raises UpstreamTimeout, UpstreamBroken, or what the body's source raised. Cancelling it ends the connection.
+        Whoever called waits until the answer has a `status`, or an `error`: UpstreamTimeout, UpstreamBroken, or what
+        the body's source raised; who does not wait any more calls `abort`.
         """
         transport = self._transport
         assert transport is not None
@@ -135,14 +136,6 @@ class Http1Connection(asyncio.Protocol):
             transport.write(head)
             self._enter("upload")
             self._pump = self._loop.create_task(self._send_body(transport, body))
-        try:
-            while not response.status:
-                if response.error is not None:
-                    raise response.error
-                await response.changed()
-        except BaseException:
-            self.abort()
-            raise
         return response
 
     def abort(self) -> None:

@@ -79,12 +79,20 @@ class ConnectionPool:
         while True:
             if connection is None:
                 connection = await self._obtain(origin, deadlines, fresh=fresh)
+            response = connection.begin(head, request.body, deadlines, headless=headless)
             try:
-                return await connection.exchange(head, request.body, deadlines, headless=headless)
+                while not response.status:
+                    if response.error is not None:
+                        raise response.error
+                    await response.changed()
+                return response
             except UpstreamBroken as exc:
                 if not exc.stale or fresh or not request.replayable:
                     raise
                 fresh, connection = True, None
+            except BaseException:
+                connection.abort()
+                raise
 
     def view(self) -> PoolView:
         """Count what is there."""

@@ -42,8 +42,8 @@ def judge_json(buffer: bytes, *, ended: bool) -> OutcomeKind | None:
     Only what can be seen in the first `PREVIEW_BYTES` is looked at: errors are short.
     """
     if buffer.find(b'"error"', 0, PREVIEW_BYTES) < 0:
-        may_begin_so = len(buffer) < PREVIEW_BYTES and len(buffer.lstrip()[:_BEGINNING]) < _BEGINNING
-        return None if may_begin_so and not ended else OutcomeKind.OK
+        may_begin_so = not ended and len(buffer) < PREVIEW_BYTES and len(buffer.lstrip()) < _BEGINNING
+        return None if may_begin_so else OutcomeKind.OK
     if _ERROR_MEMBER.search(buffer, 0, PREVIEW_BYTES) is None or buffer.lstrip()[:1] != b"{":
         return OutcomeKind.OK
     if not ended:

@@ -70,6 +70,12 @@ class UpstreamResponse:
         """The headers with lower-case names, in order, repeats kept; made anew."""
         return list(zip(self.shape.names, self.values, strict=True))
 
+    @property
+    def is_event_stream(self) -> bool:
+        """Tell whether it says to be one."""
+        at = self.shape.content_type
+        return at >= 0 and self.values[at][:17].lower() == b"text/event-stream"
+
     def forget_head(self) -> None:
         """Let go of the headers: they were read, and the body may take minutes."""
         self.shape, self.values = _NO_HEAD, ()

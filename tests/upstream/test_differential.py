@@ -71,14 +71,15 @@ def read_ours(pieces: list[bytes]) -> Message | None:
         connection = Http1Connection(asyncio.get_running_loop(), lambda _: None, lambda _: None)
         sink = Sink()
         connection.connection_made(sink)
-        task = asyncio.create_task(connection.exchange(b"POST / HTTP/1.1\r\n\r\n", b"", Deadlines()))
-        await asyncio.sleep(0)
+        response = connection.begin(b"POST / HTTP/1.1\r\n\r\n", b"", Deadlines())
         for piece in pieces:
             if not sink.closed:
                 connection.data_received(piece)
         connection.connection_lost(None)
+        if not response.status:
+            assert isinstance(response.error, UpstreamError)
+            return None
         try:
-            response = await task
             body = b""
             while data := await response.read():
                 body += data
