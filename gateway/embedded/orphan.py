@@ -14,6 +14,7 @@ from gateway.embedded.binaries import CLEAN_ENVIRONMENT
 
 _PATIENCE_S = 2.0
 _POLL_S = 0.02
+_PROGRAMS = ("postgres", "postmaster")
 
 
 class OrphanStays(Unavailable):
@@ -59,25 +60,26 @@ def _read_pid(pid_file: Path) -> int | None:
 
 
 def _is_live_server(process_id: int) -> bool:
-    state, command = _describe(process_id)
-    return bool(state) and not state.startswith("Z") and "postgres" in command
+    state, program = _describe(process_id)
+    return bool(state) and not state.startswith("Z") and Path(program).name in _PROGRAMS
 
 
 def _describe(process_id: int) -> tuple[str, str]:
+    """Return its state and the program it runs; both empty when there is no such process."""
     proc = Path("/proc")
     if (proc / "self").exists():
         try:
             state = (proc / str(process_id) / "stat").read_text().rsplit(")", 1)[1].split()[0]
-            command = (proc / str(process_id) / "cmdline").read_text()
+            program = (proc / str(process_id) / "cmdline").read_text().split("\0")[0]
         except OSError:
             return "", ""
-        return state, command
+        return state, program
     listed = subprocess.run(
-        ["ps", "-o", "stat=,command=", "-p", str(process_id)],
+        ["ps", "-o", "stat=,comm=", "-p", str(process_id)],
         capture_output=True,
         text=True,
         check=False,
         env=CLEAN_ENVIRONMENT,
     )
-    state, _, command = listed.stdout.strip().partition(" ")
-    return state, command
+    state, _, program = listed.stdout.strip().partition(" ")
+    return state, program.strip()

@@ -171,6 +171,21 @@ def test_a_stale_pid_file_is_cleared(directory: Path) -> None:
             assert query(server.start().url(), "select 1") == 1
 
 
+def test_a_stale_pid_file_that_names_another_program_does_not_end_it(directory: Path) -> None:
+    with make(directory) as server:
+        server.start()
+    other = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()", "postgres.py"], stdin=subprocess.PIPE
+    )
+    (directory / "data" / "postmaster.pid").write_text(f"{other.pid}\n")
+    with make(directory) as server:
+        server.start()
+        assert other.poll() is None
+    assert other.stdin is not None
+    other.stdin.close()
+    assert other.wait(20) == 0
+
+
 def test_a_half_made_data_directory_is_never_used(directory: Path) -> None:
     (directory / "data.new").mkdir()
     (directory / "data.new" / "PG_VERSION").write_text("18\n")
