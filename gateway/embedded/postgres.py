@@ -33,6 +33,8 @@ from gateway.embedded.place import settle, write_private
 SUPERUSER = "llm_proxy_owner"
 _POLL_S = 0.01
 _LONGEST_SOCKET_PATH = 90
+_ACCEPTS = ("ready", "standby")
+"""What `postmaster.pid` says of a server that takes connections; the data may be those of a standby."""
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -331,7 +333,7 @@ class EmbeddedPostgres:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return len(lines) >= 8 and lines[0] == str(self._process.pid) and lines[7].strip() == "ready"
+        return len(lines) >= 8 and lines[0] == str(self._process.pid) and lines[7].strip() in _ACCEPTS
 
     def _read_log(self, start: int) -> str:
         with self.log_file.open("rb") as log:

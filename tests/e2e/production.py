@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import Any
 import httpx2
 
 from auth.secret import Secret
-from gateway.embedded.postgres import UNSAFE_BUT_FAST, EmbeddedPostgres
+from gateway.embedded.postgres import UNSAFE_BUT_FAST, Address, EmbeddedPostgres
 from gateway.schema import ensure_login, migrate
 from tests.e2e.conftest import free_port, wait_for
+from tests.e2e.standby import Standby
 from tests.fakes.tcp_server import TcpServer
 
 PROGRAM = str(Path(sys.executable).parent / "llm-proxy")
@@ -31,10 +32,14 @@ PROGRAM = str(Path(sys.executable).parent / "llm-proxy")
 class InterruptiblePostgres:
     """A real server behind a fixed local port: `stop` shuts the server down, `start` brings it back where it was."""
 
-    def __init__(self, directory: Path, addresses: Sequence[str] = ("127.0.0.1",)) -> None:
+    def __init__(
+        self, directory: Path, addresses: Sequence[str] = ("127.0.0.1",), settings: Mapping[str, str] | None = None
+    ) -> None:
         self.port = free_port()
         self._addresses = addresses
-        self._server = EmbeddedPostgres(directory, settings=UNSAFE_BUT_FAST)
+        self._directory = directory
+        self._server = EmbeddedPostgres(directory, settings={**UNSAFE_BUT_FAST, **(settings or {})})
+        self._lost: list[EmbeddedPostgres] = []
         self._target: int | None = None
         self._relay: TcpServer | None = None
         self.flowing = asyncio.Event()
@@ -46,15 +51,52 @@ class InterruptiblePostgres:
 
     async def start(self) -> None:
         address = await asyncio.to_thread(self._server.start)
-        self._target, self._password = address.port, address.password
+        self._lead_to(address)
+        await self._open()
+
+    async def stop(self) -> None:
+        await self._close()
+        for server in (*self._lost, self._server):
+            await asyncio.to_thread(server.stop)
+
+    async def _open(self) -> None:
         self._relay = TcpServer(self._forward)
         await self._relay.start(self._addresses, self.port)
 
-    async def stop(self) -> None:
+    async def _close(self) -> None:
         if self._relay is not None:
             await self._relay.stop()
             self._relay = None
-        await asyncio.to_thread(self._server.stop)
+
+    def _lead_to(self, address: Address) -> None:
+        self._target, self._password = address.port, address.password
+
+    @asynccontextmanager
+    async def standby(self) -> AsyncIterator[Standby]:
+        """Run a standby of the server; one that has taken its place stops with it."""
+        assert self._target is not None
+        primary = Address(self._target, self._password, None)
+        made = Standby(primary, self._server.log_file.parent / "data", self._directory.with_name("standby"))
+        try:
+            await made.start()
+            yield made
+        finally:
+            if made.server is not self._server:
+                await asyncio.to_thread(made.server.stop)
+
+    async def kill(self) -> None:
+        """End the server as its machine's end does: what it has not said by now it never says."""
+        assert self._server.process_id is not None
+        os.kill(self._server.process_id, signal.SIGKILL)
+        await self._close()  # for its sessions outlive it by a moment
+        await self._open()
+
+    async def fail_over(self, standby: Standby) -> None:
+        """Promote the standby and let the fixed port lead to it, as a proxy or a virtual address does."""
+        await standby.promote()
+        self._lost.append(self._server)
+        self._server = standby.server
+        self._lead_to(standby.address)
 
     @property
     def server_port(self) -> int | None:
@@ -204,6 +246,15 @@ async def installation(
 ) -> AsyncIterator[Installation]:
     """Set up what an operator sets up: database, role, secrets, first client."""
     postgres = InterruptiblePostgres(directory / "postgres", addresses)
+    async with installation_over(postgres, directory, issuer_port, **variables) as running:
+        yield running
+
+
+@asynccontextmanager
+async def installation_over(
+    postgres: InterruptiblePostgres, directory: Path, issuer_port: int, /, **variables: str
+) -> AsyncIterator[Installation]:
+    """The same over a server with settings of its own."""
     await postgres.start()
     password = Secret(secrets.token_urlsafe(16))
     await asyncio.to_thread(migrate, postgres.owner_url)

@@ -70,8 +70,8 @@ async def read_only(running: Installation) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def failing_over(running: Installation) -> AsyncIterator[None]:
-    """Every connection breaks, nobody listens for a while, then another server does under the same URL."""
+async def restarted(running: Installation) -> AsyncIterator[None]:
+    """Every connection breaks, nobody listens for a while, then it is back (a real failover: test_promotion.py)."""
     before = running.postgres.server_port
     await running.postgres.stop()
     yield
@@ -80,7 +80,7 @@ async def failing_over(running: Installation) -> AsyncIterator[None]:
 
 
 Trouble = Callable[[Installation], AbstractAsyncContextManager[None]]
-TROUBLES: tuple[Trouble, ...] = (stalled, slow, out_of_connections, read_only, failing_over)
+TROUBLES: tuple[Trouble, ...] = (stalled, slow, out_of_connections, read_only, restarted)
 
 
 async def test_requests_go_on_through_each_trouble_and_no_row_is_lost(tmp_path: Path) -> None:
