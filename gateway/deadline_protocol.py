@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from auth.certificates import thumbprint
 from gateway.descriptors import LINGERING
 from gateway.forwarded import CERTIFICATE
 from gateway.strict_protocol import Refusal, StrictProtocol
 from gateway.tls import ServerTls
+
+if TYPE_CHECKING:
+    from gateway.proxy.channel import HeaderList
 
 _TOO_MANY = Refusal(
     503,
@@ -60,11 +64,11 @@ class DeadlineProtocol(StrictProtocol):
         self.waiting_since = self.heard_at
         super().on_message_begin()
 
-    def end_head(self) -> bool:
+    def end_head(self) -> HeaderList | None:
         """Stop the clock of a request head."""
-        complete = super().end_head()
+        lines = super().end_head()
         self.waiting_since = None
-        return complete
+        return lines
 
     def on_response_complete(self) -> None:
         """Begin the next request that waits, or the idle time: as uvicorn does, without a timer for each answer."""

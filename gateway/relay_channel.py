@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from gateway.proxy.channel import CallerGone, Channel, HeaderList
+from gateway.proxy.channel import CallerGone, Channel
+from gateway.proxy.head import NO_HEAD, RequestHead
 
 if TYPE_CHECKING:
     from gateway.relay_protocol import RelayProtocol
@@ -31,7 +32,7 @@ class RelayChannel:
 
     __slots__ = (
         "_arrived", "_chunked", "_connection", "_expects_continue", "_held", "_left", "_may_chunk", "_on_gone",
-        "_pending", "certificate", "disconnected", "headers", "held_bytes", "keep_alive", "method", "more_body",
+        "_pending", "certificate", "disconnected", "head", "held_bytes", "keep_alive", "length", "method", "more_body",
         "query", "raw_path", "response_complete", "response_started", "task",
     )  # fmt: skip
 
@@ -40,7 +41,8 @@ class RelayChannel:
         connection: RelayProtocol,
         raw_path: bytes,
         query: bytes,
-        headers: HeaderList,
+        head: RequestHead,
+        length: int | None,
         *,
         certificate: str,
         keep_alive: bool,
@@ -50,7 +52,8 @@ class RelayChannel:
         self.method = "POST"
         self.raw_path = raw_path
         self.query = query
-        self.headers = headers
+        self.head = head
+        self.length = length
         self.certificate = certificate
         self.keep_alive = keep_alive
         self.more_body = True
@@ -125,6 +128,11 @@ class RelayChannel:
     def _wake(self) -> None:
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
+
+    def forget(self) -> None:
+        """See `Channel.forget`."""
+        self.head = NO_HEAD
+        self._connection.head = None
 
     # --- the answer
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.deadline_protocol import DeadlineProtocol
+from gateway.proxy.head import RequestHead
 from gateway.proxy.routes import is_inference
 from gateway.relay_channel import RelayChannel, Serve
-from gateway.strict_protocol import Refusal
+from gateway.strict_protocol import Refusal, lowered
 from gateway.upstream.message import header_lines
 
 if TYPE_CHECKING:
@@ -52,29 +53,32 @@ class RelayProtocol(DeadlineProtocol):
         self.begin_head()
         self.waiting_since = self.heard_at
         self.url = b""
-        self.expect_100_continue = False
-        self.headers = []
 
     def on_headers_complete(self) -> None:
         """Decide which way the request takes, and begin to serve it or line it up."""
-        if not self.end_head():
+        lines = self.end_head()
+        if lines is None:
             return
-        url, parser, relay = self.url, self.parser, self._relay
-        if relay is None or not is_inference(url) or b"#" in url or parser.get_method() != b"POST":
-            self._take_the_other_way()
+        url, parser, relay, judged = self.url, self.parser, self._relay, self.head
+        if relay is None or judged is None or not is_inference(url) or b"#" in url or parser.get_method() != b"POST":
+            self._take_the_other_way(lines)
             self.in_head = False
             return
         self.in_head = False
+        head: RequestHead | None = judged.read
+        if head is None:
+            head = judged.read = RequestHead(lowered(lines))
         version = parser.get_http_version()
         raw_path, _, query = url.partition(b"?")
         certificate = self.shown
         if self.certificate_of is not None:
-            certificate = self.certificate_of(self.client[0] if self.client else "", self.headers)
+            certificate = self.certificate_of(self.client[0] if self.client else "", head.headers)
         channel = RelayChannel(
             self,
             raw_path,
             query,
-            self.headers,
+            head,
+            judged.length_in(lines),
             certificate=certificate,
             keep_alive=version == "1.1" and parser.should_keep_alive(),
             expects_continue=self.expect_100_continue,
@@ -88,11 +92,11 @@ class RelayProtocol(DeadlineProtocol):
             if len(self.pipeline) >= _MAX_PIPELINED:
                 self.flow.pause_reading()
 
-    def _take_the_other_way(self) -> None:
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+    def _take_the_other_way(self, lines: HeaderList) -> None:
+        url, expects = self.url, self.expect_100_continue
         HttpToolsProtocol.on_message_begin(self)
-        self.url, self.headers, self.expect_100_continue = url, headers, expects
-        self.scope["headers"] = headers
+        self.url, self.expect_100_continue = url, expects
+        self.headers += lowered(lines)
         HttpToolsProtocol.on_headers_complete(self)
 
     def on_body(self, body: bytes) -> None:

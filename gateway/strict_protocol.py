@@ -15,18 +15,21 @@ import asyncio
 import json
 import re
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.telemetry import new_request_id
 
+if TYPE_CHECKING:
+    from gateway.proxy.channel import HeaderList
+
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 200
 MAX_TARGET_BYTES: Final = 8 * 1024
 LINGER_S: Final = 2.0
-_JUDGED: Final = frozenset({b"host", b"expect", b"transfer-encoding"})
+_JUDGED: Final = frozenset({b"host", b"expect", b"transfer-encoding", b"content-length"})
 _HOST: Final = re.compile(rb"[A-Za-z0-9.\-_~:\[\]%!$&'()*+,;=]*")
 
 
@@ -86,6 +89,45 @@ class _HeadRefused(Exception):
     """Leaves the parser's callback."""
 
 
+class JudgedHead:
+    """Header lines as they came, in good order; `length_at` is the place of `content-length` in them, -1 without one.
+
+    Who keeps a connection mostly sends the same lines again, but for the length: then they are neither judged again
+    nor `read`, which is what the data path has made of them. The next head that differs takes the place of this one.
+    """
+
+    __slots__ = ("coded", "expects_continue", "hosts", "length_at", "lines", "read")
+
+    def __init__(self, lines: HeaderList) -> None:
+        self.lines = lines
+        self.length_at = -1
+        self.hosts = 0
+        self.coded = self.expects_continue = False
+        self.read: Any = None
+
+    def is_said_again(self, lines: HeaderList) -> bool:
+        """Tell whether `lines` say the same, whatever length they tell."""
+        at, known = self.length_at, self.lines
+        if at < 0:
+            return lines == known
+        return (
+            len(lines) == len(known)
+            and lines[at][0] == known[at][0]
+            and lines[:at] == known[:at]
+            and lines[at + 1 :] == known[at + 1 :]
+        )
+
+    def length_in(self, lines: HeaderList) -> int | None:
+        """Return the length that `lines` tell, which say the same as these."""
+        value = lines[self.length_at][1] if self.length_at >= 0 else b""
+        return int(value) if value.isdigit() else None
+
+
+def lowered(lines: HeaderList) -> HeaderList:
+    """Return headers with their names in lower case, as ASGI and the data path want them."""
+    return [(name.lower(), value) for name, value in lines]
+
+
 class StrictProtocol(HttpToolsProtocol):
     """One caller's connection; see the module for what it refuses."""
 
@@ -96,8 +138,10 @@ class StrictProtocol(HttpToolsProtocol):
         """Take a connection."""
         super().connection_made(transport)
         self.in_head = True
-        self.overhead = self.last_read = self.head_read = self.hosts = 0
-        self.coded = self.declines = self.lingers = False
+        self.overhead = self.last_read = self.head_read = 0
+        self.declines = self.lingers = False
+        self.lines: HeaderList = []
+        self.head: JudgedHead | None = None
         self.refusal: Refusal | None = None
         self._why = MALFORMED
 
@@ -117,14 +161,15 @@ class StrictProtocol(HttpToolsProtocol):
         else:
             # Bytes that lead to no body and to no end of a head: a head, trailers or a chunk extension that grows.
             if self.overhead > MAX_HEAD_BYTES and not self.lingers:
-                self.refuse(_TARGET if self.in_head and not self.headers else _HEAD)
+                self.refuse(_TARGET if self.in_head and not self.lines else _HEAD)
 
     def begin_head(self) -> None:
         """Start judging a request head."""
         self.in_head = True
-        self.overhead = self.hosts = 0
+        self.overhead = 0
         self.head_read = self.last_read  # at most: the read in which it begins may hold other things before it
-        self.coded = self.declines = False
+        self.declines = False
+        self.lines = []
 
     def on_message_begin(self) -> None:
         """Start a request head."""
@@ -132,61 +177,67 @@ class StrictProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; a trailer is dropped."""
-        if not self.in_head:
-            return
-        name = name.lower()
-        if name in _JUDGED:
-            self._judge(name, value)
-        self.headers.append((name, value))
+        """Keep a header; a trailer, which comes after `end_head`, is never looked at."""
+        self.lines.append((name, value))
 
-    def _judge(self, name: bytes, value: bytes) -> None:
-        if name == b"host":
-            self.hosts += 1
-            if self.hosts > 1 or not _HOST.fullmatch(value):
-                self._stop(_HOST_WRONG)
-        elif name == b"transfer-encoding":
-            self.coded = True
-            if value.strip(b" \t").lower() != b"chunked":
-                self._stop(_CODING)
-        elif value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        else:
-            self._stop(_EXPECTATION)
+    def _judge(self, lines: HeaderList) -> JudgedHead:
+        head = JudgedHead(lines)
+        for at, (name, value) in enumerate(lowered(lines)):
+            if name not in _JUDGED:
+                continue
+            if name == b"content-length":
+                head.length_at = at
+            elif name == b"host":
+                head.hosts += 1
+                if head.hosts > 1 or not _HOST.fullmatch(value):
+                    self._stop(_HOST_WRONG)
+            elif name == b"transfer-encoding":
+                head.coded = True
+                if value.strip(b" \t").lower() != b"chunked":
+                    self._stop(_CODING)
+            elif value.lower() == b"100-continue":
+                head.expects_continue = True
+            else:
+                self._stop(_EXPECTATION)
+        return head
 
     def _stop(self, refusal: Refusal) -> None:
         self._why = refusal
         raise _HeadRefused
 
-    def end_head(self) -> bool:
-        """Judge the whole head; False when it is read again without its wish for an upgrade: nothing begins yet."""
-        parser = self.parser
+    def end_head(self) -> HeaderList | None:
+        """Judge the whole head and return its lines; None when it is read again without its wish for an upgrade."""
+        parser, lines, head = self.parser, self.lines, self.head
+        if head is None or not head.is_said_again(lines):
+            head = self.head = self._judge(lines)
         version = parser.get_http_version()
         if version != "1.1":
             if version != "1.0":
                 self._stop(_VERSION)
-            if self.coded:
+            if head.coded:
                 self._stop(_CODING)
-        elif not self.hosts:
+        elif not head.hosts:
             self._stop(_HOST_WRONG)
         if len(self.url) > MAX_TARGET_BYTES:
             self._stop(_TARGET)
-        if len(self.headers) > MAX_HEADERS or (
+        if len(lines) > MAX_HEADERS or (
             self.head_read > MAX_HEAD_BYTES
-            and sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES
+            and sum(len(name) + len(value) + 4 for name, value in lines) > MAX_HEAD_BYTES
         ):
             self._stop(_HEAD)
         if parser.should_upgrade():
             if parser.get_method() == b"CONNECT":
                 self._stop(MALFORMED)
             self.declines = True
-            return False
+            return None
+        self.expect_100_continue = head.expects_continue
         self.overhead = 0
-        return True
+        self.lines = []  # for trailers, which the lines of a judged head must not get
+        return lines
 
     def _decline(self, rest: bytes) -> None:
         """Read the request again without its `Upgrade`: the parser takes what follows its head for another protocol."""
-        lines = b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade")
+        lines = b"".join(b"%b: %b\r\n" % header for header in self.lines if header[0].lower() != b"upgrade")
         head = b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, lines)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
@@ -195,7 +246,9 @@ class StrictProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin the request when its head is in order."""
-        if self.end_head():
+        lines = self.end_head()
+        if lines is not None:
+            self.headers += lowered(lines)
             super().on_headers_complete()
             self.in_head = False
 

@@ -42,7 +42,6 @@ from gateway.proxy.faults import (
     UnknownPool,
     WrongMethod,
 )
-from gateway.proxy.head import RequestHead
 from gateway.proxy.inquiry import Inquiry, Leaver
 from gateway.proxy.intake import Intake, IntakeLimits, take_in
 from gateway.proxy.model_list import list_body, models_of, one_body
@@ -159,15 +158,14 @@ class DataPath:
             self._explanations.record(row)
 
     async def _answer(self, channel: Channel, record: RequestRecord, leaver: Leaver) -> None:
-        head = RequestHead(channel.headers)
-        found = match(channel.method, channel.raw_path, is_anthropic=head.is_anthropic)
+        found = match(channel.method, channel.raw_path, is_anthropic=channel.head.is_anthropic)
         dialect = found.dialect if isinstance(found, Unroutable) else found.operation.dialect
-        shape: Shape = "problem" if head.wants_problem else dialect
+        shape: Shape = "problem" if channel.head.wants_problem else dialect
         fault: Fault
         try:
             if isinstance(found, Unroutable):
                 raise _unroutable(found)
-            await self._serve_route(Inquiry(found, channel, head, record), leaver, shape)
+            await self._serve_route(Inquiry(found, channel, record), leaver, shape)
             return
         except CallerGone:
             raise
@@ -199,7 +197,7 @@ class DataPath:
     async def _serve_route(self, inquiry: Inquiry, leaver: Leaver, shape: Shape) -> None:
         channel, record, operation = inquiry.channel, inquiry.record, inquiry.route.operation
         record.operation = operation.name
-        principal = record.principal = self._caller(channel, inquiry.head)
+        principal = record.principal = self._caller(channel)
         scope = USAGE_READ if operation.name == POOL_STATE else INFERENCE
         if scope not in principal.scopes:
             raise _no_scope(scope)
@@ -214,14 +212,15 @@ class DataPath:
                 body = self._models(await self._look_again(tenant), inquiry, is_last=True)
             await _send_json(channel, record, body or b"")
             return
-        intake = await take_in(channel, inquiry.head, operation, self._limits)
+        intake = await take_in(channel, operation, self._limits)
         record.model = intake.model or inquiry.route.model or ""
         leaver.watch(channel)
         answer = await self._send_as_it_is_now(tenant, inquiry, intake)
         if intake.replayable:
             # Streams are open for minutes, thousands at a time: what was sent is not needed any more.
             intake.held = b""
-            inquiry.release()
+            if answer.streaming:
+                channel.forget()
         await relay(channel, answer, record, shape=shape, est_input_tokens=intake.est_input_tokens)
 
     async def _send_state(self, tenant: TenantRuntime, inquiry: Inquiry) -> None:
@@ -233,11 +232,15 @@ class DataPath:
         record.principal = None
         await _send_json(inquiry.channel, record, state_body(pool, now=self._clock(), process=self._process))
 
-    def _caller(self, channel: Channel, head: RequestHead) -> Principal:
-        token, is_dpop = find_token(head.credentials, channel.query)
+    def _caller(self, channel: Channel) -> Principal:
+        head, query = channel.head, channel.query
+        presented = head.presented
+        if presented is None or query:
+            presented = head.presented = find_token(head.credentials, query)
+        token, is_dpop = presented
         if not is_dpop:
             return self._verifier.verify(token, x5t_s256=channel.certificate)
-        proofs = [value.decode("latin-1") for name, value in channel.headers if name == b"dpop"]
+        proofs = [value.decode("latin-1") for name, value in head.headers if name == b"dpop"]
         jkt = self._proofs.check(token, proofs, method=channel.method, path=channel.raw_path.decode("latin-1"))
         principal = self._verifier.verify(token, jkt=jkt, x5t_s256=channel.certificate)
         refuse_unbound(principal)
@@ -289,7 +292,7 @@ class DataPath:
     async def _send(self, tenant: TenantRuntime, inquiry: Inquiry, intake: Intake) -> Answer:
         record, dialect = inquiry.record, inquiry.route.operation.dialect
         if self._places is not None:
-            inquiry.place = self._places.place_of(inquiry.channel.peer, inquiry.channel.headers)
+            inquiry.place = self._places.place_of(inquiry.channel.peer, inquiry.channel.head.headers)
         choice = choose_pool(
             tenant,
             inquiry.details,

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.forwarded import thumbprint_of
 from gateway.proxy.channel import CallerGone, HeaderList
+from gateway.proxy.head import NO_HEAD, RequestHead
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -24,6 +25,7 @@ class AsgiChannel:
     """One ASGI HTTP request as a `Channel`."""
 
     __slots__ = (
+        "_headers",
         "_on_gone",
         "_receive",
         "_send",
@@ -32,7 +34,8 @@ class AsgiChannel:
         "aborted",
         "body_over",
         "certificate",
-        "headers",
+        "head",
+        "length",
         "method",
         "peer",
         "query",
@@ -46,7 +49,10 @@ class AsgiChannel:
         self.query: bytes = scope["query_string"]
         # Servers may hand over any iterable of pairs; names are lower-case by the specification.
         headers = scope["headers"]
-        self.headers: HeaderList = headers if isinstance(headers, list) else list(headers)
+        self._headers: HeaderList = headers if isinstance(headers, list) else list(headers)
+        self.head = RequestHead(self._headers)
+        told = next((value for name, value in self._headers if name == b"content-length"), b"")
+        self.length = int(told) if told.isdigit() else None
         self.certificate: str = thumbprint_of(scope)
         client = scope.get("client")
         # Behind a trusted proxy uvicorn has put the caller's own address in its place.
@@ -71,6 +77,11 @@ class AsgiChannel:
             if body:
                 return body
         return b""
+
+    def forget(self) -> None:
+        """See `Channel.forget`."""
+        self._headers.clear()  # in place: the server holds the same list
+        self.head = NO_HEAD
 
     async def send_head(
         self, status: int, headers: bytes, *, length: int = -1, closes: bool = False, hold: bool = False

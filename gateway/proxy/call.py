@@ -16,7 +16,6 @@ from gateway.balancing.hedging import Hedging
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.steps import BACKOFF, Failure, Pause
 from gateway.proxy.affinity import affinity_of
-from gateway.proxy.channel import HeaderList
 from gateway.proxy.choice import Choice
 from gateway.proxy.explanation import explanation_header, explanation_of
 from gateway.proxy.faults import (
@@ -27,7 +26,6 @@ from gateway.proxy.faults import (
     UpstreamFailed,
     UpstreamSlow,
 )
-from gateway.proxy.headers import with_beta
 from gateway.proxy.inquiry import Inquiry
 from gateway.proxy.intake import Intake
 from gateway.proxy.key_target import Face
@@ -65,7 +63,6 @@ class Call:
         "_deadlines",
         "_exchange",
         "_explains",
-        "_headers",
         "_intake",
         "_place",
         "_policy",
@@ -109,7 +106,6 @@ class Call:
         elif wished_s is None:
             self._deadlines = replace(pool.deadlines, total_s=min(pool.deadlines.total_s, deadline - arrived))
         self._answer_by = None if wished_s is None else deadline
-        self._headers = inquiry.head.forwarded
         share = pool.settings.explain_share
         self._tells = inquiry.explains
         self._explains = inquiry.explains or (share > 0.0 and rng.random() < share)
@@ -234,9 +230,8 @@ class Call:
             UpstreamRequest(
                 method=_VERBS[operation.method],
                 target=self._target(face, model),
-                headers=with_beta(self._headers_for(face.target.face.defaults), face.beta),
                 body=body,
-                fixed=face.fixed,
+                fixed=face.fixed + self._channel.head.lines(face.target.face.defaults, face.beta),
             ),
             face.target.hint_style,
             deadlines,
@@ -250,12 +245,6 @@ class Call:
             sized.limit = None
             return body
         return limited
-
-    def _headers_for(self, defaults: HeaderList | tuple[tuple[bytes, bytes], ...]) -> HeaderList:
-        if not defaults:
-            return self._headers
-        named = {name for name, _ in self._headers}
-        return [*self._headers, *(header for header in defaults if header[0] not in named)]
 
     def _target(self, face: Face, model: str) -> bytes:
         operation, query = self._route.operation, self._channel.query

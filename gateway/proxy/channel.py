@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from gateway.proxy.head import RequestHead
 
 HeaderList = list[tuple[bytes, bytes]]
 
@@ -20,15 +23,17 @@ class CallerGone(Exception):
 class Channel(Protocol):
     """A request head, then body in, head out, chunks out.
 
-    `method` is upper case; `raw_path` the path as sent, percent-encoding and all, without the query; `headers` in order
-    with lower-case names; `certificate` the `x5t#S256` of the caller's TLS certificate (RFC 8705), "" without one;
-    `task` what serves it, where the server has made a task for that.
+    `method` is upper case; `raw_path` the path as sent, percent-encoding and all, without the query; `length` what its
+    `content-length` says, None without one; `certificate` the `x5t#S256` of the caller's TLS certificate (RFC 8705), ""
+    without one; `task` what serves it, where the server has made a task for that. `head` may be other requests' as
+    well, of the same connection: it is not to be changed.
     """
 
     method: str
     raw_path: bytes
     query: bytes
-    headers: HeaderList
+    head: RequestHead
+    length: int | None
     certificate: str
     task: asyncio.Task[None] | None
 
@@ -42,6 +47,9 @@ class Channel(Protocol):
 
     async def receive(self) -> bytes:
         """Return the next bytes of the body, b"" at its end and ever after. Raises CallerGone."""
+
+    def forget(self) -> None:
+        """Forget the head: there is an answer, and it will take long."""
 
     async def send_head(
         self, status: int, headers: bytes, *, length: int = -1, closes: bool = False, hold: bool = False

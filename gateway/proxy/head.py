@@ -14,13 +14,17 @@ callers ask by
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from auth.globs import matches
 from gateway.proxy.channel import HeaderList
 from gateway.proxy.faults import RequestFault
-from gateway.proxy.headers import FORWARDED, IDENTITY, PLAIN_CONNECTION
+from gateway.proxy.headers import FORWARDED, IDENTITY, PLAIN_CONNECTION, with_beta
+from gateway.upstream.message import header_lines
+
+if TYPE_CHECKING:
+    from gateway.proxy.credentials import Presented
 
 LEAST_URGENT = 9
 _MAX_PATTERNS = 16
@@ -49,19 +53,24 @@ NO_WISHES = Wishes()
 
 
 class RequestHead:
-    """The headers by what they are for; `credentials` and `forwarded` in the order in which they came."""
+    """The headers by what they are for; `credentials` and `forwarded` in the order in which they came.
+
+    Requests of one connection that say the same share it. `presented` is kept by whoever looks for the token first.
+    """
 
     __slots__ = (
-        "_asked", "content_encoding", "content_type", "credentials", "forwarded", "is_anthropic", "length",
-        "wants_problem",
+        "_asked", "_lines", "content_encoding", "content_type", "credentials", "forwarded", "headers", "is_anthropic",
+        "presented", "wants_problem",
     )  # fmt: skip
 
-    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def __init__(self, headers: HeaderList) -> None:
+        self.headers = headers
+        self.presented: Presented | None = None
+        self._lines: dict[tuple[tuple[tuple[bytes, bytes], ...], bytes], bytes] = {}
         self.credentials: HeaderList = []
         self.forwarded: HeaderList = [IDENTITY]
         self.content_type = b""
         self.content_encoding = b""
-        self.length: int | None = None
         self.is_anthropic = self.wants_problem = False
         self._asked: HeaderList | None = None
         listed: frozenset[bytes] | None = None
@@ -76,9 +85,6 @@ class RequestHead:
             elif role == _CONTENT_TYPE:
                 self.content_type = header[1]
                 self.forwarded.append(header)
-            elif role == _LENGTH:
-                if header[1].isdigit():
-                    self.length = int(header[1])
             elif role == _CREDENTIAL:
                 self.credentials.append(header)
             elif role == _ACCEPT:
@@ -94,6 +100,18 @@ class RequestHead:
                 listed = named | (listed or frozenset())
         if listed is not None:
             self.forwarded = [header for header in self.forwarded if header[0] not in listed]
+
+    def lines(self, defaults: tuple[tuple[bytes, bytes], ...], beta: bytes) -> bytes:
+        """Return what goes upstream as header lines: `defaults` where the caller is silent, and `beta` (`with_beta`).
+
+        Both are a provider's, so there are few. ValueError for a value that would end its line.
+        """
+        known = self._lines.get((defaults, beta))
+        if known is None:
+            named = {name for name, _ in self.forwarded}
+            added = [header for header in defaults if header[0] not in named]
+            known = self._lines[defaults, beta] = header_lines(with_beta([*self.forwarded, *added], beta))
+        return known
 
     def wishes(self) -> Wishes:
         """Read what is asked of the gateway; unknown names are ignored. Raises RequestFault."""
@@ -149,11 +167,10 @@ def _residency(text: str | None) -> tuple[str, ...]:
     return patterns
 
 
-_FORWARD, _CONTENT_TYPE, _LENGTH, _CREDENTIAL, _ACCEPT, _ANTHROPIC, _ENCODING, _CONNECTION = range(8)
+_FORWARD, _CONTENT_TYPE, _CREDENTIAL, _ACCEPT, _ANTHROPIC, _ENCODING, _CONNECTION = range(7)
 _ROLES = {
     **dict.fromkeys(FORWARDED, _FORWARD),
     b"content-type": _CONTENT_TYPE,
-    b"content-length": _LENGTH,
     b"authorization": _CREDENTIAL,
     b"x-api-key": _CREDENTIAL,
     b"api-key": _CREDENTIAL,
@@ -163,3 +180,5 @@ _ROLES = {
     b"content-encoding": _ENCODING,
     b"connection": _CONNECTION,
 }
+
+NO_HEAD = RequestHead([])

@@ -9,7 +9,7 @@ from auth.scopes import USAGE_READ
 from gateway.proxy.channel import Channel
 from gateway.proxy.choice import named_pool
 from gateway.proxy.explanation import NOT_ALLOWED
-from gateway.proxy.head import NO_WISHES, RequestHead, Wishes
+from gateway.proxy.head import NO_WISHES, Wishes
 from gateway.proxy.record import RequestRecord
 from gateway.proxy.routes import Route
 
@@ -17,12 +17,11 @@ from gateway.proxy.routes import Route
 class Inquiry:
     """What one request asks for; `admit` adds how far its token goes and what it asks of the gateway."""
 
-    __slots__ = ("channel", "details", "explains", "head", "named", "place", "record", "route", "wishes")
+    __slots__ = ("channel", "details", "explains", "named", "place", "record", "route", "wishes")
 
-    def __init__(self, route: Route, channel: Channel, head: RequestHead, record: RequestRecord) -> None:
+    def __init__(self, route: Route, channel: Channel, record: RequestRecord) -> None:
         self.route = route
         self.channel = channel
-        self.head = head
         self.record = record
         self.details: tuple[Detail, ...] = ()
         self.wishes: Wishes = NO_WISHES
@@ -34,17 +33,12 @@ class Inquiry:
     def admit(self, details: tuple[Detail, ...]) -> None:
         """Take in what the verified token is narrowed to; only now its wishes are read. Raises RequestFault."""
         self.details = details
-        self.wishes = self.head.wishes()
+        self.wishes = self.channel.head.wishes()
         self.named = named_pool(self.route.pool, self.wishes.pool)
         if self.wishes.explain:
             principal = self.record.principal
             self.explains = principal is not None and principal.may(USAGE_READ)
             self.record.explanation = None if self.explains else NOT_ALLOWED
-
-    def release(self) -> None:
-        """Forget the headers: there is an answer, and nobody asks again."""
-        self.channel.headers.clear()  # in place: the connection holds the same list
-        self.head.credentials = self.head.forwarded = []
 
 
 class Leaver:

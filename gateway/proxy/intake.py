@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from gateway.proxy.channel import Channel
 from gateway.proxy.faults import BadBody, BodyTooSlow, WrongContentType
 from gateway.proxy.form_model import ModelCut, boundary_of, find_model
-from gateway.proxy.head import RequestHead
 from gateway.proxy.json_model import decode, locate_model, model_name, replace_model
 from gateway.proxy.routes import Operation
 from gateway.proxy.upload import Upload, too_large
@@ -83,15 +82,16 @@ class Intake:
 NO_BODY = Intake(model="", held=b"")
 
 
-async def take_in(channel: Channel, head: RequestHead, operation: Operation, limits: IntakeLimits) -> Intake:
+async def take_in(channel: Channel, operation: Operation, limits: IntakeLimits) -> Intake:
     """Read what `operation` takes from `channel`. Raises a RequestFault, or CallerGone."""
     if operation.body == "none":
         return NO_BODY
+    head = channel.head
     if head.content_encoding and head.content_encoding != b"identity":
         raise WrongContentType(
             "The request body is compressed.", hint="Send it without Content-Encoding: its model must be read."
         )
-    content_type, length = head.content_type, head.length
+    content_type, length = head.content_type, channel.length
     media_type = content_type.partition(b";")[0].strip().lower()
     is_form = media_type == b"multipart/form-data"
     if is_form and operation.body == "json":

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from gateway.proxy.channel import HeaderList
 from gateway.proxy.faults import RequestFault
 from gateway.proxy.form_model import boundary_of
 from gateway.proxy.head import RequestHead
@@ -49,7 +48,7 @@ class Body:
 
     def __init__(self, pieces: list[bytes], content_type: bytes) -> None:
         self.method, self.raw_path, self.query, self.certificate = "POST", b"", b"", ""
-        self.headers: HeaderList = [(b"content-type", content_type)]
+        self.head, self.length = RequestHead([(b"content-type", content_type)]), None
         self._pieces = [piece for piece in pieces if piece]
 
     @property
@@ -65,7 +64,7 @@ def _taken(pieces: list[bytes], path: bytes, content_type: bytes) -> Intake | No
     assert isinstance(route, Route)
     channel: Any = Body(pieces, content_type)
     try:
-        return asyncio.run(take_in(channel, RequestHead(channel.headers), route.operation, LIMITS))
+        return asyncio.run(take_in(channel, route.operation, LIMITS))
     except RequestFault as refused:
         if not 400 <= refused.status < 500:
             raise
