@@ -27,7 +27,7 @@ from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import Learning
 from gateway.balancing.promise import within_s
 from gateway.balancing.quota import Quota
-from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready
+from gateway.balancing.ready import Candidate, EndpointState, Exclusion, QuotaState, Ready, Trials
 from gateway.balancing.semantics import SemanticsOf, semantics_of
 from gateway.balancing.slate import PREMIUM_RESERVE, Priced, Slate, SlateKey, build_slate, is_as_large, slate_key
 from gateway.balancing.strategy import Strategy
@@ -45,8 +45,7 @@ class _OpenLease:
     candidate: Candidate
     quota: QuotaState
     reservation: Reservation
-    trial: bool
-    trials: tuple[bool, bool]
+    trials: Trials
 
 
 class Balancer:
@@ -149,15 +148,14 @@ class Balancer:
 
     def acquire(self, ask: Ask, *, now: float) -> Decision:
         """Choose a key and reserve on it; or say until when to wait, or why waiting is useless."""
-        self._now = max(self._now, now)
+        self._now = now if now > self._now else self._now
         if not self._states:
             return Refused(Refusal.NO_ENDPOINTS)
         slate = self._slate(ask)
         if isinstance(slate, Refusal):
             return Refused(slate)
         critical = ask.priority <= 0
-        full = slate.full.get(critical)
-        if full is not None and not ask.excluded:
+        if not ask.excluded and (full := slate.full.get(critical)) is not None:
             version, refused, wait = full
             if version == self._version and now < wait.until and is_as_large(ask, refused):
                 return wait
@@ -211,9 +209,8 @@ class Balancer:
         return self._book.account(quota, model, semantics, self._learning, self._now, unix_offset_s=self._unix_offset_s)
 
     def _lease(self, candidate: Candidate, ask: Ask, now: float, *, probe: bool = False) -> Lease:
-        state = candidate.state
-        trial, trials = state.breaker.started(now), state.common.started(state.endpoint.id, now)
-        ledger = candidate.ledger
+        state, ledger = candidate.state, candidate.ledger
+        trials = state.begin_trials(now) if state.breaker.tripped or state.common.tripped else None
         reservation = ledger.reserve(ask.est_input_tokens, ledger.output_of(ask), now, probe=probe)
         state.in_flight += 1
         state.picks += 1
@@ -221,7 +218,7 @@ class Balancer:
         ledger.concurrency.in_flight += 1
         lease = Lease(self._next_lease, state.endpoint, ask.est_input_tokens, ask.est_output_tokens, now, probe)
         self._next_lease += 1
-        self._open[lease.id] = _OpenLease(candidate, state.quota, reservation, trial, trials)
+        self._open[lease.id] = _OpenLease(candidate, state.quota, reservation, trials)
         return lease
 
     def _none_ready(self, slate: Slate, looked: Iterable[Ready], ask: Ask, now: float) -> Decision:
@@ -263,7 +260,7 @@ class Balancer:
 
     def learn(self, lease: Lease, hint: Hint, *, now: float) -> None:
         """Take in a response head's limits at once, before the body has ended."""
-        self._now = max(self._now, now)
+        self._now = now if now > self._now else self._now
         opened = self._open.get(lease.id)
         if opened is None:
             raise UnknownLease(f"lease {lease.id} is not open")
@@ -306,29 +303,32 @@ class Balancer:
 
     def observe(self, lease: Lease, outcome: Outcome, *, now: float) -> None:
         """Give a lease back with what became of it; raises `UnknownLease` the second time."""
-        self._now = max(self._now, now)
+        self._now = now if now > self._now else self._now
         opened = self._open.pop(lease.id, None)
         if opened is None:
             raise UnknownLease(f"lease {lease.id} is not open")
-        state = opened.candidate.state
+        candidate, kind = opened.candidate, outcome.kind
+        state, ledger = candidate.state, candidate.ledger
         state.in_flight -= 1
         opened.quota.in_flight -= 1
-        state.outcomes[outcome.kind] = state.outcomes.get(outcome.kind, 0) + 1
+        state.outcomes[kind] = state.outcomes.get(kind, 0) + 1
         if outcome.hint is not None:
             self._take_hint(opened, outcome.hint, now)
-        ledger = opened.candidate.ledger
         ledger.settle(opened.reservation, outcome, now)
         running = ledger.concurrency
         running.in_flight -= 1
         if running.slots is not None:
             running.ended(now)
-        state.breaker.ended(outcome.kind, now, trial=opened.trial, rng=self._rng)
-        state.common.ended(state.endpoint.id, outcome.kind, now, trials=opened.trials, rng=self._rng)
-        if outcome.kind is OutcomeKind.OK and outcome.first_byte_s is not None:
+        if kind is OutcomeKind.OK and opened.trials is None:
+            state.breaker.worked(now)
+            state.common.worked(now)
+        else:
+            state.end_trials(kind, opened.trials, now, self._rng)
+        if kind is OutcomeKind.OK and outcome.first_byte_s is not None:
             state.latency.add(outcome.first_byte_s, now)
-        elif outcome.kind is OutcomeKind.TIMEOUT:
+        elif kind is OutcomeKind.TIMEOUT:
             state.latency.add(outcome.total_s, now)
-        elif outcome.kind is OutcomeKind.ABANDONED and outcome.first_byte_s is None:
+        elif kind is OutcomeKind.ABANDONED and outcome.first_byte_s is None:
             known_s = state.latency.read(now)
             # Nobody knows how long it would have taken, but it took this long.
             if known_s is not None and outcome.total_s > known_s:
@@ -359,8 +359,7 @@ class Balancer:
     def checked(self, endpoint_id: str, kind: OutcomeKind, *, now: float) -> None:
         """Take in what an active health check of a key that is in service found. Unknown ids are ignored."""
         if (state := self._states.get(endpoint_id)) is not None:
-            state.breaker.ended(kind, now, trial=False, rng=self._rng)
-            state.common.ended(endpoint_id, kind, now, trials=(False, False), rng=self._rng)
+            state.end_trials(kind, None, now, self._rng)
 
     def out_of_service(self) -> list[str]:
         """Give the ids of keys whose breaker is not closed, for an active health check to probe."""

@@ -119,14 +119,14 @@ class Breaker:
         self._trial_since = now
         return True
 
+    def worked(self, now: float) -> None:
+        """Take in the success of an attempt that was no trial: `ended`, in short."""
+        self._counts.add(now, failed=False)
+        self.consecutive = 0
+        self.worked_at = now
+
     def ended(self, kind: OutcomeKind, now: float, *, trial: bool, rng: Random) -> None:
         """Take in the outcome of an attempt."""
-        if kind is OutcomeKind.OK and not trial:
-            # What almost always happens, before the rest is looked at.
-            self._counts.add(now, failed=False)
-            self.consecutive = 0
-            self.worked_at = now
-            return
         if trial:
             self._trial_since = -inf
         if kind is OutcomeKind.ABANDONED:

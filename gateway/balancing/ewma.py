@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, inf
 
 
 class Ewma:
@@ -32,27 +32,27 @@ class PeakEwma:
     `read` decays towards zero with time since the last sample, so that a slow key is tried again some day.
     """
 
-    __slots__ = ("_at", "_tau_s", "_value")
+    __slots__ = ("_at", "_least_s", "_tau_s", "_value")
 
     def __init__(self, tau_s: float = 10.0, *, initial_s: float | None = None) -> None:
         self._tau_s = tau_s
-        self._at: float | None = None
+        self._least_s = tau_s * 0.02
+        self._at = -inf
         self._value = 0.0 if initial_s is None else initial_s
 
     def add(self, sample_s: float, now: float) -> None:
         """Take in one latency."""
-        if self._at is None or sample_s > self._value:
+        if sample_s > self._value:
             self._value = sample_s
         else:
-            dt, least = now - self._at, self._tau_s * 0.02
-            keep = exp(-(dt if dt > least else least) / self._tau_s)
+            dt = now - self._at
+            keep = exp(-(dt if dt > self._least_s else self._least_s) / self._tau_s)
             self._value = self._value * keep + sample_s * (1.0 - keep)
-        if self._at is None or now > self._at:
-            self._at = now
+        self._at = now if now > self._at else self._at
 
     def read(self, now: float) -> float | None:
         """Give the estimate; None before the first sample."""
-        if self._at is None:
+        if self._at == -inf:
             return self._value or None
         idle_s = now - self._at
         # Half an hour of silence forgets a latency by a factor of e: other keys' samples are then the better guess.
@@ -60,26 +60,32 @@ class PeakEwma:
 
 
 class DecayingCounts:
-    """Successes and failures with exponential forgetting; gives the failure share among the recent ones."""
+    """Successes and failures with exponential forgetting; gives the failure share among the recent ones.
 
-    __slots__ = ("_at", "_failures", "_tau_s", "_total")
+    What comes within 1/64 of `tau_s` weighs the same, so that a busy key is not charged an exponential a request.
+    """
+
+    __slots__ = ("_at", "_due", "_failures", "_tau_s", "_total")
 
     def __init__(self, tau_s: float = 30.0) -> None:
         self._tau_s = tau_s
-        self._at = 0.0
+        self._at = self._due = 0.0
         self._failures = 0.0
         self._total = 0.0
 
     def add(self, now: float, *, failed: bool) -> None:
         """Count one attempt."""
-        if now > self._at:
-            keep = exp((self._at - now) / self._tau_s)
-            self._failures *= keep
-            self._total *= keep
-            self._at = now
+        if now >= self._due:
+            self._fade(now)
         self._total += 1.0
         if failed:
             self._failures += 1.0
+
+    def _fade(self, now: float) -> None:
+        keep = exp((self._at - now) / self._tau_s)
+        self._failures *= keep
+        self._total *= keep
+        self._at, self._due = now, now + self._tau_s / 64.0
 
     @property
     def total(self) -> float:

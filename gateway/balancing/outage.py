@@ -72,6 +72,12 @@ class CommonBreaker:
         self.tried = endpoint_id
         return self._breaker.started(now)
 
+    def worked(self, now: float) -> None:
+        """Take in the success of an attempt that was no trial: `ended`, in short."""
+        if self._failing:
+            self._failing.clear()
+        self._breaker.worked(now)
+
     def ended(self, endpoint_id: str, kind: OutcomeKind, now: float, *, trial: bool, rng: Random) -> None:
         """Take in the outcome of an attempt with one of the keys."""
         if kind in self._silent:
@@ -96,16 +102,17 @@ class CommonBreaker:
 class Fate:
     """What one key shares with others: its address, and its quota where more than one key draws on it."""
 
-    __slots__ = ("_address", "_quota")
+    __slots__ = ("_address", "_address_breaker", "_quota")
 
     def __init__(self, address: CommonBreaker, quota: CommonBreaker | None) -> None:
         self._address = address
+        self._address_breaker = address.breaker
         self._quota = quota
 
     @property
     def tripped(self) -> bool:
         """Tell whether one of them is not closed."""
-        return self._address.tripped or (self._quota is not None and self._quota.tripped)
+        return self._address_breaker.tripped or (self._quota is not None and self._quota.tripped)
 
     def ready_at(self, now: float) -> float:
         """Give the moment from which an attempt is allowed by both."""
@@ -120,6 +127,12 @@ class Fate:
         """Note an attempt; tells of which of them it is the trial, for `ended`."""
         quota = self._quota
         return self._address.started(endpoint_id, now), quota is not None and quota.started(endpoint_id, now)
+
+    def worked(self, now: float) -> None:
+        """Take in the success of an attempt that was no trial."""
+        self._address.worked(now)
+        if self._quota is not None:
+            self._quota.worked(now)
 
     def ended(self, endpoint_id: str, kind: OutcomeKind, now: float, *, trials: tuple[bool, bool], rng: Random) -> None:
         """Take in the outcome of an attempt."""

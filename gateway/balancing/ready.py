@@ -26,6 +26,10 @@ FULL_SCAN = 8
 """Up to so many candidates a strategy looks at all of them; above, at a random few."""
 
 
+Trials = tuple[bool, bool, bool] | None
+"""Whether an attempt tries the breaker of its key, of its address, of its quota; None: none of them, as most do."""
+
+
 class QuotaState:
     """What several keys share: requests in flight and one ledger per model family."""
 
@@ -61,6 +65,17 @@ class EndpointState:
         """How many may be in flight here: the cap, or what this process holds of it."""
         self.picks = 0
         self.outcomes: dict[OutcomeKind, int] = {}
+
+    def begin_trials(self, now: float) -> Trials:
+        """Note an attempt; give which of its breakers it tries, for `end_trials`; None: none."""
+        trials = self.breaker.started(now), *self.common.started(self.endpoint.id, now)
+        return trials if any(trials) else None
+
+    def end_trials(self, kind: OutcomeKind, trials: Trials, now: float, rng: Random) -> None:
+        """Take in the outcome of an attempt."""
+        own, address, quota = trials or (False, False, False)
+        self.breaker.ended(kind, now, trial=own, rng=rng)
+        self.common.ended(self.endpoint.id, kind, now, trials=(address, quota), rng=rng)
 
 
 class Candidate:

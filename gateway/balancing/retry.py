@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from random import Random
 
 from gateway.balancing.outcome import OutcomeKind
@@ -48,7 +49,7 @@ class RetryBudget:
     never multiply load on a provider that is down. Invariant: 0 <= balance <= burst.
     """
 
-    __slots__ = ("_at", "_balance", "_burst", "_floor_per_s", "_ratio")
+    __slots__ = ("_at", "_balance", "_burst", "_deposited_at", "_deposits", "_floor_per_s", "_ratio")
 
     def __init__(self, ratio: float = 0.2, *, floor_per_s: float = 1.0, burst: float = 20.0) -> None:
         self._ratio = max(0.0, ratio)
@@ -56,20 +57,21 @@ class RetryBudget:
         self._burst = max(1.0, burst)
         self._balance = self._burst
         self._at: float | None = None
+        # Deposits are as many as requests, and looked at by retries alone: only then are they added up.
+        self._deposits = 0
+        self._deposited_at = -inf
 
     def _settle(self, now: float) -> None:
-        at = self._at
-        if at is None:
-            self._at = now
-        elif now > at:
-            balance, self._at = self._balance + (now - at) * self._floor_per_s, now
-            self._balance = balance if balance < self._burst else self._burst
+        earned_s = 0.0 if self._at is None else max(0.0, now - self._at)
+        earned = earned_s * self._floor_per_s + self._deposits * self._ratio
+        self._balance = min(self._burst, self._balance + earned)
+        self._at = now if self._at is None else max(self._at, now)
+        self._deposits = 0
 
     def deposit(self, now: float) -> None:
         """Count one request of the callers."""
-        self._settle(now)
-        balance = self._balance + self._ratio
-        self._balance = balance if balance < self._burst else self._burst
+        self._deposits += 1
+        self._deposited_at = now
 
     def affords(self, now: float) -> bool:
         """Tell whether one more retry is within the budget."""
@@ -86,4 +88,6 @@ class RetryBudget:
     @property
     def balance(self) -> float:
         """Retries that could be made now, as of the last deposit or withdrawal."""
+        if self._deposits:
+            self._settle(self._deposited_at)
         return self._balance
