@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from math import inf
 from random import Random
 
-from gateway.balancing.book import QuotaBook
+from gateway.balancing.book import Holder, QuotaBook
 from gateway.balancing.breaker import OpenBreakers
 from gateway.balancing.charging import Reservation
 from gateway.balancing.decision import Ask, Decision, Lease, Picked, Refusal, Refused, Wait
 from gateway.balancing.endpoint import Endpoint
 from gateway.balancing.explain import Explanation, explain
+from gateway.balancing.fates import bind_fates
 from gateway.balancing.hints import Hint
 from gateway.balancing.illegal import UnknownLease
 from gateway.balancing.learns import Learns
 from gateway.balancing.ledger import Ledger
-from gateway.balancing.outage import ADDRESS, QUOTA, CommonBreaker, Fate, address_of
+from gateway.balancing.outage import CommonBreaker, Fate
 from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.predictor import Learning
 from gateway.balancing.promise import within_s
@@ -88,6 +89,7 @@ class Balancer:
         self._version = 0
         self._strategy = strategy
         self._learning: Learning | None = None
+        self._neighbours: Sequence[Holder] = ()
         self._book = book if book is not None else QuotaBook()
         self._priced = priced
         self._semantics_of = semantics
@@ -120,7 +122,7 @@ class Balancer:
                 known.quota = quota_state
             kept[endpoint.id] = known
         self._states, self._strategy, self._premium_reserve = kept, strategy, premium_reserve
-        self._bind_fates()
+        self._commons = bind_fates(self._states.values(), self._commons)
         had, self._learning = self._learning, strategy.learning if isinstance(strategy, Learns) else None
         if had is not None and self._learning is None:
             for quota in self._quotas.values():
@@ -130,21 +132,6 @@ class Balancer:
             self._book.ledger_dropped()
         self._slates.clear()
         self._freed()
-
-    def _bind_fates(self) -> None:
-        """Give keys of one address, and of one quota, a breaker in common."""
-        addresses = Counter(address_of(state.endpoint) for state in self._states.values())
-        quotas = Counter(f"quota {state.quota.quota.id}" for state in self._states.values())
-        commons: dict[str, CommonBreaker] = {}
-        for names, kinds, least in ((addresses, ADDRESS, 1), (quotas, QUOTA, 2)):
-            for name, keys in names.items():
-                if keys >= least:
-                    commons[name] = self._commons.get(name) or CommonBreaker(kinds)
-                    commons[name].keys = keys
-        for state in self._states.values():
-            quota = commons.get(f"quota {state.quota.quota.id}")
-            state.common = Fate(commons[address_of(state.endpoint)], quota)
-        self._commons = commons
 
     def acquire(self, ask: Ask, *, now: float) -> Decision:
         """Choose a key and reserve on it; or say until when to wait, or why waiting is useless."""
@@ -264,14 +251,15 @@ class Balancer:
         opened = self._open.get(lease.id)
         if opened is None:
             raise UnknownLease(f"lease {lease.id} is not open")
-        opened.candidate.ledger.admitted(opened.reservation, now)
+        if opened.reservation.proof:
+            opened.candidate.ledger.admitted(opened.reservation, now)
         self._take_hint(opened, hint, now)
         self._freed()
 
     def _take_hint(self, opened: _OpenLease, hint: Hint, now: float) -> None:
         opened.candidate.ledger.learn(opened.reservation, hint, now)
-        endpoint = opened.candidate.endpoint
         if hint.quota_name is not None:
+            endpoint = opened.candidate.endpoint
             self._book.note(endpoint.quota_id, endpoint.provider, hint.quota_name, now + self._unix_offset_s)
 
     def endpoint_states(self) -> Iterable[EndpointState]:
@@ -297,7 +285,7 @@ class Balancer:
                 opened.quota.in_flight -= 1
                 quota.in_flight += 1
                 opened.quota = quota
-        self._bind_fates()
+        self._commons = bind_fates(self._states.values(), self._commons)
         # Slates hold the ledgers of the quotas as they were.
         self._slates.clear()
 
@@ -337,7 +325,12 @@ class Balancer:
 
     def _freed(self) -> None:
         self.woken()
-        self._book.freed(self)
+        for other in self._neighbours:
+            other.woken()
+
+    def meet(self, neighbours: Sequence[Holder]) -> None:
+        """Take in who else draws on these quotas; the book calls it."""
+        self._neighbours = neighbours
 
     def woken(self) -> None:
         """Take in that capacity may have become free, here or in another pool on the same quotas."""

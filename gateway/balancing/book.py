@@ -7,7 +7,7 @@ hold the same quota, and quotas that headers show to be one are one for all of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from gateway.balancing.families import crowded_out, family_of
@@ -29,6 +29,9 @@ UNSHARED = 16
 
 class Holder(Protocol):
     """A balancer, as the book sees it."""
+
+    def meet(self, neighbours: Sequence[Holder]) -> None:
+        """Take in who else draws on its quotas: they are woken when it frees capacity."""
 
     def woken(self) -> None:
         """Take in that another pool has changed a quota that this one draws on."""
@@ -60,7 +63,7 @@ class QuotaBook:
     process shares its quotas with others.
     """
 
-    __slots__ = ("_held", "_leasing", "_neighbours", "_saved", "_shared", "_states")
+    __slots__ = ("_held", "_leasing", "_saved", "_shared", "_states")
 
     def __init__(self, leasing: QuotaLeasing | None = None) -> None:
         self._leasing = leasing
@@ -68,7 +71,6 @@ class QuotaBook:
         self._saved: Beliefs = {}
         self._shared = SharedQuotas()
         self._held: dict[Holder, frozenset[str]] = {}
-        self._neighbours: dict[Holder, tuple[Holder, ...]] = {}
 
     @property
     def shared(self) -> SharedQuotas:
@@ -104,6 +106,7 @@ class QuotaBook:
     def release(self, holder: Holder) -> None:
         """Forget a balancer whose pool is gone; its open leases are settled as usual."""
         self._held.pop(holder, None)
+        holder.meet(())
         self._tidy()
 
     def _tidy(self) -> None:
@@ -120,10 +123,8 @@ class QuotaBook:
             holder: frozenset(self._shared.stands_for(quota_id) for quota_id in held)
             for holder, held in self._held.items()
         }
-        self._neighbours = {
-            holder: tuple(other for other, theirs in drawn.items() if other is not holder and theirs & mine)
-            for holder, mine in drawn.items()
-        }
+        for holder, mine in drawn.items():
+            holder.meet([other for other, theirs in drawn.items() if other is not holder and theirs & mine])
 
     def counted(self, quota_id: str) -> QuotaState:
         """Give the state that requests on a held quota are counted on."""
@@ -281,8 +282,3 @@ class QuotaBook:
         """Let all holders know that there may be capacity: this process was granted some."""
         for holder in self._held:
             holder.woken()
-
-    def freed(self, holder: Holder) -> None:
-        """Let those know that draw on a quota of `holder`: there may be capacity."""
-        for other in self._neighbours.get(holder, ()):
-            other.woken()

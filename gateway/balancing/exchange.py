@@ -362,21 +362,17 @@ class Exchange:
             raise IllegalEvent("the lease was observed already")
         attempt = self._current_attempt()
         attempt.kind = outcome.kind
-        attempt.total_s = outcome.total_s or max(0.0, now - lease.started_at)
-        hint = None if self._hint_learned else outcome.hint
-        if (
-            hint is not outcome.hint
-            or outcome.status is None
-            or outcome.first_byte_s is None
-            or outcome.total_s != attempt.total_s
-        ):
+        if outcome.total_s and outcome.status is not None and outcome.first_byte_s is not None and outcome.hint is None:
+            attempt.total_s = outcome.total_s
+        else:
+            attempt.total_s = outcome.total_s or max(0.0, now - lease.started_at)
             outcome = Outcome(
                 outcome.kind,
                 attempt.status if outcome.status is None else outcome.status,
                 attempt.first_byte_s if outcome.first_byte_s is None else outcome.first_byte_s,
                 attempt.total_s,
                 outcome.usage,
-                hint,
+                None if self._hint_learned else outcome.hint,
             )
         self._balancer.observe(lease, outcome, now=now)
 

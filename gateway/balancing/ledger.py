@@ -240,8 +240,8 @@ class Ledger:
         return reservation
 
     def admitted(self, reservation: Reservation, now: float) -> None:
-        """Take in that an answer has begun."""
-        if reservation.proof and self.learner is not None and self.learner.proven(reservation, self._known.configured):
+        """Take in that an answer has begun to what went beyond a believed limit."""
+        if self.learner is not None and self.learner.proven(reservation, self._known.configured):
             self.refit(now)
 
     def settle(self, reservation: Reservation, outcome: Outcome, now: float) -> None:
@@ -346,18 +346,20 @@ class Ledger:
                 self._fit(dimension, now)
                 if (fitted := self._meters.by_dimension[dimension]) is not None and fitted is not meter:
                     meter, mark = fitted, fitted.taken
-        remaining = float(window.remaining)
+        remaining: float = window.remaining
         if self._semantics.rounds_tokens and dimension not in REQUESTS:
             remaining = max(0.0, remaining - 0.5 * self._semantics.rounds_tokens)
-        before = meter.available(now)
         if meter.limit < told_limit if told_limit is not None else learner is None:
             # Our own cap is the smaller: the provider's remainder may tighten it, never widen it.
-            if remaining >= before:
+            if remaining >= meter.available(now):
                 return
             meter.resync(remaining, as_of=now, mark=meter.taken, reset_s=window.reset_s, now=now)
-        else:
+        elif learner is None:
             meter.resync(remaining, as_of=as_of, mark=mark, reset_s=window.reset_s, now=now)
-            if learner is not None and (since := meter.begun(now)) <= as_of:
+        else:
+            before = meter.available(now)
+            meter.resync(remaining, as_of=as_of, mark=mark, reset_s=window.reset_s, now=now)
+            if (since := meter.begun(now)) <= as_of:
                 drop, gross_per_s = before - meter.available(now), meter.limit / meter.window_s
                 meter.lean(learner.heard(dimension, drop, meter.limit, gross_per_s, since=since, now=now), now)
         reservation.told = (*reservation.told, dimension)

@@ -121,7 +121,7 @@ class Weighted:
         size = len(cycle)
         key = ready.level.key
         position = self._cursors.get(key, size, rng)
-        for _ in range(min(size, _MAX_STEPS)):
+        for _ in range(size if size < _MAX_STEPS else _MAX_STEPS):
             index = cycle[position]
             position = position + 1 if position + 1 < size else 0
             if ready.allows(index):
