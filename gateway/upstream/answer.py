@@ -76,14 +76,13 @@ class Answer:
         """Read what comes first; None when it may go to the caller."""
         response = self._response
         self.is_previewed = True
-        patience_until = self._attempted_at + self.first_byte_s + PREVIEW_S
         try:
             while True:
                 data = await response.read()
                 if data:
                     self._buffer = self._buffer + data if self._buffer else data
                 verdict = judge(self._buffer) if self.streaming else judge_json(self._buffer, ended=not data)
-                if verdict is None and data and self._clock() < patience_until:
+                if verdict is None and data and self._clock() < self._attempted_at + self.first_byte_s + PREVIEW_S:
                     continue
                 if self.streaming and data:
                     self.first_byte_s = self._clock() - self._attempted_at

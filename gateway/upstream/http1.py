@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 import httptools
 
@@ -24,10 +25,8 @@ from gateway.upstream.body_source import BodySource
 from gateway.upstream.errors import UpstreamBroken, UpstreamTimeout
 from gateway.upstream.head_shape import shape_of
 from gateway.upstream.message import Deadlines
-from gateway.upstream.response import UpstreamResponse
+from gateway.upstream.response import HIGH_WATER_BYTES, UpstreamResponse
 
-HIGH_WATER_BYTES = 256 * 1024
-"""Body bytes held for a slow reader before the socket is no longer read."""
 MAX_HEAD_BYTES = 64 * 1024
 MAX_INTERIM = 16
 STALE_WINDOW_S = 1.0
@@ -131,10 +130,10 @@ class Http1Connection(asyncio.Protocol):
             else:
                 transport.write(head)
                 transport.write(body)
-            self._enter("write" if self._writing_paused else "first_byte")
+            self._enter_sent()
         else:
             transport.write(head)
-            self._enter("upload")
+            self._enter("upload", inf)
             self._pump = self._loop.create_task(self._send_body(transport, body))
         return response
 
@@ -147,13 +146,13 @@ class Http1Connection(asyncio.Protocol):
         if self._reading_paused and self._transport is not None and not self._lost:
             self._reading_paused = False
             self._transport.resume_reading()
-            self._enter("idle")
+            self._enter("idle", self._deadlines.idle_s)
 
     def hurry(self, timeout_s: float) -> None:
         """Shorten the whole exchange to `timeout_s` from now: what comes is thrown away, only the connection counts."""
         self._total_at = min(self._total_at, self._loop.time() + timeout_s)
         self.resume()
-        self._enter("idle")
+        self._enter("idle", self._deadlines.idle_s)
 
     # --- sending
 
@@ -168,16 +167,19 @@ class Http1Connection(asyncio.Protocol):
                     raise ValueError(f"the body is longer than the {length} bytes it announced")
                 transport.write(chunk if length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
                 if self._writing_paused:
-                    self._enter_sending("write")
+                    if self._is_unanswered():
+                        self._enter_write()
                     self._drained = self._loop.create_future()
                     await self._drained
-                    self._enter_sending("upload")
+                    if self._is_unanswered():
+                        self._enter("upload", inf)
             if length is None:
                 transport.write(b"0\r\n\r\n")
             elif sent != length:
                 raise ValueError(f"the body ended after {sent} of {length} bytes")
             self._pump = None
-            self._enter_sending("write" if self._writing_paused else "first_byte")
+            if self._is_unanswered():
+                self._enter_sent()
         except Exception as exc:  # noqa: BLE001 -- the source's own error belongs to whoever awaits the answer
             self._pump = None
             self._fail(exc)
@@ -193,28 +195,28 @@ class Http1Connection(asyncio.Protocol):
             if not self._drained.done():
                 self._drained.set_result(None)
             self._drained = None
-        elif self._phase == "write" and self._pump is None:
-            self._enter_sending("first_byte")
+        elif self._phase == "write" and self._pump is None and self._is_unanswered():
+            self._enter_sent()
 
     # --- deadlines: one timer a connection, moved only when it would ring too late
 
-    def _enter_sending(self, phase: str) -> None:
-        response = self._response
-        if response is not None and not response.status:
-            self._enter(phase)
+    def _is_unanswered(self) -> bool:
+        return self._response is not None and not self._response.status
 
-    def _enter(self, phase: str) -> None:
-        self._phase = phase
-        now = self._loop.time()
-        if phase == "first_byte":
-            expires_at = now + self._deadlines.first_byte_s
-        elif phase == "idle":
-            expires_at = now + self._deadlines.idle_s
-        elif phase == "write":
-            expires_at = now + self._deadlines.write_s
-            self._unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+    def _enter_sent(self) -> None:
+        if self._writing_paused:
+            self._enter_write()
         else:
-            expires_at = self._total_at
+            self._enter("first_byte", self._deadlines.first_byte_s)
+
+    def _enter_write(self) -> None:
+        self._unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        self._enter("write", self._deadlines.write_s)
+
+    def _enter(self, phase: str, within_s: float) -> None:
+        """Begin a phase that may take so long; inf: as long as the whole exchange."""
+        self._phase = phase
+        expires_at = self._loop.time() + within_s
         self._expires_at = expires_at = expires_at if expires_at < self._total_at else self._total_at
         if self._timer is None or self._timer_at > expires_at:
             self._set_timer()
@@ -236,7 +238,7 @@ class Http1Connection(asyncio.Protocol):
         if self._phase == "write" and now < self._total_at and self._transport is not None:
             unsent = self._transport.get_write_buffer_size()
             if unsent < self._unsent:
-                self._enter("write")
+                self._enter_write()
                 return
         self._fail(UpstreamTimeout("total" if now >= self._total_at else self._phase))
 
@@ -269,9 +271,9 @@ class Http1Connection(asyncio.Protocol):
             if response.held_bytes > HIGH_WATER_BYTES and not self._reading_paused and self._transport is not None:
                 self._reading_paused = True
                 self._transport.pause_reading()
-                self._enter("blocked")
+                self._enter("blocked", inf)
             else:
-                self._enter("idle")
+                self._enter("idle", self._deadlines.idle_s)
         elif self._head_bytes > MAX_HEAD_BYTES:
             self._fail(UpstreamBroken(f"the answer's head is longer than {MAX_HEAD_BYTES} bytes"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.balancing.value_type import value_type
 from gateway.upstream.body_source import BodySource
@@ -31,9 +32,11 @@ _known_blocks: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
 _known_targets: set[bytes] = set()
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a request goes: `scheme` is http or https, `host` a lower-case name or address without brackets."""
+class Origin(NamedTuple):
+    """Where a request goes: `scheme` is http or https, `host` a lower-case name or address without brackets.
+
+    A tuple, whose hash costs no Python: connections are looked up by it for each request.
+    """
 
     scheme: str
     host: str

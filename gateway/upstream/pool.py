@@ -71,7 +71,7 @@ class ConnectionPool:
         A reused connection that turns out to be closed is replaced once by a new one, when the body can be sent again.
         Raises ConnectFailed, UpstreamTimeout, UpstreamBroken; ValueError for a request that must not be written.
         """
-        site = self._site(origin)
+        site = self._sites.get(origin) or self._site(origin)
         head = request_head(request, site.host_line)
         headless = request.method == b"HEAD"
         fresh = False

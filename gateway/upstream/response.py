@@ -8,6 +8,8 @@ from typing import Protocol
 from gateway.upstream.errors import UpstreamBroken
 from gateway.upstream.head_shape import HeadShape, shape_of
 
+HIGH_WATER_BYTES = 256 * 1024
+"""Body bytes held for a slow reader before the socket is no longer read."""
 DISCARD_BYTES = 64 * 1024
 DISCARD_S = 1.0
 """How much of an unwanted answer is read to keep its connection: beyond it a new connection is cheaper."""
@@ -38,7 +40,6 @@ class UpstreamResponse:
 
     __slots__ = (
         "_discarded",
-        "_discarding",
         "_done",
         "_feeder",
         "_loop",
@@ -62,8 +63,7 @@ class UpstreamResponse:
         self._done = False
         self.error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._discarding = False
-        self._discarded = 0
+        self._discarded: int | None = None
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -90,7 +90,7 @@ class UpstreamResponse:
 
         Raises UpstreamTimeout or UpstreamBroken when the answer broke off.
         """
-        while not self._parts:
+        while not (parts := self._parts):
             if self.error is not None:
                 raise self.error
             if self._done:
@@ -100,12 +100,14 @@ class UpstreamResponse:
             except asyncio.CancelledError:
                 self._feeder.abort()
                 raise
-        parts = self._parts
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
-        self.held_bytes = 0
-        if not self._done:
+        if len(parts) == 1:
+            data = parts.pop()
+        else:
+            data = b"".join(parts)
+            parts.clear()
+        if self.held_bytes > HIGH_WATER_BYTES and not self._done:
             self._feeder.resume()
+        self.held_bytes = 0
         return data
 
     async def aclose(self) -> None:
@@ -114,14 +116,14 @@ class UpstreamResponse:
 
     def close(self) -> None:
         """Do what `aclose` does, from a callback or a `finally` without await."""
-        if self._done or self.error is not None or self._discarding:
+        if self._done or self.error is not None or self._discarded is not None:
             return
         self._parts.clear()
         self.held_bytes = 0
         if self.status < 400:
             self._feeder.abort()
             return
-        self._discarding = True
+        self._discarded = 0
         self._feeder.hurry(DISCARD_S)
 
     # --- the connection's side
@@ -136,7 +138,7 @@ class UpstreamResponse:
 
     def feed(self, data: bytes) -> None:
         """Take a piece of the body."""
-        if self._discarding:
+        if self._discarded is not None:
             self._discarded += len(data)
             if self._discarded > DISCARD_BYTES:
                 raise UpstreamBroken("the rest of the unwanted answer is too long to read")

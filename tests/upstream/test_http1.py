@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from gateway.upstream.errors import UpstreamBroken, UpstreamTimeout
-from gateway.upstream.http1 import HIGH_WATER_BYTES
 from gateway.upstream.message import Deadlines, UpstreamRequest
+from gateway.upstream.response import HIGH_WATER_BYTES
 from tests.upstream.servers import FAST, Wire, drain, ok, pooling, post, replying, serving
 
 H = b"HTTP/1.1 200 OK\r\n"
