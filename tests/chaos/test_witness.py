@@ -14,10 +14,11 @@ _WITNESS = Path(__file__).parent / "witness"
 _HANGS = """
 import asyncio, uvloop
 async def forever():
+    # Said in the next turn of the loop, when this one waits.
+    asyncio.get_running_loop().call_soon(lambda: print("up", flush=True))
     await asyncio.Event().wait()
 async def main():
     task = asyncio.create_task(forever(), name="the one that hangs")
-    print("up", flush=True)
     await task
 uvloop.run(main())
 """
@@ -29,17 +30,21 @@ def test_a_process_that_hangs_says_where_when_it_is_asked() -> None:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == "up\n"
-        told = ""
-        for number, last in ((signal.SIGUSR1, "in <module>"), (signal.SIGUSR2, "wait: await fut")):
-            process.send_signal(number)
-            while last not in told:
-                told += process.stderr.readline()
-        assert "task the one that hangs" in told
-        assert " forever:" in told
-        process.kill()
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == "up\n"
+            told = ""
+            for number, last in ((signal.SIGUSR1, "in <module>"), (signal.SIGUSR2, "wait: await fut")):
+                process.send_signal(number)
+                while last not in told:
+                    line = process.stderr.readline()
+                    assert line, told
+                    told += line
+            assert "task the one that hangs" in told
+            assert " forever:" in told
+        finally:
+            process.kill()
 
 
 def test_logs_are_kept_and_nothing_else(tmp_path: Path) -> None:
