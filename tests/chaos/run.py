@@ -10,7 +10,7 @@ rude, keep both busy while one fault after another begins and ends, sometimes tw
   included, for the spool is on;
 - when the faults are over everything is well again: requests succeed on every process, none is left in flight;
 - no process has logged a failure of its own;
-- a process ends within a minute of SIGTERM.
+- a process ends within half a minute of SIGTERM.
 
 When something did not hold the logs are kept in OUT (`bench/results/chaos`), with the stacks of a process that did not
 end.

@@ -63,6 +63,21 @@ async def test_a_worker_that_waits_for_postgres_does_not_hold_the_supervisor(tmp
         await ends(process, log, workers)
 
 
+async def test_a_worker_that_dies_while_it_is_replaced_leaves_nobody_behind(tmp_path: Path) -> None:
+    """Its place is taken once, by the new one: a second one, started for the dead, would be told nothing at the end."""
+    async with supervised(tmp_path) as (_, process, log):
+        before = children(process.pid)
+        process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(60):
+            while len(children(process.pid)) < 3:
+                await asyncio.sleep(0.01)
+        os.kill(before[0], signal.SIGKILL)
+        await until("all workers are replaced", log)
+        workers = children(process.pid)
+        process.send_signal(signal.SIGTERM)
+        await ends(process, log, workers)
+
+
 async def test_workers_end_that_start_when_their_supervisor_is_told_to(tmp_path: Path) -> None:
     port = free_port()
     async with installation(tmp_path, port, LLM_PROXY_WORKERS="2", **_TERSE) as installed:
