@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
+import os
+import sys
 from typing import Final
 
 BEYOND_S: Final = 3.0
@@ -15,4 +17,5 @@ def end_within(seconds: float) -> None:
     A later call replaces an earlier one. It holds also while the loop is blocked or the interpreter waits for threads
     at its exit; the kernel's own waits (a disk that is gone) it cannot end.
     """
-    faulthandler.dump_traceback_later(seconds + BEYOND_S, exit=True)
+    log = sys.stderr or os.open(os.devnull, os.O_WRONLY)  # a process may be started without one
+    faulthandler.dump_traceback_later(seconds + BEYOND_S, exit=True, file=log)

@@ -56,7 +56,8 @@ async def stop(tasks: Collection[asyncio.Task[None]], within_s: float) -> None:
     """Cancel tasks, all at once, and wait for their ends, at most `within_s`."""
     for task in tasks:
         task.cancel()
-    if tasks and (await asyncio.wait(tasks, timeout=within_s))[1]:
+    late = (await asyncio.wait(tasks, timeout=within_s))[1] if tasks else ()
+    for task in late:
         # What it does about its cancellation waits for something, too: not any longer.
-        for task in tasks:
-            task.cancel()
+        log.warning("does not leave off", extra={"step": task.get_name()})
+        task.cancel()

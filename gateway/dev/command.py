@@ -85,7 +85,13 @@ def run_dev(settings: Settings) -> None:
         app = Gateway(ready)
         seeded = threading.Event()
         app.health.require("demo", lambda: None if seeded.is_set() else _NOT_SEEDED)
-        server = make_server(app, ready, on_drain=app.health.drain, find_relay=app.find_relay)
+        server = make_server(
+            app,
+            ready,
+            on_drain=app.health.drain,
+            find_relay=app.find_relay,
+            interrupt_start=app.interrupt_start,
+        )
         seeding = _Seeding(
             server,
             settings=ready,
