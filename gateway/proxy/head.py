@@ -31,6 +31,8 @@ _MAX_PATTERNS = 16
 _SECONDS = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", re.A)
 _PROBLEM = b"application/problem+json"
 _OURS = b"x-llm-proxy-"
+_JSON = frozenset({b"application/json", b""})
+_UNENCODED = frozenset({b"", b"identity"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,13 @@ NO_WISHES = Wishes()
 class RequestHead:
     """The headers by what they are for; `credentials` and `forwarded` in the order in which they came.
 
+    `is_json`: the body is JSON, uncompressed, for all that is said of it (which may be nothing).
     Requests of one connection that say the same share it. `presented` is kept by whoever looks for the token first.
     """
 
     __slots__ = (
         "_asked", "_lines", "content_encoding", "content_type", "credentials", "forwarded", "headers", "is_anthropic",
-        "presented", "wants_problem",
+        "is_form", "is_json", "media_type", "presented", "wants_problem",
     )  # fmt: skip
 
     def __init__(self, headers: HeaderList) -> None:
@@ -98,6 +101,10 @@ class RequestHead:
             elif header[1].lower() not in PLAIN_CONNECTION:
                 named = frozenset(part.strip() for part in header[1].lower().split(b","))
                 listed = named | (listed or frozenset())
+        media_type = self.media_type = self.content_type.partition(b";")[0].strip().lower()
+        self.is_form = media_type == b"multipart/form-data"
+        is_plain = self.content_encoding in _UNENCODED
+        self.is_json = is_plain and (media_type in _JSON or media_type.endswith(b"+json"))
         if listed is not None:
             self.forwarded = [header for header in self.forwarded if header[0] not in listed]
 

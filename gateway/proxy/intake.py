@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import msgspec
+
 from gateway.proxy.channel import Channel
 from gateway.proxy.faults import BadBody, BodyTooSlow, WrongContentType
 from gateway.proxy.form_model import ModelCut, boundary_of, find_model
+from gateway.proxy.head import RequestHead
 from gateway.proxy.json_model import decode, locate_model, model_name, replace_model
 from gateway.proxy.routes import Operation
 from gateway.proxy.upload import Upload, too_large
@@ -23,7 +26,6 @@ BIG_JSON_BYTES = 1024 * 1024
 """Above this the search for a repeated `model` leaves the event loop."""
 DEFAULT_OUTPUT_TOKENS = 512
 """What is reserved for an answer whose request sets no maximum; settled by the real count afterwards."""
-MAX_OUTPUT_TOKENS = 1_000_000
 DEFAULT_MODERATION = "omni-moderation-latest"
 """The model of moderations that name none (OpenAI API reference)."""
 _MODEL_NEEDED = frozenset({"audio.transcriptions", "audio.translations"})
@@ -39,8 +41,7 @@ class IntakeLimits:
     body_s: float = 60.0
 
 
-@dataclass(slots=True)
-class Intake:
+class Intake(msgspec.Struct):
     """A request's body as taken in. `model` is the caller's name for it, "" if none is named (image edits).
 
     `span` is where the model's name stands in the held bytes, None if it does not. `output_unset`: the caller sets no
@@ -86,59 +87,68 @@ async def take_in(channel: Channel, operation: Operation, limits: IntakeLimits) 
     """Read what `operation` takes from `channel`. Raises a RequestFault, or CallerGone."""
     if operation.body == "none":
         return NO_BODY
-    head = channel.head
-    if head.content_encoding and head.content_encoding != b"identity":
-        raise WrongContentType(
-            "The request body is compressed.", hint="Send it without Content-Encoding: its model must be read."
-        )
-    content_type, length = head.content_type, channel.length
-    media_type = content_type.partition(b";")[0].strip().lower()
-    is_form = media_type == b"multipart/form-data"
-    if is_form and operation.body == "json":
-        raise WrongContentType(
-            f"{operation.name} takes JSON, not a form.", hint="Send the Content-Type application/json."
-        )
-    if not is_form and operation.body == "multipart":
-        raise WrongContentType(
-            f"{operation.name} takes an upload.", hint="Send multipart/form-data with the file and the model as parts."
-        )
-    if media_type and not is_form and media_type != b"application/json" and not media_type.endswith(b"+json"):
-        raise WrongContentType(
-            f"The Content-Type {media_type.decode('latin-1')[:80]!r} is none that {operation.name} takes.",
-            hint="Send the Content-Type application/json.",
-        )
+    head, length = channel.head, channel.length
+    is_form = head.is_form
+    if not head.is_json or operation.body == "multipart":
+        _judge_type(head, operation)
     bound = limits.max_upload_bytes if is_form else limits.max_body_bytes
     if length is not None and length > bound:
         raise too_large(bound)
     if is_form:
-        boundary = boundary_of(content_type)
+        boundary = boundary_of(head.content_type)
         return await _take_form(channel, operation, boundary, length, limits)
     return await _take_json(channel, operation, bound, limits.body_s)
 
 
+def _judge_type(head: RequestHead, operation: Operation) -> None:
+    """Raise a RequestFault for a body of a kind that `operation` does not take."""
+    if head.content_encoding and head.content_encoding != b"identity":
+        raise WrongContentType(
+            "The request body is compressed.", hint="Send it without Content-Encoding: its model must be read."
+        )
+    if head.is_form and operation.body == "json":
+        raise WrongContentType(
+            f"{operation.name} takes JSON, not a form.", hint="Send the Content-Type application/json."
+        )
+    if not head.is_form and operation.body == "multipart":
+        raise WrongContentType(
+            f"{operation.name} takes an upload.", hint="Send multipart/form-data with the file and the model as parts."
+        )
+    if not head.is_form and not head.is_json:
+        raise WrongContentType(
+            f"The Content-Type {head.media_type.decode('latin-1')[:80]!r} is none that {operation.name} takes.",
+            hint="Send the Content-Type application/json.",
+        )
+
+
 async def _take_json(channel: Channel, operation: Operation, bound: int, body_s: float) -> Intake:
-    body, _ = await _read(channel, bound, body_s)
-    if len(body) > bound:
+    body = await channel.receive()
+    if not channel.body_over:
+        body, _ = await _read_on(channel, body, bound, body_s)
+    size = len(body)
+    if size > bound:
         raise too_large(bound)
-    if not body:
+    if not size:
         raise BadBody("The request has no body.", hint='Send a JSON object such as {"model": "…"}.')
     fields = decode(body)
-    asked_output = _output_tokens(fields) if operation.generates else 0
-    intake = Intake(
-        model="",
+    asked_output = fields.asked_output if operation.generates else 0
+    model, span = "", None
+    if operation.model_in_path:
+        pass
+    elif fields.model is None and operation.name == "moderations":
+        model = DEFAULT_MODERATION
+    else:
+        model = model_name(fields.model)
+        span = locate_model(body) if size < BIG_JSON_BYTES else await asyncio.to_thread(locate_model, body)
+    return Intake(
+        model=model,
         held=body,
+        span=span,
         wants_stream=fields.stream is True,
-        est_input_tokens=len(body) // 4 + 1,
+        est_input_tokens=size // 4 + 1,
         est_output_tokens=DEFAULT_OUTPUT_TOKENS if asked_output is None else asked_output,
         output_unset=asked_output is None,
     )
-    if not operation.model_in_path:
-        if fields.model is None and operation.name == "moderations":
-            intake.model = DEFAULT_MODERATION
-            return intake
-        intake.model = model_name(fields.model)
-        intake.span = locate_model(body) if len(body) < BIG_JSON_BYTES else await asyncio.to_thread(locate_model, body)
-    return intake
 
 
 async def _take_form(
@@ -188,13 +198,16 @@ async def _read_to_model(
 
 
 async def _read(channel: Channel, bound: int, body_s: float) -> tuple[bytes, bool]:
-    """Read until the end or until more than `bound` bytes came; return them and whether more may follow.
+    """Read until the end or until more than `bound` bytes came; return them and whether more may follow."""
+    first = await channel.receive()
+    return (first, False) if channel.body_over else await _read_on(channel, first, bound, body_s)
+
+
+async def _read_on(channel: Channel, first: bytes, bound: int, body_s: float) -> tuple[bytes, bool]:
+    """Do so behind the `first` bytes.
 
     A caller that sends no byte at all is the server's to end; the deadline here is for those that never finish.
     """
-    first = await channel.receive()
-    if channel.body_over:
-        return first, False
     if len(first) > bound:
         return first, True
     parts, size = [first], len(first)
@@ -211,16 +224,3 @@ async def _read(channel: Channel, bound: int, body_s: float) -> tuple[bytes, boo
         raise BodyTooSlow(
             f"The request body did not arrive within {body_s:g} s.", hint="Send it faster, or check your connection."
         ) from None
-
-
-def _output_tokens(fields: object) -> int | None:
-    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        value = getattr(fields, name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return min(value, MAX_OUTPUT_TOKENS)
-    config = getattr(fields, "generation_config", None)
-    if isinstance(config, dict):
-        value = config.get("maxOutputTokens")
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return min(value, MAX_OUTPUT_TOKENS)
-    return None

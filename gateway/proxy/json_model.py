@@ -7,25 +7,63 @@ which `model` stands twice, or in another spelling beside it, is refused (parser
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from gateway.proxy.faults import BadBody
+
+MAX_MODEL_CHARS = 256
+MAX_OUTPUT_TOKENS = 1_000_000
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
+
+
+class _Config(msgspec.Struct):
+    max_output_tokens: _Count | None = msgspec.field(default=None, name="maxOutputTokens")
 
 
 class Fields(msgspec.Struct):
     """What is decoded; every other field is skipped, though its syntax is checked."""
 
     model: Any = None
+    stream: bool | None = None
+    max_completion_tokens: _Count | None = None
+    max_output_tokens: _Count | None = None
+    max_tokens: _Count | None = None
+    generation_config: _Config | None = msgspec.field(default=None, name="generationConfig")
+
+    @property
+    def asked_output(self) -> int | None:
+        """The maximum of output tokens that the caller sets, None for none."""
+        config = self.generation_config
+        of_gemini = config.max_output_tokens if config is not None else None
+        return self.max_completion_tokens or self.max_output_tokens or self.max_tokens or of_gemini
+
+
+class AnyFields(msgspec.Struct):
+    """The same of a body in which some of them are not as documented: it is the provider's to refuse it."""
+
+    model: Any = None
     stream: Any = None
-    max_tokens: Any = None
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
+    max_tokens: Any = None
     generation_config: Any = msgspec.field(default=None, name="generationConfig")
+
+    @property
+    def asked_output(self) -> int | None:
+        """The maximum of output tokens that the caller sets, None for none that can be read."""
+        config = self.generation_config
+        of_gemini = config.get("maxOutputTokens") if isinstance(config, dict) else None
+        for value in (self.max_completion_tokens, self.max_output_tokens, self.max_tokens, of_gemini):
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return min(value, MAX_OUTPUT_TOKENS)
+        return None
 
 
 _DECODER = msgspec.json.Decoder(Fields)
+_ANY_DECODER = msgspec.json.Decoder(AnyFields)
 
 # "model" in every spelling that some parser takes for it: JSON escapes, and letter case (Go matches keys without it).
 _MODEL_KEY = re.compile(
@@ -36,13 +74,18 @@ _AFTER_KEY = re.compile(rb"\s*+:")
 # One step over JSON text: everything up to the next bracket, or up to the next string that may be a key.
 _STEP = re.compile(rb'[^"{}\[\]]*+(?:([{}\[\]])|("(?:[^"\\]|\\.)*+"))')
 
-MAX_MODEL_CHARS = 256
 
-
-def decode(body: bytes) -> Fields:
+def decode(body: bytes) -> Fields | AnyFields:
     """Decode the needed fields. Raises BadBody for what is no JSON object."""
     try:
         return _DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decode_any(body)
+
+
+def _decode_any(body: bytes) -> AnyFields:
+    try:
+        return _ANY_DECODER.decode(body)
     except msgspec.ValidationError as error:
         raise BadBody(
             "The request body is not a JSON object.",

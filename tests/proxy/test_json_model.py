@@ -37,6 +37,28 @@ def test_renaming_changes_the_value_alone(body: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ('"max_tokens":5', 5),
+        ('"max_completion_tokens":7,"max_tokens":5', 7),
+        ('"generationConfig":{"maxOutputTokens":9,"topK":1}', 9),
+        ('"max_tokens":5,"generationConfig":{"maxOutputTokens":9}', 5),
+        ('"max_tokens":10000000', 1_000_000),
+        (f'"max_tokens":1{"0" * 30}', 1_000_000),
+        ('"max_completion_tokens":"7","max_tokens":5', 5),
+        ('"max_tokens":true,"generationConfig":[9]', None),
+        ('"max_tokens":0', None),
+        ('"max_tokens":-1', None),
+        ('"max_tokens":5.0', None),
+        ('"max_tokens":null,"stream":1', None),
+        ('"stream":true', None),
+    ],
+)
+def test_the_maximum_of_output_is_read_whatever_else_is_not_as_documented(fields: str, asked: int | None) -> None:
+    assert decode(b'{"model":"m",%b}' % fields.encode()).asked_output == asked
+
+
+@pytest.mark.parametrize(
     "body",
     [
         '{"model":"a","model":"b"}',
