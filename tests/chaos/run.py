@@ -36,6 +36,8 @@ from tests.chaos.world import PATH, Process, World, made
 CALLERS = 6
 GROWTH_MIB = 80.0
 RECOVERY_S = 45.0
+_NOT_ENDED = ("it took too long", "the application does not end", "Timeout (0:")
+"""What a process logs that did not end, or whose worker did not, and that was killed or ended by its watchdog."""
 
 
 async def unleash(directory: Path, seed: int, seconds: float, *, pace_s: float = 3.0, workers: int = 1) -> list[str]:
@@ -156,7 +158,7 @@ def _age(processes: list[Process], name: str, answered_at: float) -> float:
 
 
 def _logs(world: World) -> list[str]:
-    signs = ("Traceback", "could not be answered", "request failed", "never retrieved")
+    signs = ("Traceback", "could not be answered", "request failed", "never retrieved", *_NOT_ENDED)
     found = []
     for log in sorted({process.log for process in world.processes}):
         lines = log.read_text().splitlines()
