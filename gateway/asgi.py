@@ -254,7 +254,8 @@ class Gateway:
         if file is not None:
             self._watch_state(file)
             self._run(file.run(postgres), "sealed state")
-        self._run(postgres.listen(heard), "notifications")
+        others = self._data_path.notices if self._data_path is not None else {}
+        self._run(postgres.listen(heard, also=others), "notifications")
         self._run(self._watch_keks(data_keys), "key-encryption keys")
 
     async def close(self) -> None:

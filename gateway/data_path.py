@@ -9,7 +9,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from gateway.database import Change, Postgres
 from gateway.guarded_calls import GuardedCalls
 from gateway.health import Health
 from gateway.leases.driver import LeaseDriver
+from gateway.leases.notices import CHANNEL as LEASE_NEWS
 from gateway.leases.postgres_store import PostgresLeaseStore
 from gateway.metering.event import UsageEvent
 from gateway.metering.explanations import ExplanationRecorder, PostgresExplanationStore
@@ -188,6 +189,11 @@ class DataPathParts:
         """Take one notice of a committed change."""
         self._directory.changed(change.table, change.tenant_id)
 
+    @property
+    def notices(self) -> Mapping[str, Callable[[str], None]]:
+        """Who takes the notices of other channels than that of changes."""
+        return {LEASE_NEWS: self._leases.heard}
+
     async def start(self) -> None:
         """Load the tenants and start writing usage; returns also when the database is away, and keeps trying."""
         self._usage.start()
@@ -283,6 +289,8 @@ class DataPathParts:
         gauge("llm_proxy_leases", "Quotas of which this process holds a share.", lambda: len(leases.desk))
         counter("llm_proxy_lease_exchanges", "Exchanges of shares with Postgres.", lambda: leases.exchanges)
         counter("llm_proxy_lease_failures", "Exchanges that failed, Postgres being away.", lambda: leases.failures)
+        unannounced = "News of quotas that could not be announced; the others read them a second later."
+        counter("llm_proxy_lease_news_unannounced", unannounced, lambda: leases.unannounced)
         explained = self._explanations
         counter("llm_proxy_explanations_stored", "Explanations of requests stored.", lambda: explained.stored)
         dropped = "Explanations that were not stored, there being too many."

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHANNEL: Final = "llm_proxy"
-"""The one NOTIFY channel; payloads are `{"table": …, "tenant_id": …}`, sent by triggers at commit."""
+"""The NOTIFY channel of changes; payloads are `{"table": …, "tenant_id": …}`, sent by triggers at commit."""
 
 AWAY = (
     OSError,
@@ -138,11 +138,18 @@ class Postgres:
             raise away(error) from error
         return connection
 
-    async def listen(self, heard: Callable[[Change], None], *, retry_s: float = 1.0, heartbeat_s: float = 15.0) -> None:
+    async def listen(
+        self,
+        heard: Callable[[Change], None],
+        *,
+        also: Mapping[str, Callable[[str], None]] | None = None,
+        retry_s: float = 1.0,
+        heartbeat_s: float = 15.0,
+    ) -> None:
         """Call `heard` for every committed change, for ever; run it as a task and cancel it.
 
         After each (re)connect `heard(EVERYTHING)` is called first. A connection that died silently is noticed by a
-        query every `heartbeat_s`.
+        query every `heartbeat_s`. `also`: what gets the payloads of other channels, by channel.
         """
         connected_before = False
         while True:
@@ -156,7 +163,7 @@ class Postgres:
                 continue
             connected_before = True
             try:
-                await self._hear(connection, heard, heartbeat_s)
+                await self._hear(connection, heard, also or {}, heartbeat_s)
             except AWAY as error:
                 log.warning("notifications: connection lost, reconnecting", extra={"reason": type(error).__name__})
                 await asyncio.sleep(retry_s)
@@ -164,7 +171,11 @@ class Postgres:
                 connection.terminate()
 
     async def _hear(
-        self, connection: asyncpg.Connection[asyncpg.Record], heard: Callable[[Change], None], heartbeat_s: float
+        self,
+        connection: asyncpg.Connection[asyncpg.Record],
+        heard: Callable[[Change], None],
+        also: Mapping[str, Callable[[str], None]],
+        heartbeat_s: float,
     ) -> None:
         ended = asyncio.Event()
         connection.add_termination_listener(lambda _: ended.set())
@@ -172,7 +183,12 @@ class Postgres:
         def on_notice(_connection: object, _pid: int, _channel: str, payload: object) -> None:
             heard(parse_change(str(payload)))
 
+        def on_other(_connection: object, _pid: int, channel: str, payload: object) -> None:
+            also[channel](str(payload))
+
         await connection.add_listener(CHANNEL, on_notice)
+        for channel in also:
+            await connection.add_listener(channel, on_other)
         heard(EVERYTHING)
         while not ended.is_set():
             try:

@@ -32,34 +32,23 @@ from uuid import UUID
 
 from gateway.balancing.book import QuotaBook
 from gateway.balancing.charging import DAILY, Dimension, unit_of
-from gateway.balancing.leased import CREDIT, LeasedMeter, QuotaLease
+from gateway.balancing.leased import CREDIT, QuotaLease
 from gateway.balancing.ledger import Ledger
-from gateway.balancing.limiter import Bucket, FixedWindow, Meter
+from gateway.balancing.limiter import Bucket
 from gateway.balancing.ready import EndpointState, QuotaState
-from gateway.balancing.windows import DAY_S
-from gateway.leases.account import Kind
 from gateway.leases.keys import KeyShares, release
 from gateway.leases.lessons import LedgerLessons
-from gateway.leases.part import Part
-from gateway.leases.row import LEASE_S, Answer, Draw, Grant, Report
+from gateway.leases.news import News
+from gateway.leases.part import DECAY_S, SLACK_S, Part, safe_share
+from gateway.leases.row import LEASE_S, Answer, Grant, Report
+from gateway.leases.store import Key
 from gateway.leases.tenant_word import TENANT_ROW, TenantWords
 
-Key = tuple[UUID, str]
-"""A quota: its tenant, its id."""
-
-HORIZON_S, BURST, ALONE = 1.5, 1.0 / 16.0, 0.5
-KEEP_S = 0.25
-"""For so much demand a process keeps what it holds while an exchange is under way."""
-SPARE = 1.0 / 64.0  # of the limit is kept, too, while nobody goes short: a burst or a slow exchange stops no request
 IDLE_S = 10.0
 TOLD_S = 1.5
 """The provider's word on what is left is passed on while it is younger than this."""
-SLACK_S = 5.0
-SHORT_S = 10.0
-"""Windows this short are over before an exchange would tell of what was spent in them: it is told when."""
 AGAIN_S = 0.2
 """A process that found a short window spent asks again no sooner."""
-DECAY_S = 60.0
 
 
 @dataclass(slots=True)
@@ -95,6 +84,7 @@ class Desk:
         self._words = TenantWords(unix_offset_s)
         self._unsaid: dict[Key, dict[str, Any]] = {}
         self._surveys: dict[UUID, Mapping[str, list[EndpointState]]] = {}
+        self.news = News()
 
     def __len__(self) -> int:
         return len(self._active)
@@ -130,10 +120,20 @@ class Desk:
         self._on_need()
 
     def collect(self, now: float, *, everything: bool = False) -> dict[Key, Report]:
-        """Make the reports that are due: of quotas that somebody waits for, or of `everything` that is in use."""
+        """Make the reports that are due: of quotas that somebody waits for, or of `everything` that is in use.
+
+        Beside the former: of what has news for others, and of what others announced.
+        """
         reports: dict[Key, Report] = {}
         self._surveys = {}
-        for key in list(self._active) if everything else [key for key in self._waited_for if key in self._active]:
+        if everything:
+            self.news.exchanged_all(now)
+            keys = list(self._active)
+        else:
+            told = self._look(now)
+            keys = [key for key in {*self._waited_for, *told} if key in self._active]
+            reports |= {key: self._listening() for key in told if key[1] == TENANT_ROW}
+        for key in keys:
             report = reports[key] = Report(self.lessee, {})
             families = self._active[key]
             found = self._keys_of(key)
@@ -146,14 +146,67 @@ class Desk:
                 shares = self._shares.setdefault(key, KeyShares(self._unix_offset_s))
                 shares.report(*found, report, leaving=report.leaving)
         for tenant_id, said in self._words.say({key[0] for key in reports}, now, everything=everything).items():
-            reports[tenant_id, TENANT_ROW] = Report(self.lessee, {}, facts=said, leaving=True)
+            reports[tenant_id, TENANT_ROW] = self._listening(said)
+        for key in self.news.take_heard(now):
+            if key not in reports:
+                reports[key] = self._listening()
         for key, report in reports.items():
             # What an exchange that failed would have told is told with the next one.
             report.facts = {**self._unsaid.get(key, {}), **report.facts}
             if report.facts:
                 self._unsaid[key] = report.facts
+            report.is_news |= bool(report.facts)
         self._waited_for.clear()
         return reports
+
+    def _listening(self, said: Mapping[str, Any] = {}) -> Report:
+        return Report(self.lessee, {}, facts=dict(said), leaving=True, listening=True)
+
+    def _look(self, now: float) -> list[Key]:
+        """Find what others are to know before the period is over; give the rows to exchange for it."""
+        if not self.news.is_time_to_look(now):
+            return []
+        for key, families in self._active.items():
+            if not self.news.may_tell(key, now):
+                continue
+            shares = self._shares.get(key)
+            said: dict[str, Any] = {}
+            for held in families.values():
+                said |= held.lessons.say(held.ledger, now)
+            has_moved = False
+            if shares is not None:
+                said |= shares.say()
+                has_moved = shares.has_moved()
+            self._is_news(key, said, has_moved=has_moved)
+        for tenant_id in {key[0] for key in self._active}:
+            key = tenant_id, TENANT_ROW
+            if self.news.may_tell(key, now):
+                self._is_news(key, self._words.news(tenant_id))
+        return self.news.take_told(now)
+
+    def _is_news(self, key: Key, said: Mapping[str, Any], *, has_moved: bool = False) -> None:
+        if said:
+            self._unsaid[key] = {**self._unsaid.get(key, {}), **said}
+        if said or has_moved:
+            self.news.tell(key)
+
+    def early_at(self) -> float:
+        """Give when to exchange before the period is over although no request waits for it; inf: not at all."""
+        return self.news.early_at(is_in_use=bool(self._active))
+
+    def announced(self, tenant_id: UUID, rows: Iterable[str], now: float) -> None:
+        """Take in that another process has told something in these rows."""
+        self.news.noticed(now)
+        for key in ((tenant_id, row) for row in rows):
+            if key[1] == TENANT_ROW:
+                if self._words.knows(tenant_id):
+                    self.news.announced(key)
+            elif key in self._active:
+                shares = self._shares.get(key)
+                if shares is not None and shares.short:
+                    self._waited_for.add(key)  # it may have left slots, which only an exchange gives
+                else:
+                    self.news.announced(key)
 
     def _keys_of(self, key: Key) -> tuple[QuotaState, list[EndpointState]] | None:
         book = next(iter(self._active[key].values())).book
@@ -185,53 +238,12 @@ class Desk:
             name = f"{held.name}|{dimension.name.lower()}"
             told_age_s = now - ledger.told_as_of
             told = source.available(now) if dimension in ledger.told and told_age_s < TOLD_S else None
-            draw = self._draw(part, known[1], source, now, leaving=held.leaving)
+            draw = part.draw(known[1], source, now, unix_offset_s=self._unix_offset_s, leaving=held.leaving)
             draw.span_s = now - held.renewed_at if held.renewed_at > -inf else 0.0
             report.draws[name] = draw
             if told is not None:
                 draw.told, draw.told_age_s = told, max(0.0, told_age_s)
         report.facts |= held.lessons.say(ledger, now)
-
-    def _draw(self, part: Part, meter: LeasedMeter, source: Meter, now: float, *, leaving: bool) -> Draw:
-        part.measure(meter, now)
-        limit = meter.limit
-        demand, need = part.rate, 0.0
-        if meter.blocked:
-            # How much more is wanted is not known: twice as much each time, until it is enough or the fair part.
-            demand, need = 2.0 * part.rate + meter.need, meter.need
-        if part.counts_requests:
-            need = 1.0
-        part.need = max(0.5 * part.need, meter.need)
-        want = demand * HORIZON_S
-        if source.window_s < DAY_S:
-            want = max(want, limit * (ALONE if part.lessees == 1 else BURST))
-        want = min(limit, max(want, need, part.need))
-        spare = limit * SPARE if part.plenty and source.window_s < DAY_S else 0.0
-        keep = 0.0 if leaving else max(0.0, min(meter.balance, max(part.rate * KEEP_S, spare)))
-        part.returned = meter.balance - keep
-        part.sent = meter.spent
-        meter.balance = keep
-        meter.blocked, meter.need = False, 0.0
-        kind: Kind = "bucket" if isinstance(source, Bucket) else "sliding"
-        phase, recent = 0.0, None
-        if kind == "sliding" and source.window_s <= SHORT_S:
-            recent = part.dated(meter, source.window_s, now)
-        if isinstance(source, FixedWindow):
-            kind, phase = "fixed", (source.phase + self._unix_offset_s) % source.window_s
-        return Draw(
-            kind=kind,
-            limit=limit,
-            window_s=source.window_s,
-            phase=round(phase, 3),
-            spent=part.sent,
-            acked=part.acked,
-            keep=keep,
-            want=want,
-            need=need,
-            rate=min(demand, limit / source.window_s),
-            leaving=leaving,
-            recent=recent,
-        )
 
     def granted(self, key: Key, answer: Answer, *, sent_at: float, now: float, retry_at: float) -> bool:
         """Take over what an exchange granted; `retry_at`: when the next one is due. True: there is more than before."""
@@ -254,7 +266,7 @@ class Desk:
                 grant = answer.grants.get(f"{held.name}|{dimension.name.lower()}")
                 if part is None or grant is None:
                     continue
-                more |= self._take_over(part, meter, grant)
+                more |= part.take_over(meter, grant)
                 short |= grant.short
                 if grant.short and meter.recent is not None:
                     again_at = min(again_at, now + max(AGAIN_S, grant.retry_s))
@@ -268,17 +280,6 @@ class Desk:
             more |= held.lessons.hear(held.ledger, answer.facts, now)
         return more
 
-    @staticmethod
-    def _take_over(part: Part, meter: LeasedMeter, grant: Grant) -> bool:
-        part.acked = part.sent
-        part.logged.clear()
-        part.returned, part.is_alone = 0.0, False
-        part.share, part.lessees, part.free = grant.share, grant.lessees, max(0.0, grant.free)
-        meter.free, meter.pace_per_s = part.free, grant.pace_per_s
-        before = meter.balance
-        meter.balance = grant.held - (meter.spent - part.sent)
-        return meter.balance > before
-
     def _left(self, held: Held) -> None:
         """The lease is returned: back to the state before the first exchange."""
         lease, families = held.lease, self._active[held.key]
@@ -289,6 +290,7 @@ class Desk:
                 release(*found, held.book)
             del self._active[held.key]
             self._shares.pop(held.key, None)
+            self.news.forget(held.key)
         lease.noted, lease.asked = False, False
         lease.until, lease.retry_at = inf, -inf
         for dimension, (_, meter) in lease.meters.items():
@@ -298,6 +300,17 @@ class Desk:
                 meter.balance = meter.limit * CREDIT - (meter.spent - part.sent)
                 meter.free = meter.pace_per_s = inf
         held.leaving = False
+
+    def heard(self, key: Key, answer: Answer, now: float) -> bool:
+        """Take over what others have told in a row that was only read. True: there may be more than before."""
+        if key[1] == TENANT_ROW:
+            return self._words.hear(key[0], answer.facts, now)
+        more, shares = False, self._shares.get(key)
+        if shares is not None and (found := self._keys_of(key)) is not None:
+            more = shares.hear_words(found[1], answer, now)
+        for held in self._active.get(key, {}).values():
+            more |= held.lessons.hear(held.ledger, answer.facts, now)
+        return more
 
     def _lower(self, held: Held, dimension: Dimension, grant: Grant, now: float) -> None:
         """Let the ledger see what others have spent, unless the provider itself has just told."""
@@ -371,11 +384,3 @@ class TenantLeases:
     def open(self, book: QuotaBook, quota_id: str, family: str, ledger: Ledger) -> None:
         """See `QuotaLeasing.open`."""
         self.desk.open(self.tenant_id, quota_id, family, ledger, book)
-
-
-def safe_share(share: float, lessees: int, alone_s: float) -> float:
-    """Give the part of a limit that is a process's own, `alone_s` after its lease ended; see the module."""
-    even = 1.0 / (lessees + 1)
-    passed_s = alone_s if even < share else alone_s - LEASE_S
-    weight = min(1.0, max(0.0, passed_s / DECAY_S))
-    return share + (even - share) * weight

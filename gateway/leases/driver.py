@@ -1,19 +1,24 @@
-"""Exchanges this process's leases with the store, about once a second, and at once when a request waits for a grant."""
+"""Exchanges this process's leases with the store, about once a second, and at once when a request waits for a grant.
+
+Between these it tells and hears what cannot wait for the second, see `news`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from random import Random
 from uuid import UUID
 
 import msgspec
 
-from gateway.leases.desk import Desk, Key
+from gateway.leases import notices
+from gateway.leases.desk import Desk
 from gateway.leases.row import LEASE_S, Answer, Report, Row, exchange, later, listen
-from gateway.leases.store import LeaseStore, Swap
+from gateway.leases.store import Key, LeaseStore, Swap
 from gateway.leases.tenant_word import TENANT_ROW
 
 log = logging.getLogger(__name__)
@@ -34,7 +39,8 @@ _DECODER = msgspec.json.Decoder(Row)
 class LeaseDriver:
     """Drives a `Desk` over a `LeaseStore`; `run` as a task, cancel it to stop, then `close` gives everything back.
 
-    `on_granted` is told of tenants for whose requests there may be more. `clock` is the desk's monotonic clock.
+    `on_granted` is told of tenants for whose requests there may be more. `clock` is the desk's monotonic clock. What
+    others announce goes to `heard`.
     """
 
     def __init__(
@@ -52,32 +58,46 @@ class LeaseDriver:
         self._rng = rng
         self._on_granted = on_granted
         self._wake = asyncio.Event()
+        self._is_needed = False
         self._rows: dict[Key, bytes] = {}
-        self.desk = Desk(lessee, unix_offset_s=unix_offset_s, on_need=self._wake.set)
+        self.desk = Desk(lessee, unix_offset_s=unix_offset_s, on_need=self._need)
+        self._tag = notices.tag(lessee)
         self.exchanges = 0
         self.conflicts = 0
-        self.failures = 0
+        self.failures = self.unannounced = 0
         self.is_away = False
         self._tried_at = self._alone_at = -inf
 
     @property
     def is_waited_for(self) -> bool:
-        """Tell whether some request waits for a grant that was not asked for yet."""
-        return self._wake.is_set()
+        """Tell whether something is to be exchanged before the period is over."""
+        return self._is_needed or self._clock() >= self.desk.early_at()
+
+    def _need(self) -> None:
+        self._is_needed = True
+        self._wake.set()
+
+    def heard(self, payload: str) -> None:
+        """Take in a notice of another process, or of this one."""
+        notice = notices.parse(payload)
+        if notice is not None and notice.by != self._tag:
+            self.desk.announced(notice.tenant_id, notice.rows, self._clock())
+            self._wake.set()
 
     async def run(self) -> None:
         """Exchange for ever."""
         due = self._clock()
         while True:
-            delay_s = max(GAP_S, due - self._clock())
             # The first ones of a quiet process wait no longer than the gap; while the store is away, a period.
             await asyncio.sleep(max(GAP_S, PERIOD_S - (self._clock() - self._tried_at)) if self.is_away else GAP_S)
-            if delay_s > GAP_S and not self.is_away:
-                try:
-                    async with asyncio.timeout(delay_s - GAP_S):
+            while not (self.is_away or self.is_waited_for):
+                self._wake.clear()
+                delay_s = min(due, self.desk.early_at()) - self._clock()
+                if delay_s <= 0.0:
+                    break
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(delay_s):
                         await self._wake.wait()
-                except TimeoutError:
-                    pass
             now = self._clock()
             everything = now >= due or self.is_away
             if everything:
@@ -87,12 +107,12 @@ class LeaseDriver:
 
     async def exchange(self, *, everything: bool = True, due: float | None = None) -> None:
         """Exchange once what is due; never raises for a store that is away."""
-        self._wake.clear()
+        self._is_needed = False
         sent_at = self._clock()
         reports = self.desk.collect(sent_at, everything=everything)
         if not reports:
             return
-        pending, woken = dict(reports), set[UUID]()
+        pending, woken, told = dict(reports), set[UUID](), list[Key]()
         self._tried_at = sent_at
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -101,10 +121,17 @@ class LeaseDriver:
                         await asyncio.sleep(self._rng.random() * 0.002 * 2**attempt)
                     answers = await self._try(pending)
                     for key, answer in answers.items():
-                        del pending[key]
-                        retry_at = sent_at + PERIOD_S if due is None else due
-                        if self.desk.granted(key, answer, sent_at=sent_at, now=self._clock(), retry_at=retry_at):
+                        report = pending.pop(key)
+                        now = self._clock()
+                        if report.only_listens:
+                            more = self.desk.heard(key, answer, now)
+                        else:
+                            retry_at = sent_at + PERIOD_S if due is None else due
+                            more = self.desk.granted(key, answer, sent_at=sent_at, now=now, retry_at=retry_at)
+                        if more:
                             woken.add(key[0])
+                        if report.is_news and (answer.others or key[1] == TENANT_ROW):
+                            told.append(key)
                     if not pending:
                         break
                     self.conflicts += len(pending)
@@ -117,11 +144,22 @@ class LeaseDriver:
             if now - sent_at < LEASE_S:
                 span_s = min(MAX_SPAN_S, max(PERIOD_S, now - max(self._alone_at, sent_at - PERIOD_S)))
                 self._alone_at = now
-                self.desk.away(pending, now, span_s=span_s)
-                woken |= {key[0] for key in pending}
+                lost = [key for key, report in pending.items() if not report.listening]
+                self.desk.away(lost, now, span_s=span_s)
+                woken |= {key[0] for key in lost}
             # Else this process itself stood still, and so may have been given up by the others: it asks first.
         if woken:
             self._on_granted(woken)
+        if told and self.desk.news.may_announce(sent_at):
+            await self._announce(told)
+
+    async def _announce(self, keys: list[Key]) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._store.announce(notices.encode(keys, self._tag))
+        except Exception as error:  # noqa: BLE001 - a loop boundary: the others read it with their next exchange
+            self.unannounced += 1
+            log.warning("news of shared quotas not announced", extra={"reason": repr(error)})
 
     async def _try(self, reports: dict[Key, Report]) -> dict[Key, Answer]:
         clock, stored = await self._store.read(list(reports))
@@ -131,8 +169,8 @@ class LeaseDriver:
         for key, report in reports.items():
             found = stored.get(key)
             row = later(_decode(found.state) if found else None, _decode(self._rows.get(key)))
-            if report.only_listens and key[1] == TENANT_ROW:
-                heard[key] = listen(row, report)
+            if report.only_listens:
+                heard[key] = listen(row, report, clock)
                 continue
             answers[key] = exchange(row, report, clock)
             row.version = max(row.version, (found.version if found else 0) + 1)

@@ -8,7 +8,7 @@ itself whether a key is well again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gateway.balancing.book import QuotaBook
@@ -18,6 +18,8 @@ from gateway.leases.row import Answer, Draw, Report
 
 ROOM = 1.0 / 16.0
 """Of a cap so much is held beyond what is in flight."""
+MOVED, MOVED_SHARE = 8, 0.5
+"""A key whose requests in flight have changed by more than both since they were told is told of early."""
 
 BreakerSaid = tuple[bool, int]
 
@@ -30,11 +32,16 @@ class KeyShares:
         self._said: dict[str, BreakerSaid] = {}
         self._heard: dict[str, float] = {}
         self._families: dict[str, int] = {}
+        self._in_flight: dict[str, int] = {}
+        self._keys: Sequence[EndpointState] = ()
+        self._has_company = False
         self.short = False
         """Whether of some cap there was less than wanted, at the last exchange."""
 
-    def report(self, quota: QuotaState, keys: Iterable[EndpointState], report: Report, *, leaving: bool) -> None:
+    def report(self, quota: QuotaState, keys: Sequence[EndpointState], report: Report, *, leaving: bool) -> None:
         """Add what is to be told to `report`."""
+        self._keys = keys
+        report.is_news = self.has_moved()
         cap = quota.quota.limits.concurrency
         if cap is not None:
             report.draws["concurrency"] = _draw(cap, quota.slots, quota.in_flight, leaving=leaving)
@@ -53,18 +60,33 @@ class KeyShares:
                 report.draws[f"key|{key}"] = _draw(cap, state.slots, state.in_flight, leaving=leaving)
             if state.in_flight:
                 report.in_flight[key] = state.in_flight
-            breaker = state.breaker
-            said = (breaker.tripped, breaker.streak)
-            if self._said.get(key, (False, 0)) != said:
-                self._said[key] = said
-                value: Any = None
-                if breaker.tripped:
-                    value = [breaker.until + self._unix_offset_s, breaker.streak, breaker.ejected]
-                report.facts[f"breaker|{key}"] = value
+        self._in_flight = report.in_flight
+        report.facts |= self.say()
 
-    def hear(self, quota: QuotaState, keys: Iterable[EndpointState], answer: Answer, now: float) -> bool:
+    def say(self) -> dict[str, Any]:
+        """Give what is new of the breakers of the keys that were last reported on."""
+        said: dict[str, Any] = {}
+        for state in self._keys:
+            key, breaker = state.endpoint.id, state.breaker
+            stands = (breaker.tripped, breaker.streak)
+            if self._said.get(key, (False, 0)) != stands:
+                self._said[key] = stands
+                value = [breaker.until + self._unix_offset_s, breaker.streak, breaker.ejected]
+                said[f"breaker|{key}"] = value if breaker.tripped else None
+        return said
+
+    def has_moved(self) -> bool:
+        """Tell whether others should hear that much more or less is in flight than was told last."""
+        for state in self._keys if self._has_company else ():
+            told = self._in_flight.get(state.endpoint.id, 0)
+            if abs(state.in_flight - told) > max(MOVED, MOVED_SHARE * told):
+                return True
+        return False
+
+    def hear(self, quota: QuotaState, keys: Sequence[EndpointState], answer: Answer, now: float) -> bool:
         """Take over what others told; True: there may be capacity that was not there before."""
         more = self.short = False
+        self._has_company = answer.others > 0
         grant = answer.grants.get("concurrency")
         if grant is not None:
             self.short |= grant.short
@@ -79,13 +101,19 @@ class KeyShares:
                 ledger.concurrency.grant(int(grant.held))
                 more |= before is None or before < (ledger.concurrency.slots or 0)
         for state in keys:
-            key = state.endpoint.id
-            state.elsewhere = answer.in_flight.get(key, 0)
-            grant = answer.grants.get(f"key|{key}")
+            grant = answer.grants.get(f"key|{state.endpoint.id}")
             if grant is not None:
                 self.short |= grant.short
                 more |= state.slots is None or grant.held > state.slots
                 state.slots = int(grant.held)
+        return self.hear_words(keys, answer, now) or more
+
+    def hear_words(self, keys: Sequence[EndpointState], answer: Answer, now: float) -> bool:
+        """Take over what others told of keys, without grants; True: there may be capacity that was not there before."""
+        more = False
+        for state in keys:
+            key = state.endpoint.id
+            state.elsewhere = answer.in_flight.get(key, 0)
             fact = answer.facts.get(f"breaker|{key}")
             if fact is not None:
                 more |= self._hear_breaker(state, fact.at, fact.value, now)

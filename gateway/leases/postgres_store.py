@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from gateway.leases.desk import Key
-from gateway.leases.store import Stored, Swap
+from gateway.leases.notices import CHANNEL
+from gateway.leases.store import Key, Stored, Swap
 from gateway.standing_connection import StandingConnection
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ with given as (
 )
 select * from changed union all select * from made
 """
+_ANNOUNCE: Final = "select pg_notify($1, notice) from unnest($2::text[]) notice"
 
 
 class PostgresLeaseStore:
@@ -82,6 +83,10 @@ class PostgresLeaseStore:
             [swap.state for swap in ordered],
         )
         return {(row["tenant_id"], row["quota_id"]) for row in rows}
+
+    async def announce(self, notices: Sequence[str]) -> None:
+        """See `LeaseStore.announce`."""
+        await self._fetch(_ANNOUNCE, CHANNEL, notices)
 
     async def _fetch(self, query: str, *arguments: Sequence[object]) -> list[asyncpg.Record]:
         # Who gives up waiting does not break it off: to connect anew is what a slow server can bear least.

@@ -21,6 +21,7 @@ Only where nobody at all exchanged for so long (the store was away) the others a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -100,18 +101,24 @@ class Draw(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """One lessee's half of an exchange; `facts` are what it has learned since the last one; `leaving`: all of it."""
+    """One lessee's half of an exchange; `facts` are what it has learned since the last one; `leaving`: all of it.
+
+    `listening`: it wants to know what the others say, and nothing else of the row. `is_news`: others are to hear it at
+    once.
+    """
 
     lessee: str
     draws: dict[str, Draw]
     in_flight: dict[str, int] = {}
     facts: dict[str, Any] = {}
     leaving: bool = False
+    listening: bool = False
+    is_news: bool = False
 
     @property
     def only_listens(self) -> bool:
-        """Tell whether it changes nothing: it asks what the others say, and holds nothing of the row."""
-        return self.leaving and not (self.draws or self.in_flight or self.facts)
+        """Tell whether it changes nothing."""
+        return self.listening and not self.facts
 
 
 class Grant(msgspec.Struct):
@@ -132,11 +139,12 @@ class Grant(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """The store's half of an exchange; `in_flight` are the others' requests in flight by key."""
+    """The store's half of an exchange; `in_flight` are the others' requests in flight by key, `others` their number."""
 
     grants: dict[str, Grant]
     in_flight: dict[str, int]
     facts: dict[str, Fact]
+    others: int = 0
 
 
 def exchange(row: Row, report: Report, now: float, *, lease_s: float = LEASE_S) -> Answer:
@@ -166,11 +174,15 @@ def exchange(row: Row, report: Report, now: float, *, lease_s: float = LEASE_S) 
     if len(row.accounts) > MAX_ACCOUNTS:
         _forget(row, now)
     row.facts = say(row.facts, report.facts, report.lessee, now)
+    return Answer(grants, _busy(others), heard_by(row.facts, report.lessee), len(others))
+
+
+def _busy(lessees: Iterable[Lessee]) -> dict[str, int]:
     busy: dict[str, int] = {}
-    for other in others:
-        for key, count in other.in_flight.items():
+    for lessee in lessees:
+        for key, count in lessee.in_flight.items():
             busy[key] = busy.get(key, 0) + count
-    return Answer(grants, busy, heard_by(row.facts, report.lessee))
+    return busy
 
 
 def _forget(row: Row, now: float) -> None:
@@ -182,9 +194,10 @@ def _forget(row: Row, now: float) -> None:
         del row.accounts[name]
 
 
-def listen(row: Row, report: Report) -> Answer:
+def listen(row: Row, report: Report, now: float) -> Answer:
     """Give what the others say to one that has nothing to say."""
-    return Answer({}, {}, heard_by(row.facts, report.lessee))
+    others = [lessee for name, lessee in row.lessees.items() if name != report.lessee and lessee.ends > now]
+    return Answer({}, _busy(others), heard_by(row.facts, report.lessee), len(others))
 
 
 def _end_leases(row: Row, me: str, now: float, lease_s: float) -> None:

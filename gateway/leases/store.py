@@ -10,8 +10,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
-from gateway.leases.desk import Key
+Key = tuple[UUID, str]
+"""A quota: its tenant, its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +43,24 @@ class LeaseStore(Protocol):
     async def swap(self, swaps: Sequence[Swap]) -> set[Key]:
         """Put rows back, each for itself; give those that still stood at `before`."""
 
+    async def announce(self, notices: Sequence[str]) -> None:
+        """Have all processes hear these notices (`notices.encode`), as far as they listen."""
+
     async def close(self) -> None:
         """Let go of what the store holds open."""
 
 
 class InMemoryLeaseStore:
-    """The twin: a dictionary, and a clock of its own. `broken` set to an exception makes every call fail with it."""
+    """The twin: a dictionary, and a clock of its own. `broken` set to an exception makes every call fail with it.
+
+    `listeners` hear what is announced.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.rows: dict[Key, Stored] = {}
         self.broken: Exception | None = None
-        self.reads = 0
+        self.listeners: list[Callable[[str], None]] = []
+        self.reads = self.swaps = self.notices = 0
         self._clock = clock
 
     async def read(self, keys: Sequence[Key]) -> tuple[float, dict[Key, Stored]]:
@@ -67,6 +76,7 @@ class InMemoryLeaseStore:
         await asyncio.sleep(0)
         if self.broken is not None:
             raise self.broken
+        self.swaps += 1
         done: set[Key] = set()
         for swap in swaps:
             stands = self.rows.get(swap.key)
@@ -74,6 +84,16 @@ class InMemoryLeaseStore:
                 self.rows[swap.key] = Stored(swap.version, swap.state)
                 done.add(swap.key)
         return done
+
+    async def announce(self, notices: Sequence[str]) -> None:
+        """See `LeaseStore.announce`."""
+        await asyncio.sleep(0)
+        if self.broken is not None:
+            raise self.broken
+        self.notices += len(notices)
+        for notice in notices:
+            for listener in self.listeners:
+                listener(notice)
 
     async def close(self) -> None:
         """See `LeaseStore.close`."""

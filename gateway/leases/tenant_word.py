@@ -46,11 +46,12 @@ class TenantWord:
     def say(self, book: QuotaBook) -> dict[str, Any]:
         """Give what is new since the last time."""
         said: dict[str, Any] = {}
-        for quota_id, word in named(book).items():
+        for quota_id, word in (book.shared.words if book.size > 1 else {}).items():
             if self._named.get(quota_id) != word[1:]:
                 self._named[quota_id] = word[1:]
                 said[f"named|{quota_id}"] = list(word[1:])
-        for name, breaker in _worst(book).items():
+        is_well = not (self._outages or any(common.tripped for _, common in book.commons()))
+        for name, breaker in ({} if is_well else _worst(book)).items():
             state = (breaker.tripped, breaker.streak)
             if self._outages.get(name, _CLOSED) != state:
                 self._outages[name] = state
@@ -118,6 +119,10 @@ class TenantWords:
         if known is None or known[0] is not book:
             self._books[tenant_id] = book, TenantWord(self._unix_offset_s)
 
+    def knows(self, tenant_id: UUID) -> bool:
+        """Tell whether this process has used the tenant's quotas."""
+        return tenant_id in self._books
+
     def say(self, tenant_ids: Iterable[UUID], now: float, *, everything: bool) -> dict[UUID, dict[str, Any]]:
         """Give what is new for tenants' rows: of all, or of those that were not asked after in the last `EVERY_S`."""
         found = {}
@@ -128,16 +133,15 @@ class TenantWords:
                 found[tenant_id] = known[1].say(known[0])
         return found
 
+    def news(self, tenant_id: UUID) -> dict[str, Any]:
+        """Give what is new for one tenant's row since the last time."""
+        known = self._books.get(tenant_id)
+        return {} if known is None else known[1].say(known[0])
+
     def hear(self, tenant_id: UUID, facts: Mapping[str, Fact], now: float) -> bool:
         """Take over what others say of a tenant; True: there may be capacity that was not there before."""
         known = self._books.get(tenant_id)
         return known is not None and known[1].hear(known[0], facts, now)
-
-
-def named(book: QuotaBook) -> dict[str, Named]:
-    """Give the names of quotas that could be one with another: where the tenant has several."""
-    words = book.shared.words
-    return dict(words) if book.size > 1 else {}
 
 
 def _worst(book: QuotaBook) -> dict[str, Breaker]:

@@ -7,9 +7,9 @@ from random import Random
 import pytest
 
 from gateway.balancing.quota import Limits
-from gateway.leases.desk import Key
 from gateway.leases.driver import MAX_SPAN_S, PERIOD_S
 from gateway.leases.row import Answer, Report, Row, exchange
+from gateway.leases.store import Key
 from tests.leases.world import UNIX, Process, World
 
 RPM, PROCESSES, OFFERED = 6_000, 4, 1.5

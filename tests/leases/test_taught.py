@@ -1,8 +1,7 @@
-"""What one process was taught is known to all within a second: names, outages, beliefs; a mistake of one passes."""
+"""What one process was taught all others take over: names, outages, beliefs; a mistake of one passes."""
 
 from __future__ import annotations
 
-from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -10,83 +9,17 @@ import msgspec
 import pytest
 
 from auth.errors import Unavailable
-from gateway.balancing.balancer import Balancer
-from gateway.balancing.book import QuotaBook
 from gateway.balancing.charging import Dimension
-from gateway.balancing.decision import Ask, Lease, Picked
-from gateway.balancing.endpoint import Endpoint
-from gateway.balancing.hints import Hint
-from gateway.balancing.ledger import Ledger
-from gateway.balancing.outcome import Outcome, OutcomeKind
-from gateway.balancing.predictor import Identification
-from gateway.balancing.quota import Limits, Quota
-from gateway.balancing.strategies.registry import make_strategy
+from gateway.balancing.decision import Ask, Picked
+from gateway.balancing.outcome import OutcomeKind
 from gateway.leases.facts import PEAK_S, say
 from gateway.leases.row import Row
 from gateway.leases.store import InMemoryLeaseStore, Swap
 from gateway.leases.tenant_word import TENANT_ROW
-from tests.leases.world import lease_driver
+from tests.leases.pools import UNIX, Process
+from tests.leases.world import TENANT
 
-TENANT, OTHER = UUID(int=1), UUID(int=2)
-KEYS = "abcd"
-UNIX = 1e9
-DOWN = OutcomeKind.CONNECT_FAILED
-
-
-class Process:
-    """One process's pool over four keys with quotas of their own, at one address."""
-
-    def __init__(self, world: World, name: str, tenant_id: UUID = TENANT) -> None:
-        self.world = world
-        self.driver = lease_driver(world, name, unix_offset_s=UNIX)
-        self.book = QuotaBook(self.driver.desk.of(tenant_id))
-        self.pool = Balancer(
-            [Endpoint(key, f"q-{key}", "openai", address="https://one.test") for key in KEYS],
-            [Quota(f"q-{key}", Limits(rpm=6000), "openai") for key in KEYS],
-            make_strategy("predictive"),
-            rng=Random(name),
-            now=world.now,
-            unix_offset_s=UNIX,
-            book=self.book,
-        )
-
-    def send(self, key: str) -> Lease:
-        ask = Ask("m", dialect="openai", excluded=frozenset(KEYS) - {key})
-        decision = self.pool.acquire(ask, now=self.world.now)
-        assert isinstance(decision, Picked), decision
-        return decision.lease
-
-    def ask(self, key: str, kind: OutcomeKind = OutcomeKind.OK, hint: Hint | None = None) -> None:
-        self.pool.observe(self.send(key), Outcome(kind=kind, status=200, hint=hint), now=self.world.now)
-
-    def answered(self, key: str, organisation: str) -> None:
-        self.ask(key, hint=Hint(quota_name=organisation))
-
-    def fail(self, kind: OutcomeKind = DOWN, keys: str = "abc") -> None:
-        """Have requests on several keys fail that were all under way at once."""
-        for lease in [self.send(key) for key in keys * 2]:
-            self.pool.observe(lease, Outcome(kind=kind), now=self.world.now)
-
-    def ledger(self, key: str) -> Ledger:
-        found = self.book.state(f"q-{key}")
-        assert found is not None
-        return next(iter(found.ledgers.values()))
-
-    def learner(self, key: str) -> Identification:
-        learner = self.ledger(key).learner
-        assert learner is not None
-        return learner
-
-    def limit(self, key: str) -> float:
-        return self.ledger(key).limits(self.world.now)["rpm"][0]
-
-    @property
-    def outages(self) -> set[str]:
-        return {name for name, state in self.pool.view(self.world.now).outages.items() if state != "half_open"}
-
-    @property
-    def counted_as(self) -> dict[str, str | None]:
-        return {each.id: each.counted_as for each in self.pool.view(self.world.now).quotas}
+OTHER = UUID(int=2)
 
 
 class World:

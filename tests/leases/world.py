@@ -26,15 +26,20 @@ STEP_S = 0.01
 class Timed(Protocol):
     """A world with a clock of its own and one store for all."""
 
-    now: float
-    store: InMemoryLeaseStore
+    @property
+    def now(self) -> float:
+        """Its time."""
+
+    @property
+    def store(self) -> InMemoryLeaseStore:
+        """What all its processes share."""
 
 
 def lease_driver(
     world: Timed, name: str, *, unix_offset_s: float = UNIX, on_granted: Callable[[set[UUID]], None] = lambda _: None
 ) -> LeaseDriver:
     """Make the driver of one process of `world`."""
-    return LeaseDriver(
+    driver = LeaseDriver(
         world.store,
         lessee=name,
         clock=lambda: world.now,
@@ -42,6 +47,8 @@ def lease_driver(
         rng=Random(name),
         on_granted=on_granted,
     )
+    world.store.listeners.append(driver.heard)
+    return driver
 
 
 class Process:
