@@ -1,10 +1,11 @@
-"""Two real processes: what one of them is answered, the other knows."""
+"""Two real processes: what one of them is answered, the other knows, and caps are of both together."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,40 @@ async def test_names_and_outages_that_one_process_meets_are_known_in_the_other(t
                 assert [each["outcomes"] for each in state["keys"] if set(each["outcomes"]) - {"ok"}] == []
 
             await asyncio.to_thread(outages)
+
+
+async def test_a_cap_holds_over_both_processes_and_a_breaker_opens_in_both(tmp_path: Path) -> None:
+    port, cap = free_port(), 6
+    config = {"keys": [{"secret": f"sk-sim-{name}-000000000000", "name": name} for name in KEYS]}
+
+    def first(state: dict[str, Any]) -> dict[str, Any]:
+        return next(each for each in state["keys"] if each["key"] == "first")
+
+    with run_provider(tmp_path, config) as provider, ExitStack() as stack:
+        pool: dict[str, Any] = pool_of(provider, *KEYS)
+        pool["providers"][0]["max_in_flight"] = cap
+
+        def fault(**fault: object) -> None:
+            found = httpx2.put(f"{provider.base_url}/_sim/keys/first/faults", json=[fault])
+            found.raise_for_status()
+
+        async with installation(tmp_path, port) as setup:
+            control = await setup.start("control", port)
+            token = await asyncio.to_thread(setup.new_tenant, control, "acme", pool)
+            one, two = [stack.enter_context(closing(Gateway(await setup.start("gateway"), token))) for _ in range(2)]
+            for each in (one, two):
+                # So small a cap is not divided on credit: an exchange comes first, and meanwhile the other keys serve.
+                await asyncio.to_thread(each.until, lambda state: first(state)["picks"] > 0, asking=True)
+            fault(kind="delay", delay_s=0.2)
+            with ThreadPoolExecutor(40) as callers:
+                assert set(callers.map(Gateway.ask, [one, two] * 60)) == {200}
+            assert 1 < provider.counts()["first"]["max_in_flight"] <= cap
+
+            def breaks() -> None:
+                fault(kind="status", status=500)
+                one.until(lambda state: first(state)["breaker"] != "closed", asking=True)
+                # Not before the key has worked in the other process itself for the last time a second ago.
+                state = two.until(lambda state: first(state)["breaker"] != "closed")
+                assert set(first(state)["outcomes"]) == {"ok"}
+
+            await asyncio.to_thread(breaks)
