@@ -76,8 +76,13 @@ async def test_two_hosts_share_6000_a_minute_through_everything(tmp_path: Path) 
                 await look(running, "one killed, one added", 30.0)
     for name, measured in found.items():
         assert measured.over <= 0.01, name
-        least = 0.90 if measured.seconds < 20 else 0.97
-        assert measured.used(6_000) >= least, name
+    # Ten seconds are few: what an exchange holds back at their end is a share of them, and is there after them.
+    outage, back = found.pop("Postgres away"), found.pop("Postgres back")
+    rows = {name: (each.admitted, each.seconds) for name, each in found.items()}
+    rows["Postgres away, and back"] = outage.admitted + back.admitted, outage.seconds + back.seconds
+    for name, (admitted, seconds) in rows.items():
+        assert admitted >= 0.97 * 100.0 * seconds, name
+    assert outage.used(6_000) >= 0.90
 
 
 def test_a_measurement_says_what_was_over_and_what_was_used() -> None:
