@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES: Final = 8 * 1024 * 1024
 _LEAST_BYTES: Final = 64 * 1024
+_SEGMENTS: Final = 16
+"""So many a spool has at least, as long as they are not too small: one row that waits keeps its whole segment."""
 RETRY_S: Final = 5.0
 """How long no segment is asked for after the disk refused one."""
 _HEADER: Final = struct.Struct("<II")
@@ -129,7 +131,7 @@ class UsageSpool:
         self, directory: Path, *, max_bytes: int, clock: Callable[[], float], segment_bytes: int = SEGMENT_BYTES
     ) -> None:
         self._directory = directory
-        self._segment_bytes = max(min(segment_bytes, max_bytes), _LEAST_BYTES)
+        self._segment_bytes = max(min(segment_bytes, max_bytes // _SEGMENTS), _LEAST_BYTES)
         self._max_segments = max(1, max_bytes // self._segment_bytes)
         self._clock = clock
         self._active: Segment | None = None

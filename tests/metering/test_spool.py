@@ -168,6 +168,16 @@ async def test_beyond_its_bound_rows_are_in_memory_alone_and_counted(disk: Disk)
     assert spool.unspooled == before, "there is room again"
 
 
+def test_a_small_spool_is_taken_and_given_back_in_parts(disk: Disk) -> None:
+    spool = UsageSpool(disk.directory, max_bytes=16 * SMALL, clock=lambda: disk.now)
+    recorder = UsageRecorder(InMemoryUsageStore(), spool=spool)
+    recorded(recorder, 1)
+    assert spool.bytes_held == SMALL
+    recorded(recorder, SMALL // 100)
+    assert spool.bytes_held > SMALL
+    assert spool.unspooled == 0
+
+
 FULL = """
 import resource, sys, time
 from pathlib import Path
