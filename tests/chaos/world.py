@@ -1,6 +1,6 @@
-"""What chaos happens to: two processes over one database and one spool, a steady and a wild provider.
+"""What chaos happens to: three processes over one database, two of them over one spool, a steady and a wild provider.
 
-One of the two may be a supervisor with several workers.
+`gateway` may be a supervisor with several workers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from pathlib import Path
 import asyncpg
 import httpx2
 
-from tests.chaos.traffic import TOTAL_S, Callers
+from tests.chaos.line import TOTAL_S
+from tests.chaos.management import Managers
+from tests.chaos.traffic import Callers
 from tests.e2e.conftest import free_port, wait_for
 from tests.e2e.production import Installation, InterruptiblePostgres, installation
 from tests.hostile.provider import Provider
@@ -31,6 +33,9 @@ _WRITE_S = 1.0
 _END_S = 30.0
 """How long an end may take: docs/faults.md has 20 s beyond the drain, which is 5 s here."""
 PATH = b"/pools/main/v1/chat/completions"
+_SPOOL_BYTES = 1024 * 1024
+SEGMENT_BYTES = 64 * 1024
+"""What a spool of `_SPOOL_BYTES` asks the disk for at a time: some 150 rows."""
 
 
 @dataclass
@@ -42,7 +47,7 @@ class Process:
     running: subprocess.Popen[bytes]
     log: Path
     workers: int = 1
-    callers: list[Callers] = field(default_factory=list)
+    callers: list[Callers | Managers] = field(default_factory=list)
     killed_at: float = float("-inf")
     first_mib: float = 0.0
     most_mib: float = 0.0
@@ -63,10 +68,6 @@ class Process:
             with contextlib.suppress(OSError):
                 found = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
                 self.most_mib = max([self.most_mib, *(int(each) / 1024 for each in found)])
-
-    def freeze(self, *, frozen: bool) -> None:
-        for each in self.callers:
-            each.frozen = frozen
 
 
 @dataclass
@@ -111,10 +112,28 @@ class World:
     def _spawn(self, process: Process) -> tuple[subprocess.Popen[bytes], Path]:
         return spawned(self.installation, process.command, process.port, process.workers)
 
-    async def in_flight(self, process: Process) -> float:
+    async def counted(self, process: Process, name: str) -> float:
+        """Return the sum of a metric over what serves of a process, 0 when there is none."""
         async with httpx2.AsyncClient(timeout=10) as client:
             text = (await client.get(f"http://127.0.0.1:{process.port}/metrics")).text
-        return sum(float(each) for each in re.findall(r"^llm_proxy_in_flight(?:{.*})? (\S+)$", text, re.MULTILINE))
+        return sum(float(each) for each in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+
+    async def as_owner(self, *statements: str) -> None:
+        """Do something to the database that the gateway's role may not."""
+        connection = await asyncpg.connect(self.postgres.owner_url)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    async def pools(self) -> set[str]:
+        """Return the names of all pools in the table."""
+        connection = await asyncpg.connect(self.postgres.owner_url)
+        try:
+            return {row["name"] for row in await connection.fetch("select name from pool")}
+        finally:
+            await connection.close()
 
     async def rows(self) -> dict[str, int]:
         """Return how often each request id is in the usage table."""
@@ -151,23 +170,21 @@ async def made(directory: Path, pace_s: float, workers: int) -> AsyncIterator[Wo
     try:
         settings = {
             "LLM_PROXY_USAGE_SPOOL": str(directory / "spool"),
+            "LLM_PROXY_USAGE_SPOOL_SIZE": str(_SPOOL_BYTES),
             "LLM_PROXY_HEADER_TIMEOUT": "3",
             "LLM_PROXY_BODY_TIMEOUT": "3",
             "LLM_PROXY_DRAIN": "5",
             "PYTHONPATH": str(Path(__file__).parent / "witness"),
         }
         async with installation(directory, port, **settings) as running:
-            process, log = running.spawn("serve", port)
-            base_url = f"http://127.0.0.1:{port}"
-            await asyncio.to_thread(wait_for, f"{base_url}/readyz", process, log)
-            token = await asyncio.to_thread(_tenant, running, base_url, wild, steady)
-            other_port = free_port()
-            other, other_log = spawned(running, "gateway", other_port, workers)
-            await asyncio.to_thread(wait_for, f"http://127.0.0.1:{other_port}/readyz", other, other_log)
-            processes = [
-                Process("serve", port, process, log),
-                Process("gateway", other_port, other, other_log, workers=workers),
-            ]
+            processes: list[Process] = []
+            for command in ("serve", "gateway", "control"):
+                its_port = free_port() if processes else port
+                its_workers = workers if command == "gateway" else 1
+                process, log = spawned(running, command, its_port, its_workers)
+                await asyncio.to_thread(wait_for, f"http://127.0.0.1:{its_port}/readyz", process, log)
+                processes.append(Process(command, its_port, process, log, workers=its_workers))
+            token = await asyncio.to_thread(_tenant, running, f"http://127.0.0.1:{port}", wild, steady)
             yield World(running, processes, wild, steady, token.encode(), pace_s)
     finally:
         wild.stop()
