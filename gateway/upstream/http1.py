@@ -43,7 +43,6 @@ class Http1Connection(asyncio.Protocol):
         "_complete",
         "_deadlines",
         "_drained",
-        "_expires_at",
         "_head_bytes",
         "_headers",
         "_headless",
@@ -58,12 +57,14 @@ class Http1Connection(asyncio.Protocol):
         "_reading_paused",
         "_response",
         "_reusable",
+        "_since",
         "_timer",
         "_timer_at",
         "_total_at",
         "_transport",
         "_unsent",
         "_until_close",
+        "_within_s",
         "_writing_paused",
         "exchanges",
         "idle_since",
@@ -84,7 +85,7 @@ class Http1Connection(asyncio.Protocol):
         self._pump: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = self._expires_at = self._total_at = 0.0
+        self._timer_at = self._since = self._within_s = self._total_at = 0.0
         self._phase = ""
         self._deadlines = Deadlines()
         self._headers: list[tuple[bytes, bytes]] | None = []
@@ -198,7 +199,7 @@ class Http1Connection(asyncio.Protocol):
         elif self._phase == "write" and self._pump is None and self._is_unanswered():
             self._enter_sent()
 
-    # --- deadlines: one timer a connection, moved only when it would ring too late
+    # --- deadlines: one timer a connection, moved only when it would ring too late; what rings too early looks again
 
     def _is_unanswered(self) -> bool:
         return self._response is not None and not self._response.status
@@ -215,16 +216,18 @@ class Http1Connection(asyncio.Protocol):
 
     def _enter(self, phase: str, within_s: float) -> None:
         """Begin a phase that may take so long; inf: as long as the whole exchange."""
-        self._phase = phase
-        expires_at = self._loop.time() + within_s
-        self._expires_at = expires_at = expires_at if expires_at < self._total_at else self._total_at
-        if self._timer is None or self._timer_at > expires_at:
+        now = self._loop.time()
+        self._phase, self._since, self._within_s = phase, now, within_s
+        if self._timer is None or self._timer_at > now + within_s or self._timer_at > self._total_at:
             self._set_timer()
+
+    def _expires_at(self) -> float:
+        return min(self._since + self._within_s, self._total_at)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = self._expires_at
+        self._timer_at = self._expires_at()
         self._timer = self._loop.call_at(self._timer_at, self._on_timer)
 
     def _on_timer(self) -> None:
@@ -232,7 +235,7 @@ class Http1Connection(asyncio.Protocol):
         if self._response is None or self._lost:
             return
         now = self._loop.time()
-        if now < self._expires_at:
+        if now < self._expires_at():
             self._set_timer()
             return
         if self._phase == "write" and now < self._total_at and self._transport is not None:
@@ -272,6 +275,8 @@ class Http1Connection(asyncio.Protocol):
                 self._reading_paused = True
                 self._transport.pause_reading()
                 self._enter("blocked", inf)
+            elif self._phase == "idle":
+                self._since = self._loop.time()
             else:
                 self._enter("idle", self._deadlines.idle_s)
         elif self._head_bytes > MAX_HEAD_BYTES:
