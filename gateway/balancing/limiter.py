@@ -94,12 +94,12 @@ class Bucket:
         return max(now, self._at) + missing / self._per_s + 1e-6
 
     def take(self, amount: float, now: float) -> None:
-        level = self._level
         if now > self._at:
-            level += (now - self._at) * self._per_s
-            level = level if level < self.limit else self.limit
+            level = self._level + (now - self._at) * self._per_s
+            self._level = (level if level < self.limit else self.limit) - amount
             self._at = now
-        self._level = level - amount
+        else:
+            self._level -= amount
         self.taken += amount
 
     def adjust(self, delta: float, taken_at: float, now: float) -> None:

@@ -19,12 +19,8 @@ The gateway adds
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from gateway.balancing.hints import MAX_RETRY_AFTER_S, parse_retry_after
 from gateway.proxy.channel import HeaderList
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 FORWARDED = frozenset(
     {
@@ -49,11 +45,6 @@ IDENTITY = (b"accept-encoding", b"identity")
 """Answers are asked for uncompressed, so that usage can be read as it passes."""
 PLAIN_CONNECTION = frozenset({b"keep-alive", b"close"})
 """Values of `Connection` that name no header."""
-
-
-def returned(headers: Headers) -> HeaderList:
-    """Return the provider's headers that reach the caller."""
-    return [header for header in headers if header[0] in RETURNED]
 
 
 def with_capped_delays(headers: HeaderList, *, now_unix: float) -> HeaderList:

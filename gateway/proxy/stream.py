@@ -7,7 +7,7 @@ from gateway.metering.sse import AnswerTap
 from gateway.proxy.channel import Channel, HeaderList
 from gateway.proxy.dialects import Shape, error_event
 from gateway.proxy.faults import RequestFault, UpstreamFailed, UpstreamSlow
-from gateway.proxy.headers import returned, with_capped_delays
+from gateway.proxy.headers import RETURNED, with_capped_delays
 from gateway.proxy.record import RequestRecord
 from gateway.proxy.screen import KeyScreen
 from gateway.upstream.classify import classify_error
@@ -22,7 +22,7 @@ _WORDS = {kind: kind.value for kind in OutcomeKind}
 
 def answer_head(answer: Answer, record: RequestRecord) -> tuple[bytes, int]:
     """Return the header lines that the caller gets with `answer`, and the length that they tell, -1 if none."""
-    headers = returned(answer.headers)
+    headers = answer.headers_among(RETURNED)
     told = dict(headers)
     length = told.get(b"content-length", b"")
     if answer.status >= 400:

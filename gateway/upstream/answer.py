@@ -105,6 +105,10 @@ class Answer:
         """The headers with lower-case names, in order, repeats kept; made anew."""
         return self._response.headers
 
+    def headers_among(self, wanted: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+        """Give those of the headers whose names are `wanted`, a set that the program knows; made anew."""
+        return self._response.shape.among(wanted, self._response.values)
+
     @property
     def has_bytes(self) -> bool:
         """Tell whether `read` would return at once with bytes."""

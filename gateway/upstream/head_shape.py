@@ -5,8 +5,9 @@ A provider sends the same headers in the same order in answer after answer, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter, methodcaller
+from typing import TypeVar
 
 from gateway.balancing.hints import header_names
 
@@ -14,6 +15,10 @@ MAX_SHAPES = 1024
 MAX_NAMES, MAX_NAME_BYTES = 64, 2048
 """Heads with more names, or longer ones, are worked out each time: what is kept of upstreams is bounded."""
 
+_Name = TypeVar("_Name", str, bytes)
+_Pick = Callable[[Sequence[bytes]], Sequence[bytes]]
+_Places = tuple[tuple[_Name, ...], _Pick]
+"""What some of the headers are called, and what takes their values out of all."""
 _text: Callable[[bytes], str] = methodcaller("decode", "latin-1")
 
 
@@ -23,42 +28,40 @@ class HeadShape:
     `codings` of `transfer-encoding`; `content_type` of the first, -1 if there is none.
     """
 
-    __slots__ = ("_limits", "codings", "content_type", "has_length", "names")
+    __slots__ = ("_among", "_limits", "codings", "content_type", "has_length", "names")
 
     def __init__(self, names: Sequence[bytes]) -> None:
         self.names = lowered = tuple(name.lower() for name in names)
         self.has_length = b"content-length" in lowered
         self.codings = tuple(at for at, name in enumerate(lowered) if name == b"transfer-encoding")
         self.content_type = lowered.index(b"content-type") if b"content-type" in lowered else -1
-        self._limits: dict[str, _Limits | None] = {}
+        self._limits: dict[str, _Places[str]] = {}
+        self._among: dict[frozenset[bytes], _Places[bytes]] = {}
 
     def limits(self, style: str, values: Sequence[bytes]) -> dict[str, str] | None:
         """Give the headers that `parse_hint` reads in this style, decoded; None: there are none."""
-        if style in self._limits:
-            found = self._limits[style]
-        else:
-            found = self._limits[style] = _Limits.of(self.names, style)
-        return None if found is None else dict(zip(found.names, map(_text, found.pick(values)), strict=True))
+        places = self._limits.get(style)
+        if places is None:
+            places = self._limits[style] = _places(self.names, header_names(style))
+        names, pick = places
+        return dict(zip(names, map(_text, pick(values)), strict=True)) if names else None
+
+    def among(self, wanted: frozenset[bytes], values: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Give the headers whose names are `wanted`, one of the few sets that the program knows, in order."""
+        places = self._among.get(wanted)
+        if places is None:
+            places = self._among[wanted] = _places(self.names, {name: name for name in wanted})
+        names, pick = places
+        return list(zip(names, pick(values), strict=True))
 
 
-class _Limits:
-    """Where the limit headers of one style are: `pick` takes their values out of all."""
-
-    __slots__ = ("names", "pick")
-
-    def __init__(self, names: tuple[str, ...], pick: Callable[[Sequence[bytes]], tuple[bytes, ...]]) -> None:
-        self.names = names
-        self.pick = pick
-
-    @classmethod
-    def of(cls, names: Sequence[bytes], style: str) -> _Limits | None:
-        known = header_names(style)
-        at = [at for at, name in enumerate(names) if name in known]
-        if not at:
-            return None
-        # For one position alone itemgetter would give the bare value: the same one twice is as good.
-        at = at * 2 if len(at) == 1 else at
-        return cls(tuple(known[names[each]] for each in at), itemgetter(*at))
+def _places(names: Sequence[bytes], wanted: Mapping[bytes, _Name]) -> _Places[_Name]:
+    at = [at for at, name in enumerate(names) if name in wanted]
+    if len(at) > 1:
+        pick: _Pick = itemgetter(*at)
+    else:  # of one position itemgetter gives the bare value
+        pick = itemgetter(slice(at[0], at[0] + 1) if at else slice(0))
+    return tuple(wanted[names[each]] for each in at), pick
 
 
 _shapes: dict[tuple[bytes, ...], HeadShape] = {}

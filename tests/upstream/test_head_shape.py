@@ -45,6 +45,15 @@ def test_each_style_has_its_own_limit_headers() -> None:
     assert shape.limits("openai", [b"3", b"4"]) == {"x-ratelimit-limit-tokens": "3"}
 
 
+def test_the_wanted_headers_are_given_as_they_came() -> None:
+    shape, values = HeadShape([b"A", b"b", b"a", b"c"]), [b"1", b"2", b"3", b"4"]
+    for _ in range(2):
+        assert shape.among(frozenset({b"a", b"c"}), values) == [(b"a", b"1"), (b"a", b"3"), (b"c", b"4")]
+        assert shape.among(frozenset({b"b"}), values) == [(b"b", b"2")]
+        assert shape.among(frozenset({b"d"}), values) == []
+    assert HeadShape([]).among(frozenset({b"d"}), []) == []
+
+
 def test_what_upstreams_can_have_kept_is_bounded() -> None:
     first = shape_of((b"first",))
     assert shape_of((b"first",)) is first

@@ -106,8 +106,6 @@ class Weighted:
     def _cycle(self, ready: Ready) -> list[int]:
         cache = ready.level.cache
         known: _Cycle | None = cache.get(self.name)
-        if known is not None and ready.now < known.until:
-            return known.order
         weights = derived_weights(ready.candidates, self._by, ready.now)
         until = inf if self._by == "fixed" else ready.now + REWEIGH_S
         if known is not None and known.weights == weights:
@@ -117,7 +115,8 @@ class Weighted:
         return made.order
 
     def choose(self, ready: Ready, rng: Random) -> Candidate | None:
-        cycle = self._cycle(ready)
+        known: _Cycle | None = ready.level.cache.get(self.name)
+        cycle = known.order if known is not None and ready.now < known.until else self._cycle(ready)
         size = len(cycle)
         key = ready.level.key
         position = self._cursors.get(key, size, rng)
