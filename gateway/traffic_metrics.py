@@ -35,11 +35,21 @@ class _Times:
         self.sum_ms += ms
 
 
+class _Kind:
+    """Requests of one operation, status and outcome; their times are those of the operation."""
+
+    __slots__ = ("count", "first", "total")
+
+    def __init__(self, total: _Times, first: _Times) -> None:
+        self.total, self.first = total, first
+        self.count = 0
+
+
 class TrafficMetrics(Collector):
     """Counts finished requests from their usage rows: a `Recorder` beside the one that stores them."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._requests: dict[tuple[str, int, str], int] = {}
+        self._kinds: dict[tuple[str, int, str], _Kind] = {}
         self._times: dict[str, tuple[_Times, _Times]] = {}
         self._attempts: dict[str, int] = {}
         self._input_tokens = self._output_tokens = 0
@@ -47,19 +57,21 @@ class TrafficMetrics(Collector):
 
     def record(self, row: UsageEvent) -> None:
         """Count one row."""
-        operation, provider, requests = row.operation, row.provider, self._requests
-        known = (operation, row.status, row.outcome)
-        requests[known] = requests.get(known, 0) + 1
-        times = self._times.get(operation)
-        if times is None:
-            times = self._times[operation] = (_Times(), _Times())
-        times[0].add(row.total_ms)
+        kind = self._kinds.get((row.operation, row.status, row.outcome)) or self._kind_of(row)
+        kind.count += 1
+        kind.total.add(row.total_ms)
         if row.first_byte_ms is not None:
-            times[1].add(row.first_byte_ms)
+            kind.first.add(row.first_byte_ms)
+        provider = row.provider
         if provider is not None:
             self._attempts[provider] = self._attempts.get(provider, 0) + row.attempts
         self._input_tokens += row.input_tokens
         self._output_tokens += row.output_tokens
+
+    def _kind_of(self, row: UsageEvent) -> _Kind:
+        times = self._times.setdefault(row.operation, (_Times(), _Times()))
+        kind = self._kinds[row.operation, row.status, row.outcome] = _Kind(*times)
+        return kind
 
     def collect(self) -> Iterator[Metric]:
         """Give what was counted so far; see `Collector`."""
@@ -68,8 +80,8 @@ class TrafficMetrics(Collector):
             "Inference requests answered, by operation, status and outcome.",
             labels=("operation", "status", "outcome"),
         )
-        for (operation, status, outcome), count in list(self._requests.items()):
-            requests.add_metric((operation, str(status), outcome), count)
+        for (operation, status, outcome), kind in list(self._kinds.items()):
+            requests.add_metric((operation, str(status), outcome), kind.count)
         yield requests
         yield self._histogram("llm_proxy_request_seconds", "Time from the request head to the end of the answer.", 0)
         first = "Time from the request head to the first byte of the answer."

@@ -8,17 +8,18 @@ from uuid import UUID
 import msgspec
 
 
-class UsageEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class UsageEvent(msgspec.Struct, frozen=True, gc=False):
     """Written once for each request that passed authentication, also when it failed or the caller left.
 
-    `at` is the arrival (UTC); `status` what the caller was sent (499: the caller left before an answer began);
-    `outcome` an `OutcomeKind` or the code of the refusal. Times in milliseconds; `cost_usd_nanos` in billionths of a US
-    dollar. `model` is the name the caller asked for, `served_model` the one that the provider named. `usage_reported`
-    is False where tokens were estimated. `regions` are those of every attempt in order, with commas between ("-" for a
-    key that names none), None where `region` says it all; `residency` the only regions that were allowed, None = any.
+    `id` is a UUID, its hexadecimal digits alone; `at` the arrival (UTC); `status` what the caller was sent (499: the
+    caller left before an answer began); `outcome` an `OutcomeKind` or the code of the refusal. Times in milliseconds;
+    `cost_usd_nanos` in billionths of a US dollar. `model` is the name the caller asked for, `served_model` the one that
+    the provider named. `usage_reported` is False where tokens were estimated. `regions` are those of every attempt in
+    order, with commas between ("-" for a key that names none), None where `region` says it all; `residency` the only
+    regions that were allowed, None = any.
     """
 
-    id: UUID
+    id: str
     tenant_id: UUID
     at: datetime
     request_id: str

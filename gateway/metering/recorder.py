@@ -168,7 +168,7 @@ class UsageRecorder:
         except RowsRefused as error:
             if len(batch) == 1:
                 self.refused += 1
-                logger.error("usage row refused by the store", extra={"row": str(batch[0].id), "error": repr(error)})
+                logger.error("usage row refused by the store", extra={"row": batch[0].id, "error": repr(error)})
                 return
             # One bad row must not hold the others back: halve until it stands alone.
             middle = len(batch) // 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
-from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -77,7 +76,7 @@ class InMemoryUsageStore:
     """
 
     def __init__(self) -> None:
-        self.rows: dict[UUID, UsageEvent] = {}
+        self.rows: dict[str, UsageEvent] = {}
         self.writes = 0
         self.broken: Exception | None = None
 

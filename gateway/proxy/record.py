@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from random import Random
 from typing import Any, Final, NamedTuple, Protocol
-from uuid import UUID
 
 from auth.principal import Principal
 from gateway.balancing.hedging import Hedging
@@ -58,8 +57,8 @@ class RequestRecord:
     `regions` are those of every attempt where there was more than one, `residency` the only ones that were allowed.
     `explained` is why it went where it went, a document for each pool. `priced_as` is the model that stands in for the
     caller's, if one does; `told` are further headers of the answer. `status` stays UNANSWERED, `outcome` ABANDONED,
-    when the caller left first. `clock` is monotonic seconds, `id` the number of a UUID. The row is written before the
-    answer's last bytes leave: whoever was answered has a row, whatever ends this process in the next moment.
+    when the caller left first. `clock` is monotonic seconds, `id` a UUID's hexadecimal digits. The row is written
+    before the answer's last bytes leave: whoever was answered has a row, whatever ends this process in the next moment.
     `given_up`: an attempt that was hedged and lost.
     """
 
@@ -112,8 +111,8 @@ class RequestRecord:
     ) -> None:
         self._recorders = recorders
         self._prices = prices
-        self.id = new_id(rng, unix)
-        self.request_id = f"req_{self.id:032x}"
+        self.id = f"{new_id(rng, unix):032x}"
+        self.request_id = "req_" + self.id
         self.unix = unix
         self._clock = clock
         self._arrived = clock()
@@ -149,48 +148,56 @@ class RequestRecord:
         if self._written or principal is None:
             return
         self._written = True
-        target, usage, prices = self.target, self.usage, self._prices
-        cost = None
-        if target is not None and (usage.input or usage.output):
-            cost = prices.cost_nanos(target.provider, self.served_model or self.priced_as or self.model, usage)
-            if cost is None and self.served_model:
-                # Deployments and dated snapshots go by names that no price list has; the caller's name may be in it.
-                cost = prices.cost_nanos(target.provider, self.priced_as or self.model, usage)
-            self.cost_nanos = cost
-        first = self.first_byte_at
+        pool, target, usage, first = self.pool, self.target, self.usage, self.first_byte_at
+        key_id = key_version = provider = region = None
+        if target is not None:
+            key_id, key_version, provider, region = target.key_id, target.version, target.provider, target.region
+            if usage.input or usage.output:
+                self.cost_nanos = self._cost_nanos(target.provider, usage)
+        arrived = self._arrived
+        # By position: of more than 15 arguments by name CPython makes a dictionary first.
         row = UsageEvent(
-            id=UUID(int=self.id),
-            tenant_id=principal.tenant_id,
-            at=datetime.fromtimestamp(self.unix, UTC),
-            request_id=self.request_id,
-            client_id=principal.client_id,
-            token_id=principal.token_id,
-            pool_id=self.pool.pool_id if self.pool else None,
-            key_id=target.key_id if target else None,
-            key_version=target.version if target else None,
-            provider=target.provider if target else None,
-            region=target.region if target else None,
-            operation=self.operation,
-            model=_storable(self.model),
-            served_model=_storable(self.served_model) if self.served_model else None,
-            status=self.status,
-            outcome=self.outcome,
-            attempts=self.attempts,
-            streamed=self.streamed,
-            input_tokens=usage.input,
-            output_tokens=usage.output,
-            cached_input_tokens=usage.cached_input,
-            usage_reported=usage.reported,
-            cost_usd_nanos=cost,
-            first_byte_ms=None if first is None else (first - self._arrived) * 1000.0,
-            total_ms=(self._clock() - self._arrived) * 1000.0,
-            regions=",".join(self.regions) if self.regions else None,
-            residency=",".join(sorted(self.residency)) if self.residency else None,
+            self.id,
+            principal.tenant_id,
+            datetime.fromtimestamp(self.unix, UTC),
+            self.request_id,
+            principal.client_id,
+            principal.token_id,
+            None if pool is None else pool.pool_id,
+            key_id,
+            key_version,
+            provider,
+            region,
+            self.operation,
+            _storable(self.model),
+            _storable(self.served_model) if self.served_model else None,
+            self.status,
+            self.outcome,
+            self.attempts,
+            self.streamed,
+            usage.input,
+            usage.output,
+            usage.cached_input,
+            usage.reported,
+            self.cost_nanos,
+            None if first is None else (first - arrived) * 1000.0,
+            (self._clock() - arrived) * 1000.0,
+            ",".join(self.regions) if self.regions else None,
+            ",".join(sorted(self.residency)) if self.residency else None,
         )
         for recorder in self._recorders:
             recorder.record(row)
         if self.given_up is not None:
-            self.given_up.estimate(usage, prices, streamed=self.streamed)
+            self.given_up.estimate(usage, self._prices, streamed=self.streamed)
+
+    def _cost_nanos(self, provider: str, usage: TokenUsage) -> int | None:
+        asked = self.priced_as or self.model
+        if self.served_model:
+            cost = self._prices.cost_nanos(provider, self.served_model, usage)
+            if cost is not None:
+                return cost
+            # Deployments and dated snapshots go by names that no price list has; the caller's name may be in it.
+        return self._prices.cost_nanos(provider, asked, usage)
 
     @property
     def stored_explanation(self) -> StoredExplanation | None:

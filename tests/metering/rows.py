@@ -14,7 +14,7 @@ from gateway.metering.event import UsageEvent
 TENANT = UUID("00000000-0000-7000-8000-00000000000a")
 
 _ROW = UsageEvent(
-    id=UUID(int=1),
+    id=UUID(int=1).hex,
     tenant_id=TENANT,
     at=datetime(2025, 11, 3, 12, 0, tzinfo=UTC),
     request_id="req_1",
@@ -44,4 +44,4 @@ _ROW = UsageEvent(
 
 def usage_row(**changes: Any) -> UsageEvent:
     """Return a plausible row with an id of its own."""
-    return replace(_ROW, **{"id": uuid7(), **changes})
+    return replace(_ROW, **{"id": uuid7().hex, **changes})

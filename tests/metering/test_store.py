@@ -22,7 +22,8 @@ Stored = Callable[[], Awaitable[list[UsageEvent]]]
 
 async def all_rows(database: Postgres) -> list[UsageEvent]:
     async with database.platform() as connection:
-        return [UsageEvent(**row) for row in await connection.fetch("select * from usage_event order by id")]
+        rows = await connection.fetch("select * from usage_event order by id")
+        return [UsageEvent(**{**row, "id": row["id"].hex}) for row in rows]
 
 
 @pytest.fixture
