@@ -4,10 +4,12 @@
 
 Runs an embedded Postgres and `llm-proxy serve` as a process of its own. Callers of every kind, and their provider, are
 in this process (`bench.soak_traffic`), at RATE requests a second. The bulk comes on top of them from `wrk`
-(`bench.soak_bulk`), at the rate with which the gateway uses SHARE of a core: a short ramp finds it. Every few seconds
-the gateway's process tree is looked at (Linux's /proc) and its /metrics are read. In the end OUT holds `samples.csv`,
-`soak.svg` and `verdict.txt`; the exit code is 0 when everything is flat (`bench.soak_verdict`), callers got what they
-should have, and each of their requests has its usage row.
+(`bench.soak_bulk`), at the rate with which the gateway uses SHARE of a core: a short ramp finds it. Before the hour all
+connections ask without a pause for a while: what is kept for the most that was ever under way at once is there then,
+whatever the machine does later, and does not look like a leak. Every few seconds the gateway's process tree is looked
+at (Linux's /proc) and its /metrics are read. In the end OUT holds `samples.csv`, `soak.svg` and `verdict.txt`; the exit
+code is 0 when everything is flat (`bench.soak_verdict`), callers got what they should have, and each of their requests
+has its usage row.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ from tests.e2e.production import Installation, installation
 
 MIB = 1024.0 * 1024.0
 TOKEN_EVERY_S = 300.0
-RAMP_S = 3 + 3 * STEP_S
+FULL_S, FLAT_OUT = 30.0, 1e6
+RAMP_S = 3 + 3 * STEP_S + FULL_S
 WATCHED = {
     "rss_mib": ("Resident memory", "MiB", Allowance(2.0, 0.02)),
     "allocated_blocks": ("Python's allocated blocks", "blocks", Allowance(2_000, 0.01)),
@@ -189,6 +192,7 @@ async def soak(options: Options) -> bool:
                 options.share, lambda: cpu_s(tree(process.pid)), lambda *load: bulk.run(*load, callers.token)
             )
             print(ramp, flush=True)
+            await bulk.run(FLAT_OUT, FULL_S, callers.token)
             with (options.out / "samples.csv").open("w", newline="") as table:
                 every_s = min(5.0, options.minutes * 60 / 40)
                 tasks = {
