@@ -77,7 +77,7 @@ class Course:
                 )
                 self._strikes.all.append(strike)
                 scene = Scene(self._world, random.Random(self._rng.randrange(2**32)), strike, target)
-                stack.callback(scene.over)  # entered before it, left after it: felt until it is mended
+                stack.callback(scene.mended)  # entered before it, left after it: felt until it is mended
                 await stack.enter_async_context(fault.begin(scene))
             await asyncio.sleep(lasts_s)
 

@@ -67,3 +67,15 @@ async def out_of_connections(scene: Scene) -> AsyncIterator[None]:
     scene.took(await _troubled(scene.world))
     yield
     await scene.world.as_owner("alter role gateway connection limit -1")
+
+
+@asynccontextmanager
+async def promoted(scene: Scene) -> AsyncIterator[None]:
+    """The primary is killed; after a while its synchronous standby is promoted, and the address leads there."""
+    postgres = scene.world.postgres
+    async with postgres.standby() as standby:
+        await standby.wait_for_it()
+        await postgres.kill()
+        yield
+        await postgres.fail_over(standby)
+        scene.took(await standby.timeline() > 1)

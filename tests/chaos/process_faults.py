@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.chaos.scene import Scene
 
 _NOTICED_S = 5.0
+_STARTS_S = 4.0
+"""What a worker needs to start, about: so long Postgres stays away from one that is new."""
 
 
 def ended(how: signal.Signals) -> Callable[[Scene], AbstractAsyncContextManager[None]]:
@@ -32,28 +34,36 @@ def ended(how: signal.Signals) -> Callable[[Scene], AbstractAsyncContextManager[
 @asynccontextmanager
 async def worker_killed(scene: Scene) -> AsyncIterator[None]:
     """Only what was under way feels it: the sibling and the kernel's queue take what comes next."""
-    pids = scene.process.pids()
     scene.process.killed_at = time.monotonic()
-    if pids:
-        pid = scene.rng.choice(pids)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-            scene.took(await _comes(lambda: pid not in scene.process.pids()))
+    pid = scene.rng.choice(scene.process.pids())
+    os.kill(pid, signal.SIGKILL)
+    scene.took(await _comes(lambda: pid not in scene.process.pids()))
     scene.over()
     yield  # its supervisor starts another
 
 
 @asynccontextmanager
+async def worker_replaced_alone(scene: Scene) -> AsyncIterator[None]:
+    """A worker is killed while Postgres is down, and its successor starts: until it is ready it takes nothing."""
+    before = set(scene.process.pids())
+    await scene.world.postgres.stop()
+    async with worker_killed(scene):
+        if await _comes(lambda: bool(set(scene.process.pids()) - before)):
+            await asyncio.sleep(_STARTS_S)
+            scene.took()
+        yield
+    await scene.world.postgres.start()
+
+
+@asynccontextmanager
 async def paused(scene: Scene) -> AsyncIterator[None]:
     """Nothing of it runs for a while; its connections stay."""
-    pids = scene.process.pids()
-    if pids:
-        pid = scene.rng.choice(pids)
-        with suppress(ProcessLookupError, FileNotFoundError):
-            os.kill(pid, signal.SIGSTOP)
-            scene.took(await _comes(lambda: re.search(r"\) [Tt] ", Path(f"/proc/{pid}/stat").read_text()) is not None))
-            await asyncio.sleep(min(2.0, scene.world.pace_s))
-            os.kill(pid, signal.SIGCONT)
+    pid = scene.rng.choice(scene.process.pids())
+    os.kill(pid, signal.SIGSTOP)
+    scene.took(await _comes(lambda: re.search(r"\) [Tt] ", Path(f"/proc/{pid}/stat").read_text()) is not None))
+    await asyncio.sleep(min(2.0, scene.world.pace_s))
+    with suppress(ProcessLookupError):  # a roll may have ended it
+        os.kill(pid, signal.SIGCONT)
     yield
 
 

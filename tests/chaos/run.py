@@ -38,9 +38,11 @@ from tests.chaos import aftermath
 from tests.chaos.course import Course, possible
 from tests.chaos.management import Managers
 from tests.chaos.traffic import Callers, Ledger
+from tests.chaos.unread import Unread
 from tests.chaos.world import PATH, World, made
 
 CALLERS = 6
+UNREAD = 2
 GROWTH_MIB = 80.0
 _LEAVE_S = 30.0
 
@@ -62,6 +64,7 @@ async def unleash(
     faults: Sequence[str] | None = None,
     pace_s: float = 3.0,
     workers: int = 1,
+    unread: bool = False,
 ) -> Outcome:
     """Run it for so long, or until each of `faults` (all that are possible) has happened once."""
     rng = random.Random(seed)
@@ -78,6 +81,9 @@ async def unleash(
                 callers = Callers(process.command, process.port, token=world.token, path=PATH, ledger=ledger, rng=own)
             process.callers.append(callers)
             calling.append(asyncio.create_task(callers.run(CALLERS, stop)))
+            if isinstance(callers, Callers) and unread:
+                rude = Unread(process.command, process.port, token=world.token, path=PATH, ledger=ledger)
+                calling.append(asyncio.create_task(rude.run(UNREAD, stop)))
             process.look()
             process.first_mib = process.most_mib
         watching = asyncio.create_task(_watch(world))

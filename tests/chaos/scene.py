@@ -35,8 +35,12 @@ class Scene:
         self.strike.took = self.strike.took or effect
 
     def over(self) -> None:
-        """Note that from now on nothing of it can be felt, though it is not mended yet."""
-        self.strike.over(time.monotonic())
+        """Note that calls which begin from now on cannot feel it, though it is not mended yet."""
+        self.strike.felt_until = time.monotonic()
+
+    def mended(self) -> None:
+        """Note its end."""
+        self.strike.mended(time.monotonic())
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,15 @@ class Strike:
     began: float
     takes_postgres: bool = False
     ended: float = math.inf
+    felt_until: float = math.inf
+    """Some are over for callers before they are mended."""
     took: bool = False
     """Whether it did anything at all."""
 
-    def over(self, now: float) -> None:
-        """Note that calls that begin from now on cannot feel it."""
-        self.ended = min(self.ended, now)
+    def mended(self, now: float) -> None:
+        """Note its end."""
+        self.ended = now
+        self.felt_until = min(self.felt_until, now)
 
 
 @dataclass
@@ -46,10 +49,11 @@ class Strikes:
 
     def felt(self, process: str, began: float, ended: float) -> list[Strike]:
         """Return those that a call of `process` could have felt in its life."""
-        return [each for each in self._on(began, ended) if each.process in {None, process}]
-
-    def _on(self, began: float, ended: float) -> list[Strike]:
-        return [each for each in self.all if each.began <= ended and each.ended >= began]
+        return [
+            each
+            for each in self.all
+            if each.began <= ended and each.felt_until >= began and each.process in {None, process}
+        ]
 
     def judge(self, process: str, began: float, ended: float, ending: str) -> str | None:
         """Count a polite call; return what is wrong with its ending, None when it is well or excused."""
@@ -66,7 +70,7 @@ class Strikes:
 
     def judge_management(self, process: str, began: float, ended: float, ending: str) -> str | None:
         """Return what is wrong with a management call's ending: it needs Postgres, and may miss it a bit longer."""
-        on = self._on(began - RECONNECT_S, ended)
+        on = [each for each in self.all if each.began <= ended and each.ended >= began - RECONNECT_S]
         if ending == WELL or any(each.takes_postgres or (each.excuses and each.process == process) for each in on):
             return None
         return f"{process}: a management call ended {ending!r} after {ended - began:.1f} s under {_names(on)}"

@@ -12,7 +12,9 @@ from tests.chaos.strikes import BROKEN, NOTHING, RECONNECT_S, Strike, Strikes
 
 def strikes(*, process: str | None, excuses: frozenset[str], takes_postgres: bool = False) -> Strikes:
     """Return one fault that was on from 10 to 20."""
-    return Strikes([Strike("a fault", process, excuses, 10.0, takes_postgres, 20.0)])
+    strike = Strike("a fault", process, excuses, 10.0, takes_postgres)
+    strike.mended(20.0)
+    return Strikes([strike])
 
 
 def test_a_fault_that_is_hidden_excuses_nothing() -> None:
@@ -32,6 +34,14 @@ def test_a_fault_excuses_its_own_endings_of_its_own_process_in_its_own_time() ->
     assert on.judge("gateway", 11.0, 12.0, "none") is not None
     assert on.judge("serve", 11.0, 12.0, "503") is not None
     assert on.excused == {("none", "a fault"): 1, ("cut", "a fault"): 1}
+
+
+def test_what_cannot_be_felt_any_more_excuses_only_management() -> None:
+    on = strikes(process="gateway", excuses=BROKEN, takes_postgres=True)
+    on.all[0].felt_until = 12.0
+    assert on.judge("gateway", 11.0, 13.0, "none") is None
+    assert on.judge("gateway", 12.5, 13.0, "none") is not None
+    assert on.judge_management("control", 19.0, 20.0, "503") is None
 
 
 def test_without_a_fault_every_call_is_answered_well() -> None:
@@ -66,5 +76,5 @@ def test_every_fault_is_dealt_before_one_comes_again() -> None:
 
 
 def test_one_worker_cannot_be_killed_beside_a_sibling() -> None:
-    assert set(FAULTS) - set(possible(1)) == {"kill -9 of one worker"}
+    assert set(FAULTS) - set(possible(1)) == {"kill -9 of one worker", "a worker is replaced while Postgres is down"}
     assert set(possible(2)) == set(FAULTS)

@@ -24,7 +24,8 @@ from tests.chaos.line import TOTAL_S
 from tests.chaos.management import Managers
 from tests.chaos.traffic import Callers
 from tests.e2e.conftest import free_port, wait_for
-from tests.e2e.production import Installation, InterruptiblePostgres, installation
+from tests.e2e.production import Installation, InterruptiblePostgres, installation_over
+from tests.e2e.standby import REPLICATED
 from tests.hostile.provider import Provider
 
 _START_S = 300.0
@@ -176,7 +177,8 @@ async def made(directory: Path, pace_s: float, workers: int) -> AsyncIterator[Wo
             "LLM_PROXY_DRAIN": "5",
             "PYTHONPATH": str(Path(__file__).parent / "witness"),
         }
-        async with installation(directory, port, **settings) as running:
+        postgres = InterruptiblePostgres(directory / "postgres", settings=REPLICATED)
+        async with installation_over(postgres, directory, port, **settings) as running:
             processes: list[Process] = []
             for command in ("serve", "gateway", "control"):
                 its_port = free_port() if processes else port

@@ -76,7 +76,8 @@ class InterruptiblePostgres:
         """Run a standby of the server; one that has taken its place stops with it."""
         assert self._target is not None
         primary = Address(self._target, self._password, None)
-        made = Standby(primary, self._server.log_file.parent / "data", self._directory.with_name("standby"))
+        directory = self._directory.with_name(f"standby-{len(self._lost) + 1}")
+        made = Standby(primary, self._server.log_file.parent / "data", directory)
         try:
             await made.start()
             yield made

@@ -1,0 +1,69 @@
+"""Callers who ask for an answer without end and read nothing of it: each must be let go of by the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import time
+from uuid import uuid4
+
+from tests.chaos.line import GRACE_S, TOTAL_S
+from tests.chaos.traffic import Ledger
+from tests.hostile.wire import post
+
+_LOOK_S = 0.1
+_PAUSE_S = 0.5
+_RECEIVE_BYTES = 4096
+
+
+class Unread:
+    """Some of them at one process."""
+
+    def __init__(self, name: str, port: int, *, token: bytes, path: bytes, ledger: Ledger) -> None:
+        self.name = name
+        self._address = ("127.0.0.1", port)
+        self._token = token
+        self._path = path
+        self._ledger = ledger
+
+    async def run(self, count: int, stop: asyncio.Event) -> None:
+        """Hold up an answer until `stop`, `count` at a time."""
+        await asyncio.gather(*(self._caller(stop) for _ in range(count)))
+
+    async def _caller(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            with socket.socket() as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+                connection.setblocking(False)
+                try:
+                    await self._ask(connection)
+                except OSError:  # nobody listens
+                    await asyncio.sleep(_PAUSE_S)
+                else:
+                    await self._wait(connection, stop)
+
+    async def _ask(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(connection, self._address)
+        sent = post(
+            b"id-" + uuid4().hex[:20].encode(),
+            b"connection: close\r\n",
+            target=self._path,
+            extra=b',"stream":true,"metadata":{"for":"endless"}',
+        )
+        await loop.sock_sendall(connection, sent.replace(b"@token@", self._token))
+
+    async def _wait(self, connection: socket.socket, stop: asyncio.Event) -> None:
+        began = time.monotonic()
+        # Whether it was closed can be asked without reading.
+        closed = select.poll()
+        closed.register(connection, select.POLLRDHUP)
+        while not closed.poll(0) and not stop.is_set():
+            await asyncio.sleep(_LOOK_S)
+            ended = time.monotonic()
+            if ended - began > TOTAL_S + GRACE_S:
+                if (wrong := self._ledger.strikes.judge(self.name, began, ended, "late")) is not None:
+                    self._ledger.violations.append(f"{wrong}: it reads nothing and was not let go of")
+                return
+        self._ledger.endings["nothing read"] += 1
