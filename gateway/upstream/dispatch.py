@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import field, replace
+from dataclasses import replace
 from typing import Protocol
+
+import msgspec
 
 from gateway.balancing.decision import Lease
 from gateway.balancing.error_hints import with_body
@@ -29,7 +31,6 @@ from gateway.balancing.steps import (
     Send,
     Woke,
 )
-from gateway.balancing.value_type import value_type
 from gateway.upstream.answer import Answer, Clock
 from gateway.upstream.classify import BODY_DECIDES, classify_error
 from gateway.upstream.errors import UpstreamError
@@ -42,8 +43,7 @@ __all__ = ["MIN_TOTAL_S", "Answer", "Park", "Prepared", "Sender", "dispatch"]
 MIN_TOTAL_S = 0.001
 
 
-@value_type(frozen=True, slots=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """A lease turned into a request: where to, what, and how to read the limits in the answer's headers.
 
     `deadlines.total_s` bounds all attempts and pauses together: a later attempt gets what is left of it.
@@ -52,7 +52,7 @@ class Prepared:
     origin: Origin
     request: UpstreamRequest
     hint_style: str = "generic"
-    deadlines: Deadlines = field(default_factory=Deadlines)
+    deadlines: Deadlines = Deadlines()
 
 
 class Sender(Protocol):

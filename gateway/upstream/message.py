@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.balancing.value_type import value_type
+import msgspec
+
 from gateway.upstream.body_source import BodySource
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -52,8 +53,7 @@ class Origin(NamedTuple):
         return f"{self.scheme}://{self.authority}"
 
 
-@value_type(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct, frozen=True):
     """One request: `target` in origin form, `headers` without the framing fields and Host, which the pool writes.
 
     `fixed` is a block made once by `header_block` (credential and constant headers) and copied as it stands.
