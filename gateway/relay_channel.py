@@ -136,15 +136,21 @@ class RelayChannel:
 
     # --- the answer
 
+    async def answer(self, status: int, headers: bytes, body: bytes, *, closes: bool = False) -> None:
+        """See `Channel.answer`: head and body leave in one write."""
+        if self.disconnected:
+            return
+        head = self._head(status, headers, b"", closes=closes)
+        self._on_gone = None
+        await self._write(head + body)
+        self._complete()
+
     async def send_head(
         self, status: int, headers: bytes, *, length: int = -1, closes: bool = False, hold: bool = False
     ) -> None:
         """See `Channel.send_head`."""
         if self.disconnected:
             return
-        self.response_started = True
-        self._expects_continue = False
-        defaults = self._connection.defaults()
         framing = b""
         if status in _BODILESS:
             # RFC 9110 section 8.6, RFC 9112 section 6.1: neither a length nor chunks, whatever the provider said.
@@ -158,15 +164,22 @@ class RelayChannel:
             framing = b"transfer-encoding: chunked\r\n"
         else:
             self._left = _TO_THE_END
-        if closes or defaults.closes:
-            self.keep_alive = False
-        elif not self.keep_alive:
-            framing += b"connection: close\r\n"
-        head = b"%b%b%b%b\r\n" % (STATUS_LINE[status], defaults.lines, headers, framing)
+        head = self._head(status, headers, framing, closes=closes)
         if hold:
             self._pending = head
         else:
             await self._write(head)
+
+    def _head(self, status: int, headers: bytes, framing: bytes, *, closes: bool) -> bytes:
+        """Begin the answer, and return its head."""
+        self.response_started = True
+        self._expects_continue = False
+        defaults = self._connection.defaults()
+        if closes or defaults.closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            framing += b"connection: close\r\n"
+        return b"%b%b%b%b\r\n" % (STATUS_LINE[status], defaults.lines, headers, framing)
 
     async def send(self, chunk: bytes) -> None:
         """See `Channel.send`."""
@@ -194,6 +207,9 @@ class RelayChannel:
         self._pending = b""
         if data:
             await self._write(data)
+        self._complete()
+
+    def _complete(self) -> None:
         self.response_complete = True
         if not self.keep_alive:
             self._connection.hang_up(lingering=self.more_body)

@@ -64,8 +64,8 @@ class AnswerTap:
 
     @property
     def is_truncated(self) -> bool:
-        """Tell whether the answer says that it ended at its limit of output tokens."""
-        return _TRUNCATED.search(b"".join(self._chunks)) is not None or _TRUNCATED.search(self._head) is not None
+        """See `says_truncated`."""
+        return says_truncated(b"".join(self._chunks)) or says_truncated(self._head)
 
     def reading(self) -> Reading:
         """Return what the answer said of itself."""
@@ -87,6 +87,18 @@ class AnswerTap:
             output = max(self.events - 2, 0) if self.is_stream else 0
             usage = TokenUsage(input=est_input_tokens if self.size else 0, output=output, reported=False)
         return usage, reading.model
+
+
+def read_whole(body: bytes, *, est_input_tokens: int) -> tuple[TokenUsage, str | None]:
+    """Return what an `AnswerTap` would that was fed `body` at once, which is no stream."""
+    reading = read_body(body)
+    usage = reading.tokens()
+    return TokenUsage(est_input_tokens, reported=False) if usage is None else usage, reading.model
+
+
+def says_truncated(body: bytes) -> bool:
+    """Tell whether an answer says that it ended at its limit of output tokens."""
+    return _TRUNCATED.search(body) is not None
 
 
 def read_stream(head: bytes, tail: bytes) -> Reading:

@@ -191,8 +191,7 @@ class DataPath:
             headers += queue_headers(record)
         record.write()
         closes = (b"connection", b"close") in headers
-        await channel.send_head(status, header_lines(headers), length=len(body), closes=closes)
-        await channel.finish(body)
+        await channel.answer(status, header_lines(headers), body, closes=closes)
 
     async def _serve_route(self, inquiry: Inquiry, leaver: Leaver, shape: Shape) -> None:
         channel, record, operation = inquiry.channel, inquiry.record, inquiry.route.operation
@@ -353,8 +352,7 @@ async def _send_json(channel: Channel, record: RequestRecord, body: bytes) -> No
     ]
     record.status, record.outcome = 200, "ok"
     record.write()
-    await channel.send_head(200, header_lines(headers), length=len(body))
-    await channel.finish(body)
+    await channel.answer(200, header_lines(headers), body)
 
 
 def _unroutable(found: Unroutable) -> RequestFault:

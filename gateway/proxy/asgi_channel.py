@@ -83,6 +83,11 @@ class AsgiChannel:
         self._headers.clear()  # in place: the server holds the same list
         self.head = NO_HEAD
 
+    async def answer(self, status: int, headers: bytes, body: bytes, *, closes: bool = False) -> None:
+        """See `Channel.answer`."""
+        await self.send_head(status, headers, length=len(body), closes=closes)
+        await self.finish(body)
+
     async def send_head(
         self, status: int, headers: bytes, *, length: int = -1, closes: bool = False, hold: bool = False
     ) -> None:

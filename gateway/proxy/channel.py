@@ -51,6 +51,9 @@ class Channel(Protocol):
     def forget(self) -> None:
         """Forget the head: there is an answer, and it will take long."""
 
+    async def answer(self, status: int, headers: bytes, body: bytes, *, closes: bool = False) -> None:
+        """Send a whole answer, whose `headers` tell the length of `body`; see `send_head`."""
+
     async def send_head(
         self, status: int, headers: bytes, *, length: int = -1, closes: bool = False, hold: bool = False
     ) -> None:

@@ -20,6 +20,11 @@ def key_in(block: bytes) -> bytes:
     return found[1] if found is not None and len(found[1]) >= LEAST_BYTES else b""
 
 
+def blanked(data: bytes, key: bytes) -> bytes:
+    """Return `data`, which nothing follows that the key could go on in, without the key."""
+    return data.replace(key, b"*" * len(key)) if key and key in data else data
+
+
 class KeyScreen:
     """Passes one answer's bytes on; with an empty key, unchanged."""
 
@@ -30,11 +35,6 @@ class KeyScreen:
         self._first = key[:1]
         self._blank = b"*" * len(key)
         self._held = b""
-
-    def lines(self, headers: bytes) -> bytes:
-        """Return header lines without the key."""
-        key = self._key
-        return headers.replace(key, self._blank) if key and key in headers else headers
 
     def clean(self, piece: bytes, *, is_last: bool = False) -> bytes:
         """Return what may go on; b"" while all of it may be the beginning of the key."""

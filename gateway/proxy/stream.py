@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from gateway.balancing.outcome import OutcomeKind
-from gateway.metering.sse import AnswerTap
+from gateway.metering.sse import AnswerTap, read_whole, says_truncated
 from gateway.proxy.channel import Channel, HeaderList
 from gateway.proxy.dialects import Shape, error_event
 from gateway.proxy.faults import RequestFault, UpstreamFailed, UpstreamSlow
 from gateway.proxy.headers import RETURNED, with_capped_delays
 from gateway.proxy.record import RequestRecord
-from gateway.proxy.screen import KeyScreen
+from gateway.proxy.screen import KeyScreen, blanked
 from gateway.upstream.classify import classify_error
 from gateway.upstream.dispatch import Answer
 from gateway.upstream.errors import UpstreamError, UpstreamTimeout
@@ -58,18 +58,52 @@ async def relay(
     When the provider breaks off, a stream ends in an error event of the dialect and any other body is cut, so that the
     caller never takes a part for the whole. Cancellation (the caller is gone) passes through, with usage noted.
     """
-    tap = AnswerTap(is_stream=answer.streaming)
     record.status = answer.status
     record.streamed = answer.streaming
     record.outcome = _WORDS[answer.kind]
     est = est_input_tokens if answer.kind is OutcomeKind.OK else 0
+    if answer.is_whole and not answer.streaming:
+        await _relay_whole(channel, answer, record, est)
+    else:
+        await _relay_parts(channel, answer, record, shape, est)
+
+
+async def _relay_whole(channel: Channel, answer: Answer, record: RequestRecord, est: int) -> None:
+    """Send an answer that is here already: what most are that are no streams."""
+    is_accounted, body = False, b""
+    try:
+        head, length = answer_head(answer, record)
+        body = await answer.read()
+        if length != len(body):
+            if length >= 0:
+                raise RuntimeError("the answer is not as long as its content-length")
+            head += b"content-length: %d\r\n" % len(body)
+        record.usage, record.served_model = read_whole(body, est_input_tokens=est)
+        record.write()
+        is_accounted = True
+        key = record.target.screened if record.target else b""
+        await channel.answer(answer.status, blanked(head, key), blanked(body, key))
+    finally:
+        if not is_accounted:
+            record.outcome = OutcomeKind.ABANDONED.value
+            record.write()
+        is_ok = answer.kind is OutcomeKind.OK
+        if record.sized is not None and is_ok and is_accounted:
+            record.sized.ended(record.usage, truncated=says_truncated(body))
+        answer.close(record.usage if is_ok else None, aborted=not is_accounted)
+
+
+async def _relay_parts(channel: Channel, answer: Answer, record: RequestRecord, shape: Shape, est: int) -> None:
+    """Send an answer that is still coming in."""
+    tap = AnswerTap(is_stream=answer.streaming)
     failed: OutcomeKind | None = None
     fault: RequestFault | None = None
     ended = False
     try:
         head, length = answer_head(answer, record)
-        screen = KeyScreen(record.target.screened if record.target else b"")
-        await channel.send_head(answer.status, screen.lines(head), length=length, hold=answer.has_bytes)
+        key = record.target.screened if record.target else b""
+        screen = KeyScreen(key)
+        await channel.send_head(answer.status, blanked(head, key), length=length, hold=answer.has_bytes)
         del head
         answer.forget_headers()
         try:

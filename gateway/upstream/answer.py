@@ -114,6 +114,13 @@ class Answer:
         """Tell whether `read` would return at once with bytes."""
         return bool(self._buffer) or self._response.held_bytes > 0
 
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether all of the body is here: one `read` returns it at once, and it is not empty."""
+        response = self._response
+        is_here = bool(self._buffer) != (response.held_bytes > 0)
+        return is_here and response.ended and response.error is None
+
     def forget_headers(self) -> None:
         """Let go of the headers: they were read, and the body may take minutes."""
         self._response.forget_head()
