@@ -110,7 +110,7 @@ async def unleash(
             for process in world.processes
             if process.most_mib > process.first_mib + GROWTH_MIB
         ]
-    return Outcome([*found, *ledger.violations], {each.fault for each in strikes.all}, strikes.saved)
+    return Outcome([*found, *ledger.violations()], {each.fault for each in strikes.all}, strikes.saved)
 
 
 async def _watch(world: World) -> None:
@@ -144,6 +144,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--unread", action="store_true", help="with callers who never read")
     parser.add_argument("--out", type=Path, default=Path("bench/results/chaos"), help="where logs are kept")
     arguments = parser.parse_args()
     again = f"make chaos SEED={arguments.seed} WORKERS={arguments.workers}"
@@ -151,7 +152,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="llm-proxy-chaos-") as directory:
         found: list[str] | None = None
         try:
-            running = unleash(Path(directory), arguments.seed, arguments.minutes * 60, workers=arguments.workers)
+            running = unleash(
+                Path(directory),
+                arguments.seed,
+                arguments.minutes * 60,
+                workers=arguments.workers,
+                unread=arguments.unread,
+            )
             found = asyncio.run(running).violations
         finally:
             if found is None or found:

@@ -65,20 +65,21 @@ class Strikes:
             if ending in each.excuses:
                 self.excused[ending, each.fault] += 1
                 return None
-        took_s = ended - began
-        return f"{process}: a call that could be saved ended {ending!r} after {took_s:.1f} s under {_names(felt)}"
+        return f"{process}: calls that could be saved ended {ending!r} under {self._names(began, ended)}"
 
     def judge_management(self, process: str, began: float, ended: float, ending: str) -> str | None:
         """Return what is wrong with a management call's ending: it needs Postgres, and may miss it a bit longer."""
-        on = [each for each in self.all if each.began <= ended and each.ended >= began - RECONNECT_S]
+        on = self._on(began - RECONNECT_S, ended)
         if ending == WELL or any(each.takes_postgres or (each.excuses and each.process == process) for each in on):
             return None
-        return f"{process}: a management call ended {ending!r} after {ended - began:.1f} s under {_names(on)}"
+        return f"{process}: management calls ended {ending!r} under {self._names(began - RECONNECT_S, ended)}"
+
+    def _on(self, began: float, ended: float) -> list[Strike]:
+        return [each for each in self.all if each.began <= ended and each.ended >= began]
+
+    def _names(self, began: float, ended: float) -> str:
+        return ", ".join(sorted({each.fault for each in self._on(began, ended)})) or "no fault"
 
     def idle(self) -> list[str]:
         """Return the faults that did nothing: they have shown nothing."""
         return sorted({each.fault for each in self.all if not each.took})
-
-
-def _names(strikes: list[Strike]) -> str:
-    return ", ".join(sorted({each.fault for each in strikes})) or "no fault"

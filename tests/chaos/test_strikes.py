@@ -7,7 +7,9 @@ import random
 
 from tests.chaos.course import deals, possible, together
 from tests.chaos.faults import FAULTS
+from tests.chaos.line import GRACE_S, TOTAL_S
 from tests.chaos.strikes import BROKEN, NOTHING, RECONNECT_S, Strike, Strikes
+from tests.chaos.traffic import Ledger
 
 
 def strikes(*, process: str | None, excuses: frozenset[str], takes_postgres: bool = False) -> Strikes:
@@ -20,7 +22,7 @@ def strikes(*, process: str | None, excuses: frozenset[str], takes_postgres: boo
 def test_a_fault_that_is_hidden_excuses_nothing() -> None:
     on = strikes(process=None, excuses=NOTHING)
     wrong = on.judge("serve", 11.0, 12.0, "503")
-    assert wrong == "serve: a call that could be saved ended '503' after 1.0 s under a fault"
+    assert wrong == "serve: calls that could be saved ended '503' under a fault"
     assert on.judge("serve", 11.0, 12.0, "200") is None
     assert on.saved == 1
 
@@ -57,6 +59,25 @@ def test_management_may_miss_postgres_and_its_own_process() -> None:
         assert on.judge_management("control", 20.0 + RECONNECT_S, 30.0, "503") is None
         assert on.judge_management("control", 20.1 + RECONNECT_S, 30.0, "503") is not None
     assert strikes(process="serve", excuses=BROKEN).judge_management("control", 11.0, 12.0, "503") is not None
+
+
+def test_what_must_not_be_is_told_once_with_its_count() -> None:
+    ledger = Ledger()
+    for ended in (1.5, 3.0):
+        ledger.polite("serve", 1.0, ended, "503")
+    assert ledger.violations() == [
+        "2 × serve: calls that could be saved ended '503' under no fault (after 0.5 to 2.0 s)"
+    ]
+
+
+def test_a_call_that_outlives_its_deadline_is_late_though_it_ends_well() -> None:
+    ledger = Ledger()
+    ledger.polite("serve", 0.0, TOTAL_S + GRACE_S, "200")
+    assert ledger.violations() == []
+    ledger.polite("serve", 0.0, TOTAL_S + GRACE_S + 0.1, "200")
+    assert ledger.violations() == [
+        "1 × serve: calls that could be saved ended 'late' under no fault (after 12.1 to 12.1 s)"
+    ]
 
 
 def test_a_fault_that_did_nothing_is_named() -> None:

@@ -30,7 +30,18 @@ class Ledger:
     answered: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Request id of each 200 → (process, time on `clock`)."""
     endings: Counter[str] = field(default_factory=Counter)
-    violations: list[str] = field(default_factory=list)
+    broken: dict[str, list[float]] = field(default_factory=dict)
+    """What must not be → how long each call took that it happened to."""
+
+    def violate(self, what: str, took_s: float = 0.0) -> None:
+        """Note something that must not be."""
+        self.broken.setdefault(what, []).append(took_s)
+
+    def violations(self) -> list[str]:
+        """Return what must not be, each with how often it was and how long it took."""
+        return [
+            f"{len(took)} × {what} (after {min(took):.1f} to {max(took):.1f} s)" for what, took in self.broken.items()
+        ]
 
     def polite(self, process: str, began: float, ended: float, ending: str) -> None:
         """Take in how a polite call ended."""
@@ -38,12 +49,12 @@ class Ledger:
         if wrong is None and ended - began > TOTAL_S + GRACE_S:
             wrong = self.strikes.judge(process, began, ended, "late")
         if wrong is not None:
-            self.violations.append(wrong)
+            self.violate(wrong, ended - began)
 
     def managed(self, process: str, began: float, ended: float, ending: str) -> None:
         """Take in how a management call ended."""
         if (wrong := self.strikes.judge_management(process, began, ended, ending)) is not None:
-            self.violations.append(wrong)
+            self.violate(wrong, ended - began)
 
 
 class Callers:
@@ -92,9 +103,9 @@ class Callers:
             request = heard.headers[b"x-llm-proxy-request-id"].decode()
             self._ledger.answered[request] = (self.name, time.monotonic())
         if strange := identities(heard.body) - {identity}:
-            self._ledger.violations.append(f"{self.name}: an answer with somebody else's bytes: {strange!r}")
+            self._ledger.violate(f"{self.name}: an answer with somebody else's bytes: {strange!r}")
         if heard.ending == "200" and identity not in heard.body:
-            self._ledger.violations.append(f"{self.name}: a whole answer without its own bytes: {heard.body[:200]!r}")
+            self._ledger.violate(f"{self.name}: a whole answer without its own bytes: {heard.body[:200]!r}")
 
     async def _be_rude(self) -> None:
         rng = self._rng

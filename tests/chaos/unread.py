@@ -64,6 +64,6 @@ class Unread:
             ended = time.monotonic()
             if ended - began > TOTAL_S + GRACE_S:
                 if (wrong := self._ledger.strikes.judge(self.name, began, ended, "late")) is not None:
-                    self._ledger.violations.append(f"{wrong}: it reads nothing and was not let go of")
+                    self._ledger.violate(f"{wrong}: they read nothing and were not let go of", ended - began)
                 return
         self._ledger.endings["nothing read"] += 1
