@@ -190,7 +190,12 @@ class UsageSpool:
     def adopt(self) -> None:
         """Take over the segments of processes that are gone."""
         known = {segment.path for segment in self._all()}
-        for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
+        try:
+            paths = sorted(self._directory.glob(f"*{_SUFFIX}"))
+        except OSError as error:  # no file descriptor is free, for instance
+            logger.warning("the usage spool cannot be listed", extra={"error": error.strerror})
+            return
+        for path in paths:
             if path in known:
                 continue
             with suppress(OSError, ValueError):  # taken or removed by another process meanwhile, or empty

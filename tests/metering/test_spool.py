@@ -208,6 +208,37 @@ def test_a_disk_that_takes_nothing_stops_no_request(disk: Disk) -> None:
     assert disk.files() == []
 
 
+NO_DESCRIPTORS = """
+import os, resource, sys, time
+from pathlib import Path
+from gateway.metering.spool import UsageSpool
+spool = UsageSpool(Path(sys.argv[1]), max_bytes=1 << 20, clock=time.monotonic)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+spool.adopt()
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+spool.adopt()
+print(spool.backlog().spilled)
+"""
+
+
+def test_a_spool_that_cannot_be_listed_is_looked_at_again_later(disk: Disk) -> None:
+    recorder = UsageRecorder(InMemoryUsageStore(), spool=(left := disk.spool()))
+    recorded(recorder, 3)
+    left.close()
+    done = subprocess.run(
+        [sys.executable, "-c", NO_DESCRIPTORS, str(disk.directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.split() == ["3"], done.stderr
+    assert done.stderr == "the usage spool cannot be listed\n"
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 async def test_any_course_of_events_stores_each_row_once(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
