@@ -12,7 +12,7 @@ from gateway.balancing.decision import Lease
 from gateway.balancing.exchange import Exchange
 from gateway.balancing.outcome import Outcome, OutcomeKind, TokenUsage
 from gateway.balancing.steps import Broke, CallerGone, ErrorInStream
-from gateway.upstream.classify import PEEK_BYTES, classify, classify_error
+from gateway.upstream.classify import BODY_DECIDES, PEEK_BYTES, classify, classify_error
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.preview import PREVIEW_S, judge, judge_json
 from gateway.upstream.response import UpstreamResponse
@@ -42,7 +42,7 @@ class Answer:
         self.status = response.status
         self.kind = OutcomeKind.OK
         self.streaming = response.is_event_stream
-        self.first_byte_s = 0.0
+        self.first_byte_s = clock() - attempted_at
         self._exchange = exchange
         self._response = response
         self._buffer = b""
@@ -52,11 +52,11 @@ class Answer:
 
     # --- before it is relayed
 
-    def classify(self) -> bytes:
-        """Find out `kind`, and return what of the body was peeked for it."""
-        self.kind = classify(self.status, self._buffer)
-        self.first_byte_s = self._clock() - self._attempted_at
-        return self._buffer
+    async def classify(self) -> bytes:
+        """Find out `kind` where the status is not a good one, and return what of the body was read for it."""
+        body = await self.peek() if self.status in BODY_DECIDES else b""
+        self.kind = classify(self.status, body)
+        return body
 
     async def peek(self) -> bytes:
         """Return the body's beginning and leave it in place: up to `PEEK_BYTES`, or what came within `PEEK_S`."""

@@ -32,7 +32,7 @@ from gateway.balancing.steps import (
     Woke,
 )
 from gateway.upstream.answer import Answer, Clock
-from gateway.upstream.classify import BODY_DECIDES, classify_error
+from gateway.upstream.classify import classify_error
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
 from gateway.upstream.race import race
@@ -156,13 +156,12 @@ class _Attempts:
             return Broke(classify_error(exc)), None
         answer = Answer(exchange, lease, response, attempted_at, self.clock)
         try:
-            if response.status in BODY_DECIDES:
-                await answer.peek()
-            body = answer.classify()
             told = response.shape.limits(prepared.hint_style, response.values)
             hint = None if told is None else parse_hint(told, prepared.hint_style, now_unix=self.unix_clock())
-            if body and answer.kind is OutcomeKind.RATE_LIMITED:
-                hint = with_body(hint, body)
+            if not 200 <= response.status < 300:
+                body = await answer.classify()
+                if body and answer.kind is OutcomeKind.RATE_LIMITED:
+                    hint = with_body(hint, body)
         except BaseException:
             answer.drop()
             raise
