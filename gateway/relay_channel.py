@@ -117,13 +117,15 @@ class RelayChannel:
         """Take bytes of the body; False when so many are held that no more should be read."""
         self._held.append(body)
         self.held_bytes += len(body)
-        self._wake()
+        if self._arrived is not None:
+            self._wake()
         return self.held_bytes <= HIGH_WATER_LIMIT
 
     def end_body(self) -> None:
         """Take in that the body is over."""
         self.more_body = False
-        self._wake()
+        if self._arrived is not None:
+            self._wake()
 
     def _wake(self) -> None:
         if self._arrived is not None and not self._arrived.done():

@@ -46,6 +46,7 @@ class RelayProtocol(DeadlineProtocol):
         """Take a connection."""
         self._relay = self.find_relay()
         self._serving: RelayChannel | None = None
+        self._known_url = self._raw_path = self._query = b""
         super().connection_made(transport)
 
     def on_message_begin(self) -> None:
@@ -59,8 +60,8 @@ class RelayProtocol(DeadlineProtocol):
         lines = self.end_head()
         if lines is None:
             return
-        url, parser, relay, judged = self.url, self.parser, self._relay, self.head
-        if relay is None or judged is None or not is_inference(url) or b"#" in url or parser.get_method() != b"POST":
+        parser, relay, judged = self.parser, self._relay, self.head
+        if relay is None or judged is None or not self._is_for_relay() or parser.get_method() != b"POST":
             self._take_the_other_way(lines)
             self.in_head = False
             return
@@ -69,14 +70,13 @@ class RelayProtocol(DeadlineProtocol):
         if head is None:
             head = judged.read = RequestHead(lowered(lines))
         version = parser.get_http_version()
-        raw_path, _, query = url.partition(b"?")
         certificate = self.shown
         if self.certificate_of is not None:
             certificate = self.certificate_of(self.client[0] if self.client else "", head.headers)
         channel = RelayChannel(
             self,
-            raw_path,
-            query,
+            self._raw_path,
+            self._query,
             head,
             judged.length_in(lines),
             certificate=certificate,
@@ -91,6 +91,16 @@ class RelayProtocol(DeadlineProtocol):
             self.pipeline.appendleft((channel, relay))  # type: ignore[arg-type]
             if len(self.pipeline) >= _MAX_PIPELINED:
                 self.flow.pause_reading()
+
+    def _is_for_relay(self) -> bool:
+        """Tell whether the data path serves the target, which most often is that of the request before."""
+        url = self.url
+        if url != self._known_url:
+            if not is_inference(url) or b"#" in url:
+                return False
+            self._known_url = url
+            self._raw_path, _, self._query = url.partition(b"?")
+        return True
 
     def _take_the_other_way(self, lines: HeaderList) -> None:
         url, expects = self.url, self.expect_100_continue

@@ -29,7 +29,7 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 200
 MAX_TARGET_BYTES: Final = 8 * 1024
 LINGER_S: Final = 2.0
-_JUDGED: Final = frozenset({b"host", b"expect", b"transfer-encoding", b"content-length"})
+_JUDGED: Final = frozenset({b"host", b"expect", b"transfer-encoding"})
 _HOST: Final = re.compile(rb"[A-Za-z0-9.\-_~:\[\]%!$&'()*+,;=]*")
 
 
@@ -96,11 +96,12 @@ class JudgedHead:
     nor `read`, which is what the data path has made of them. The next head that differs takes the place of this one.
     """
 
-    __slots__ = ("coded", "expects_continue", "hosts", "length_at", "lines", "read")
+    __slots__ = ("_after", "_before", "coded", "expects_continue", "hosts", "length_at", "lines", "read")
 
-    def __init__(self, lines: HeaderList) -> None:
+    def __init__(self, lines: HeaderList, length_at: int) -> None:
         self.lines = lines
-        self.length_at = -1
+        self.length_at = length_at
+        self._before, self._after = lines[:length_at], lines[length_at + 1 :]
         self.hosts = 0
         self.coded = self.expects_continue = False
         self.read: Any = None
@@ -110,12 +111,9 @@ class JudgedHead:
         at, known = self.length_at, self.lines
         if at < 0:
             return lines == known
-        return (
-            len(lines) == len(known)
-            and lines[at][0] == known[at][0]
-            and lines[:at] == known[:at]
-            and lines[at + 1 :] == known[at + 1 :]
-        )
+        if len(lines) != len(known) or lines[at][0] != known[at][0]:
+            return False
+        return lines[:at] == self._before and lines[at + 1 :] == self._after
 
     def length_in(self, lines: HeaderList) -> int | None:
         """Return the length that `lines` tell, which say the same as these."""
@@ -181,13 +179,12 @@ class StrictProtocol(HttpToolsProtocol):
         self.lines.append((name, value))
 
     def _judge(self, lines: HeaderList) -> JudgedHead:
-        head = JudgedHead(lines)
-        for at, (name, value) in enumerate(lowered(lines)):
+        names = [name.lower() for name, _ in lines]
+        head = JudgedHead(lines, names.index(b"content-length") if b"content-length" in names else -1)
+        for name, (_, value) in zip(names, lines, strict=True):
             if name not in _JUDGED:
                 continue
-            if name == b"content-length":
-                head.length_at = at
-            elif name == b"host":
+            if name == b"host":
                 head.hosts += 1
                 if head.hosts > 1 or not _HOST.fullmatch(value):
                     self._stop(_HOST_WRONG)

@@ -20,7 +20,6 @@ from auth.bearer import ProofChecker, refuse_unbound
 from auth.details import Detail, read_details
 from auth.errors import Fault
 from auth.principal import Principal
-from auth.scopes import INFERENCE, USAGE_READ
 from gateway.metering.explanations import StoredExplanation
 from gateway.metering.pricing import PriceTable
 from gateway.policy.access import may_use_pool
@@ -47,7 +46,7 @@ from gateway.proxy.intake import Intake, IntakeLimits, take_in
 from gateway.proxy.model_list import list_body, models_of, one_body
 from gateway.proxy.pool_state import state_body
 from gateway.proxy.record import Recorder, RequestRecord
-from gateway.proxy.routes import GET_MODEL, LIST_MODELS, POOL_STATE, Unroutable, is_inference, match
+from gateway.proxy.routes import GET_MODEL, POOL_STATE, Unroutable, is_inference, match
 from gateway.proxy.runtime import TenantRuntime
 from gateway.proxy.spending import Spending
 from gateway.proxy.stream import queue_headers, relay
@@ -197,21 +196,14 @@ class DataPath:
         channel, record, operation = inquiry.channel, inquiry.record, inquiry.route.operation
         record.operation = operation.name
         principal = record.principal = self._caller(channel)
-        scope = USAGE_READ if operation.name == POOL_STATE else INFERENCE
-        if scope not in principal.scopes:
-            raise _no_scope(scope)
+        if operation.scope not in principal.scopes:
+            raise _no_scope(operation.scope)
         tenant = self._directory.get(principal.tenant_id)
         if tenant is None or not tenant.is_active:
             tenant = await self._find_tenant(principal, tenant)
         inquiry.admit(self._details_of(principal))
-        if operation.name == POOL_STATE:
-            await self._send_state(tenant, inquiry)
-            return
-        if operation.name in (LIST_MODELS, GET_MODEL):
-            body = self._models(tenant, inquiry)
-            if body is None:
-                body = self._models(await self._look_again(tenant), inquiry, is_last=True)
-            await _send_json(channel, record, body or b"")
+        if operation.body == "none":
+            await self._answer_itself(tenant, inquiry)
             return
         intake = await take_in(channel, operation, self._limits)
         record.model = intake.model or inquiry.route.model or ""
@@ -223,6 +215,16 @@ class DataPath:
             if answer.streaming:
                 channel.forget()
         await relay(channel, answer, record, shape=shape, est_input_tokens=intake.est_input_tokens)
+
+    async def _answer_itself(self, tenant: TenantRuntime, inquiry: Inquiry) -> None:
+        """Answer what no provider is asked for."""
+        if inquiry.route.operation.name == POOL_STATE:
+            await self._send_state(tenant, inquiry)
+            return
+        body = self._models(tenant, inquiry)
+        if body is None:
+            body = self._models(await self._look_again(tenant), inquiry, is_last=True)
+        await _send_json(inquiry.channel, inquiry.record, body or b"")
 
     async def _send_state(self, tenant: TenantRuntime, inquiry: Inquiry) -> None:
         record, named = inquiry.record, inquiry.named or ""

@@ -144,7 +144,7 @@ class Call:
 
     async def send(self, upstream: Sender) -> Answer:
         """Return the answer to relay. Raises the RequestFault to answer with, or what the body's source raised."""
-        pool = self._choice.pool
+        pool, record, attempts = self._choice.pool, self._record, self._exchange.attempts
         queue = pool.queue
         explained, asked_at = None, self._clock()
         if self._explains:
@@ -156,8 +156,8 @@ class Call:
                 raise self._full(None)
             answer = await dispatch(self._exchange, self._prepare, upstream, clock=self._clock, park=self._park)
         finally:
-            self._record.attempts += len(self._exchange.attempts)
-            if pool.rungs or len(self._exchange.attempts) > 1 or self._record.regions is not None:
+            record.attempts += len(attempts)
+            if pool.rungs or len(attempts) > 1 or record.regions is not None:
                 self._note_regions()
             if explained is not None:
                 self._explain(explained, asked_at)
@@ -166,14 +166,14 @@ class Call:
         if isinstance(answer, Failure):
             self.cause = cause_of_failure(answer)
             raise self._fault(answer)
-        self._record.first_byte_at = self._clock()
+        record.first_byte_at = self._clock()
         if pool.hedging is not None:
             self._hedged(pool.hedging, answer)
-        sized = self._record.sized
+        sized = record.sized
         if sized is not None and sized.limit is not None:
             was = b"unset" if self._intake.output_unset else b"%d" % self._intake.est_output_tokens
             told = (b"x-llm-proxy-max-tokens", b"%d; was=%b" % (sized.limit, was))
-            self._record.told = [*(self._record.told or ()), told]
+            record.told = [*(record.told or ()), told]
         return answer
 
     def _hedged(self, hedging: Hedging, answer: Answer) -> None:

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from auth.scopes import INFERENCE, USAGE_READ
+
 Dialect = Literal["openai", "anthropic", "gemini"]
 BodyKind = Literal["json", "multipart", "any", "none"]
 
@@ -20,8 +22,9 @@ class Operation:
     """One thing that can be asked of a provider.
 
     `path` is what follows the provider's prefix for the dialect ("chat/completions"); `name` labels usage and metrics.
-    `body`: "any" takes JSON or multipart. `generates` tells whether output tokens are to be expected. `model_in_path`:
-    the model stands in the path (Gemini) and not in the body.
+    `body`: "any" takes JSON or multipart, "none" is what the gateway answers itself. `generates` tells whether output
+    tokens are to be expected. `model_in_path`: the model stands in the path (Gemini) and not in the body. `scope` is
+    what the token needs.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Operation:
     method: str = "POST"
     generates: bool = False
     model_in_path: bool = False
+    scope: str = INFERENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ _GET: dict[Dialect, Operation] = {
     for dialect in ("openai", "anthropic", "gemini")
 }
 
-_STATE = Operation(POOL_STATE, "state", "openai", "none", "GET")
+_STATE = Operation(POOL_STATE, "state", "openai", "none", "GET", scope=USAGE_READ)
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _MODEL = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._:@+-]{0,127}(?:/[A-Za-z0-9@][A-Za-z0-9._:@+-]{0,127}){0,3}")
