@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -80,16 +81,19 @@ async def dispatch(
     `clock` is the exchange's monotonic clock in seconds. Cancel it when the caller disconnects: the upstream request is
     ended with it. Exceptions of a body source or of `prepare` pass through; the lease is given back in every case.
     """
-    attempts = _Attempts(exchange, prepare, pool, clock, unix_clock)
+    started_at = clock()
+    send: _Attempt = partial(
+        _attempt, exchange, prepare, pool, clock=clock, unix_clock=unix_clock, started_at=started_at
+    )
     answer: Answer | None = None
     try:
-        step = exchange.start(attempts.started_at)
+        step = exchange.start(started_at)
         while True:
             # The two steps of a request that goes well are told by their type: matching costs more than what they do.
             if isinstance(step, Send) and not exchange.hedges:
                 if answer is not None:
                     answer.drop()
-                event, answer = await attempts.send(step.lease)
+                event, answer = await send(step.lease)
                 step = exchange.step(event, clock())
             elif isinstance(step, Relay):
                 assert answer is not None
@@ -104,7 +108,7 @@ async def dispatch(
                     answer = None
                 match step:
                     case Send(lease):
-                        step, runner = await race(exchange, lease, lambda: _Runner(attempts), clock=clock)
+                        step, runner = await race(exchange, lease, lambda: _Runner(send), clock=clock)
                         answer, runner.answer = runner.answer, None
                     case Pause():
                         parked = await park(step)
@@ -121,65 +125,56 @@ async def dispatch(
         raise
 
 
-class _Attempts:
-    """Makes the attempts of one exchange, one after the other or two at a time."""
+async def _attempt(
+    exchange: Exchange,
+    prepare: Callable[[Lease], Prepared],
+    pool: Sender,
+    lease: Lease,
+    *,
+    clock: Clock,
+    unix_clock: Clock,
+    started_at: float,
+) -> tuple[Answered | Broke, Answer | None]:
+    """Make one attempt, up to the answer's head; `started_at`: when the first one of the exchange was begun."""
+    prepared = prepare(lease)
+    attempted_at = clock()
+    deadlines = prepared.deadlines
+    if len(exchange.attempts) > 1 or exchange.paused_s:
+        left_s = deadlines.total_s - (attempted_at - started_at)
+        deadlines = replace(deadlines, total_s=max(left_s, MIN_TOTAL_S))
+    try:
+        response = await pool.send(prepared.origin, prepared.request, deadlines)
+    except UpstreamError as exc:
+        return Broke(classify_error(exc)), None
+    answer = Answer(exchange, lease, response, attempted_at, clock)
+    try:
+        told = response.shape.limits(prepared.hint_style, response.values)
+        hint = None if told is None else parse_hint(told, prepared.hint_style, now_unix=unix_clock())
+        if not 200 <= response.status < 300:
+            body = await answer.classify()
+            if body and answer.kind is OutcomeKind.RATE_LIMITED:
+                hint = with_body(hint, body)
+    except BaseException:
+        answer.drop()
+        raise
+    return Answered(answer.status, answer.kind, hint, answer.first_byte_s), answer
 
-    __slots__ = ("clock", "exchange", "pool", "prepare", "started_at", "unix_clock")
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        prepare: Callable[[Lease], Prepared],
-        pool: Sender,
-        clock: Clock,
-        unix_clock: Clock,
-    ) -> None:
-        self.exchange = exchange
-        self.prepare = prepare
-        self.pool = pool
-        self.clock = clock
-        self.unix_clock = unix_clock
-        self.started_at = clock()
-
-    async def send(self, lease: Lease) -> tuple[Answered | Broke, Answer | None]:
-        """Make one attempt, up to the answer's head."""
-        exchange = self.exchange
-        prepared = self.prepare(lease)
-        attempted_at = self.clock()
-        deadlines = prepared.deadlines
-        if len(exchange.attempts) > 1 or exchange.paused_s:
-            left_s = deadlines.total_s - (attempted_at - self.started_at)
-            deadlines = replace(deadlines, total_s=max(left_s, MIN_TOTAL_S))
-        try:
-            response = await self.pool.send(prepared.origin, prepared.request, deadlines)
-        except UpstreamError as exc:
-            return Broke(classify_error(exc)), None
-        answer = Answer(exchange, lease, response, attempted_at, self.clock)
-        try:
-            told = response.shape.limits(prepared.hint_style, response.values)
-            hint = None if told is None else parse_hint(told, prepared.hint_style, now_unix=self.unix_clock())
-            if not 200 <= response.status < 300:
-                body = await answer.classify()
-                if body and answer.kind is OutcomeKind.RATE_LIMITED:
-                    hint = with_body(hint, body)
-        except BaseException:
-            answer.drop()
-            raise
-        return Answered(answer.status, answer.kind, hint, answer.first_byte_s), answer
+_Attempt = Callable[[Lease], Awaitable[tuple[Answered | Broke, Answer | None]]]
 
 
 class _Runner:
     """One attempt of a race; holds the answer that came of it."""
 
-    __slots__ = ("_attempts", "answer")
+    __slots__ = ("_send", "answer")
 
-    def __init__(self, attempts: _Attempts) -> None:
-        self._attempts = attempts
+    def __init__(self, send: _Attempt) -> None:
+        self._send = send
         self.answer: Answer | None = None
 
     async def attempt(self, lease: Lease) -> Answered | Broke:
         """Send and read on until the answer is known to be one: what a race is decided by."""
-        event, answer = await self._attempts.send(lease)
+        event, answer = await self._send(lease)
         self.answer = answer
         if answer is None or isinstance(event, Broke) or answer.kind is not OutcomeKind.OK:
             return replace(event, lease=lease)
