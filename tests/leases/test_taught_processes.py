@@ -8,9 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
+from random import Random
+from statistics import median
 from typing import Any
 
 import httpx2
+import pytest
 
 from tests.e2e.conftest import free_port
 from tests.e2e.production import installation
@@ -120,3 +123,42 @@ async def test_a_cap_holds_over_both_processes_and_a_breaker_opens_in_both(tmp_p
                 assert set(first(state)["outcomes"]) == {"ok"}
 
             await asyncio.to_thread(breaks)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_four_processes_cool_down_after_a_429_that_one_met(tmp_path: Path) -> None:
+    """With `-s` it prints how soon all know; docs/leases.md states it."""
+    port, rng, took_s = free_port(), Random(1), list[float]()
+    names = KEYS[:2]
+    config = {"keys": [{"secret": f"sk-sim-{name}-000000000000", "name": name} for name in names]}
+
+    def is_cooling(state: dict[str, Any]) -> bool:
+        quota_id = next(each["quota_id"] for each in state["keys"] if each["key"] == "first")
+        quota = next(each for each in state["quotas"] if each["id"] == quota_id)
+        return any(each["cooldown_s"] > 0.0 for each in quota["ledgers"])
+
+    with run_provider(tmp_path, config) as provider, ExitStack() as stack:
+        async with installation(tmp_path, port) as setup:
+            control = await setup.start("control", port)
+            token = await asyncio.to_thread(setup.new_tenant, control, "acme", pool_of(provider, *names))
+            processes = [stack.enter_context(closing(Gateway(await setup.start("gateway"), token))) for _ in range(4)]
+
+            def refused() -> None:
+                for _ in range(3):
+                    assert {each.ask() for each in processes} == {200}
+                    time.sleep(0.4 + 0.4 * rng.random())
+                fault = {"kind": "status", "status": 429, "retry_after_s": 5, "times": 1}
+                httpx2.put(f"{provider.base_url}/_sim/keys/first/faults", json=[fault]).raise_for_status()
+                one, *others = processes
+                one.until(is_cooling, asking=True)
+                began = time.monotonic()
+                for each in others:
+                    each.until(is_cooling)
+                took_s.append(time.monotonic() - began)
+                for each in processes:
+                    each.until(lambda state: not is_cooling(state))
+
+            for _ in range(25):
+                await asyncio.to_thread(refused)
+    print(f"all of four knew after {median(took_s):.2f} s in the median, {max(took_s):.2f} s at most")
