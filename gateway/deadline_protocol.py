@@ -32,6 +32,8 @@ class DeadlineProtocol(StrictProtocol):
     """
 
     max_connections = 1_000_000
+    first_head_s: float = 2.0
+    """How long a drain waits for the head of a caller who has connected, and has not quite asked yet."""
     tls: ServerTls | None = None
     """What the connection is encrypted with, where the server ends TLS itself."""
 
@@ -114,3 +116,17 @@ class DeadlineProtocol(StrictProtocol):
         slow = cycle.more_body and not self.flow.read_paused
         if slow and now - self.heard_at > body_s:
             self.refuse(_BODY_LATE, lingering=False)
+
+    def shutdown(self) -> None:
+        """End with the answer that is under way, or at once; a head that comes in these moments is still answered.
+
+        Its caller has seen this process accept the connection and cannot know that it should not send a request on it.
+        """
+        if self.waiting_since is None or self.refusal is not None or self.transport.is_closing():
+            super().shutdown()
+        else:
+            self.loop.call_later(self.first_head_s, self._shut_down_unless_asked)
+
+    def _shut_down_unless_asked(self) -> None:
+        if self.waiting_since is not None and not self.transport.is_closing():
+            self.transport.close()

@@ -202,6 +202,35 @@ async def test_a_drain_asks_callers_to_come_back_over_a_new_connection() -> None
     one.socket.close()
 
 
+@pytest.mark.parametrize("before", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HT"])
+async def test_a_drain_answers_who_has_connected_and_not_quite_asked(running: Running, before: bytes) -> None:
+    reader, writer = await running.open()
+    writer.write(before)
+    await settle(running)
+    running.server.should_exit = True
+    async with asyncio.timeout(10):
+        while not running.drained:
+            await asyncio.sleep(0)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".removeprefix(before[-8:]))
+    answer = await reader.read()
+    assert answer.endswith(b"ok")
+    assert b"connection: close" in answer.rpartition(b"HTTP/1.1")[2]
+    assert answer.count(b"HTTP/1.1 200 OK") == max(1, before.count(b"GET"))
+    writer.close()
+    await running.task
+
+
+async def test_a_drain_does_not_wait_long_for_who_has_connected_and_does_not_ask(running: Running) -> None:
+    protocol: Any = running.server.config.http_protocol_class
+    protocol.first_head_s = 0.01
+    reader, writer = await running.open()
+    await settle(running)
+    running.server.should_exit = True
+    assert await reader.read() == b""
+    writer.close()
+    await running.task
+
+
 async def test_a_second_signal_ends_what_is_in_flight_and_still_closes_the_application() -> None:
     one = Running()
     await one.started()
