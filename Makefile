@@ -177,4 +177,4 @@ bench: $(VENV)/.dev ## Measure CPU, latency and memory beside nginx, Envoy and L
 
 .PHONY: test-outage
 test-outage: $(VENV)/.dev ## Take Postgres away under load for OUTAGE_S=600 seconds: no request fails, no usage row is lost
-	$(BIN)/python -m pytest tests/e2e/test_postgres_faults.py -m slow -s $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/e2e/test_outage.py -m slow -s $(PYTEST_ARGS)

@@ -160,7 +160,7 @@ class DataPathParts:
         if settings.usage_spool is not None:
             self._spool = UsageSpool(settings.usage_spool, max_bytes=settings.usage_spool_bytes, clock=clock)
         self._usage_store = PostgresUsageStore(postgres)
-        self._usage = UsageRecorder(self._usage_store, spool=self._spool)
+        self._usage = UsageRecorder(self._usage_store, max_rows=settings.usage_rows, spool=self._spool)
         self._explanations = ExplanationRecorder(PostgresExplanationStore(postgres), clock)
         self.app = DataPath(
             verifier=verifier,

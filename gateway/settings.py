@@ -84,6 +84,7 @@ class Settings:
     max_upload_bytes: int
     usage_spool: Path | None
     usage_spool_bytes: int
+    usage_rows: int
     max_connections: int
     header_timeout_s: float
     keep_alive_s: float

@@ -306,6 +306,15 @@ VARIABLES: Final = (
         size,
     ),
     Variable(
+        "LLM_PROXY_USAGE_ROWS",
+        "usage_rows",
+        OPERATIONS,
+        "200000",
+        "The most usage rows that wait in the memory of one process, a KiB each at most. Beyond it the oldest are on "
+        "disk alone, or dropped and counted when they are not there.",
+        whole(100, 10_000_000),
+    ),
+    Variable(
         "LLM_PROXY_DRAIN",
         "drain_s",
         OPERATIONS,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 import httpx2
-import pytest
 
 from tests.e2e.conftest import free_port, wait_for
 from tests.e2e.production import Installation, installation
@@ -19,7 +16,6 @@ from tests.e2e.provider import run_provider
 from tests.e2e.test_postgres_away import chat, eventually_rows, pool_of
 
 CONFIG = {"keys": [{"secret": "sk-sim-one-000000000000", "name": "one"}]}
-LONG_S = float(os.environ.get("OUTAGE_S", "600"))
 
 
 async def as_owner(running: Installation, *statements: str) -> None:
@@ -120,27 +116,3 @@ async def test_down_at_the_start_the_program_says_so_and_serves_when_it_is_back(
             await asyncio.to_thread(wait_for, f"{base_url}/readyz", process, log)
             async with httpx2.AsyncClient(base_url=base_url, headers={"authorization": f"Bearer {token}"}) as client:
                 assert await chat(client) == 200
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-async def test_ten_minutes_away_under_load(tmp_path: Path) -> None:
-    """`make test-outage` (OUTAGE_S=600): nothing fails, memory does not grow by more than the rows, nothing is lost."""
-    port = free_port()
-    with run_provider(tmp_path, CONFIG) as provider:
-        async with installation(tmp_path, port, LLM_PROXY_USAGE_SPOOL=str(tmp_path / "spool")) as running:
-            base_url = await running.start("serve", port)
-            token = await asyncio.to_thread(running.new_tenant, base_url, "acme", pool_of(provider, "one"))
-            headers = {"authorization": f"Bearer {token}"}
-            async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=10) as client:
-                statuses = [await chat(client)]
-                await running.postgres.stop()
-                until = time.monotonic() + LONG_S
-                while time.monotonic() < until:
-                    statuses += await asyncio.gather(*(chat(client, stream=n % 2 == 0) for n in range(10)))
-                    await asyncio.sleep(0.5)
-                await running.postgres.start()
-                statuses.append(await chat(client))
-            assert set(statuses) == {200}
-            assert await eventually_rows(running, len(statuses)) == len(statuses)
-            print(f"{len(statuses)} requests in {LONG_S:.0f} s without a database, as many rows")
