@@ -1,10 +1,11 @@
 """Bytecodes and Python calls that one relayed request costs, by function: a figure that no load of the machine changes.
 
-    python bench/bytecodes.py [--requests 300] [--functions 40] [--body small|big]
+    python bench/bytecodes.py [--requests 300] [--functions 40] [--body small|big|stream]
 
 The gateway of `bench/data_path.py` (everything on, usage rows discarded) counts what its interpreter executes for so
-many requests over eight connections, after as many to warm up. Two thirds of a request's CPU are the interpreter's,
-about 14 ns a bytecode. Figures of two versions of Python differ; compare within one.
+many requests over eight connections, after as many to warm up. A stream has 30 events, 20 ms apart so that nearly each
+is a read of its own. Two thirds of a request's CPU are the interpreter's, about 14 ns a bytecode. Figures of two
+versions of Python differ; compare within one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import uvloop
 from data_path import gateway, load, request
-from relay_client import REQUEST, mock
+from relay_client import REQUEST, STREAMED, mock
 
 from gateway.proxy.app import DataPath
 from gateway.proxy.channel import Channel
@@ -101,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--functions", type=int, default=40)
-    parser.add_argument("--body", choices=("small", "big"), default="small")
+    parser.add_argument("--body", choices=("small", "big", "stream"), default="small")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     mock_pipe, mock_end = multiprocessing.Pipe()
@@ -113,7 +114,11 @@ def main() -> None:
     process = context.Process(target=counting, args=told, daemon=True)
     process.start()
     port, token = pipe.recv()
-    body = REQUEST if arguments.body == "small" else REQUEST[:-4] + b"x" * 8000 + REQUEST[-4:]
+    body = {
+        "small": REQUEST,
+        "big": REQUEST[:-4] + b"x" * 8000 + REQUEST[-4:],
+        "stream": REQUEST[:-1] + STREAMED,
+    }[arguments.body]
     try:
         raw = request("/v1/chat/completions", token, body)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

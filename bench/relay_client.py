@@ -35,23 +35,33 @@ SMALL = (
 )
 EVENT = b'data: {"id":"chatcmpl-1","choices":[{"delta":{"content":"token"}}]}\n\n'
 EVENTS = 30
+STREAMED = b',"stream":true}'
+PACE_S = 0.02
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
 
 
 class Mock(asyncio.Protocol):
-    """Answers /stream with separate writes per event and everything else with one small JSON."""
+    """Answers /stream, and bodies that ask for a stream, with a write an event; everything else with one small JSON.
+
+    The events of the latter stand `PACE_S` apart, so that each is read by itself.
+    """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self.parser = httptools.HttpRequestParser(self)
         self.url = b""
+        self.pace_s = 0.0
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
 
     def on_url(self, url: bytes) -> None:
         self.url = url
+
+    def on_body(self, body: bytes) -> None:
+        if body.endswith(STREAMED):
+            self.url, self.pace_s = b"/v1/stream", PACE_S
 
     def on_message_complete(self) -> None:
         write = self.transport.write  # type: ignore[attr-defined]
@@ -65,10 +75,10 @@ class Mock(asyncio.Protocol):
                 return
             write(CHUNK if left else b"0\r\n\r\n")
             if left:
-                loop.call_soon(event, left - 1)
+                loop.call_later(self.pace_s, event, left - 1)
 
         write(STREAM_HEAD)
-        loop.call_soon(event, EVENTS)
+        loop.call_later(self.pace_s, event, EVENTS)
 
 
 def pin(core: int) -> None:

@@ -191,7 +191,11 @@ class RelayChannel:
             self._count(chunk)
             chunk = self._pending + chunk if self._pending else chunk
         self._pending = b""
-        await self._write(chunk)
+        connection = self._connection
+        if connection.flow.write_paused:
+            await self._write(chunk)
+        elif not self.disconnected:
+            connection.transport.write(chunk)
 
     async def finish(self, last: bytes = b"") -> None:
         """See `Channel.finish`."""

@@ -6,7 +6,6 @@ Pure. A stream of a thousand events costs one append and one `count` a chunk; on
 from __future__ import annotations
 
 import re
-from collections import deque
 
 from gateway.balancing.outcome import TokenUsage
 from gateway.metering.usage import EMPTY, read_body, read_tail
@@ -29,10 +28,10 @@ _TRUNCATED = re.compile(
 class AnswerTap:
     """Watches one answer. `feed` every chunk, in order; then ask once for `result`.
 
-    Memory stays under HEAD_BYTES + TAIL_BYTES + one chunk, whatever the length of the answer.
+    Memory stays under HEAD_BYTES + 1.5 TAIL_BYTES + one chunk, whatever the length of the answer.
     """
 
-    __slots__ = ("_chunks", "_head", "_kept", "events", "is_stream", "size")
+    __slots__ = ("_bound", "_chunks", "_head", "_kept", "events", "is_stream", "size")
 
     def __init__(self, *, is_stream: bool) -> None:
         self.is_stream = is_stream
@@ -40,22 +39,27 @@ class AnswerTap:
         self.events = 0
         self._head = b""
         self._kept = 0
-        self._chunks: deque[bytes] = deque()
+        self._bound = STREAM_TAIL_BYTES if is_stream else TAIL_BYTES
+        self._chunks: list[bytes] = []
 
     def feed(self, chunk: bytes) -> None:
         """Note one chunk of the answer's body, as relayed."""
-        size = len(chunk)
-        if self.size < HEAD_BYTES:
-            self._head = self._head + chunk[: HEAD_BYTES - self.size] if self.size else chunk[:HEAD_BYTES]
-        self.size += size
+        size, seen = len(chunk), self.size
+        self.size = seen + size
+        if seen < HEAD_BYTES:
+            self._head += chunk[: HEAD_BYTES - seen]
         if self.is_stream:
             self.events += chunk.count(b"data:")
-        chunks = self._chunks
-        chunks.append(chunk)
+        self._chunks.append(chunk)
         self._kept += size
-        bound = STREAM_TAIL_BYTES if self.is_stream else TAIL_BYTES
-        while self._kept - len(chunks[0]) >= bound:
-            self._kept -= len(chunks.popleft())
+        if self._kept > self._bound * 1.5:
+            self._shorten()
+
+    def _shorten(self) -> None:
+        """Keep the last bytes alone: now and then, since dropping chunk by chunk costs more than all the rest."""
+        if len(self._chunks) > 1:
+            self._chunks = [b"".join(self._chunks)[-self._bound :]]
+            self._kept = self._bound
 
     @property
     def at_event_boundary(self) -> bool:
@@ -107,21 +111,22 @@ def read_stream(head: bytes, tail: bytes) -> Reading:
     `head` and `tail` may overlap and may cut events in two: a cut event reads as silent.
     """
     first = EMPTY
-    for data in _events(head):
-        first = read_body(data)
-        if first.model or first.has_usage:
-            break
-    for data in reversed(_events(tail)):
-        if b'"usage' in data:
-            last = read_body(data)
+    # Most events say neither, and are not even looked at one by one where none does.
+    if b'"model' in head or b'"usage' in head:
+        for line in head.splitlines():
+            if line.startswith(b"data:") and (b'"model' in line or b'"usage' in line):
+                found = read_body(line[5:].strip())
+                if found.model or found.has_usage:
+                    first = found
+                    break
+    if b'"usage' not in tail:
+        return first
+    for line in reversed(tail.splitlines()):
+        if line.startswith(b"data:") and b'"usage' in line:
+            last = read_body(line[5:].strip())
             if last.has_usage:
                 return last.over(first)
     return read_tail(tail).over(first)
-
-
-def _events(window: bytes) -> list[bytes]:
-    """Return the data of each event line; none of the providers spreads one event's data over several lines."""
-    return [line[5:].strip() for line in window.splitlines() if line.startswith(b"data:") and line[5:6]]
 
 
 def _model_of_head(head: bytes) -> Reading:

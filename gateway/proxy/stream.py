@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from gateway.balancing.outcome import OutcomeKind
 from gateway.metering.sse import AnswerTap, read_whole, says_truncated
 from gateway.proxy.channel import Channel, HeaderList
@@ -50,10 +53,10 @@ def queue_headers(record: RequestRecord) -> HeaderList:
     return [waited, (b"x-llm-proxy-queued-behind", b"%d" % record.queued_behind)]
 
 
-async def relay(
+def relay(
     channel: Channel, answer: Answer, record: RequestRecord, *, shape: Shape, est_input_tokens: int
-) -> None:
-    """Send `answer` to the caller, to its end, and bring `answer` to its own.
+) -> Coroutine[Any, Any, None]:
+    """Return what sends `answer` to the caller, to its end, and brings `answer` to its own.
 
     When the provider breaks off, a stream ends in an error event of the dialect and any other body is cut, so that the
     caller never takes a part for the whole. Cancellation (the caller is gone) passes through, with usage noted.
@@ -63,9 +66,8 @@ async def relay(
     record.outcome = _WORDS[answer.kind]
     est = est_input_tokens if answer.kind is OutcomeKind.OK else 0
     if answer.is_whole and not answer.streaming:
-        await _relay_whole(channel, answer, record, est)
-    else:
-        await _relay_parts(channel, answer, record, shape, est)
+        return _relay_whole(channel, answer, record, est)
+    return _relay_parts(channel, answer, record, shape, est)
 
 
 async def _relay_whole(channel: Channel, answer: Answer, record: RequestRecord, est: int) -> None:
