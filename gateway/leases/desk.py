@@ -130,9 +130,11 @@ class Desk:
             self.news.exchanged_all(now)
             keys = list(self._active)
         else:
-            told = self._look(now)
-            keys = [key for key in {*self._waited_for, *told} if key in self._active]
-            reports |= {key: self._listening() for key in told if key[1] == TENANT_ROW}
+            told, heard = self._look(now), self.news.take_heard(now)
+            # Who has something left to say does so: to listen is not to hold anything.
+            wanted = {*self._waited_for, *told, *(key for key in heard if key in self._unsaid)}
+            keys = [key for key in wanted if key in self._active]
+            reports |= {key: self._listening() for key in {*told, *heard} - set(keys)}
         for key in keys:
             report = reports[key] = Report(self.lessee, {})
             families = self._active[key]
@@ -147,9 +149,6 @@ class Desk:
                 shares.report(*found, report, leaving=report.leaving)
         for tenant_id, said in self._words.say({key[0] for key in reports}, now, everything=everything).items():
             reports[tenant_id, TENANT_ROW] = self._listening(said)
-        for key in self.news.take_heard(now):
-            if key not in reports:
-                reports[key] = self._listening()
         for key, report in reports.items():
             # What an exchange that failed would have told is told with the next one.
             report.facts = {**self._unsaid.get(key, {}), **report.facts}

@@ -7,6 +7,7 @@ import json
 from uuid import UUID, uuid4
 
 import asyncpg
+import msgspec
 import pytest
 
 from auth.errors import Unavailable
@@ -15,9 +16,10 @@ from gateway.database import Postgres
 from gateway.leases.news import AGAIN_S, HEAR_S, LOOK_S, MAX_HEARD, MAX_NOTICES, MAX_TOLD, News
 from gateway.leases.notices import CHANNEL, encode, parse, tag
 from gateway.leases.postgres_store import PostgresLeaseStore
+from gateway.leases.row import Row
 from gateway.leases.tenant_word import TENANT_ROW
 from tests.conftest import TestDatabase
-from tests.leases.world import TENANT, World
+from tests.leases.world import QUOTA, TENANT, World
 
 OTHER = UUID(int=2)
 KEYS = [(TENANT, str(number)) for number in range(1_000)]
@@ -166,3 +168,21 @@ async def test_notices_arrive_over_postgres(test_database: TestDatabase, databas
     await asyncio.gather(listening, return_exceptions=True)
     await store.close()
     await postgres.close()
+
+
+async def test_who_reads_a_row_with_something_left_to_say_goes_on_holding_its_part() -> None:
+    """What an exchange that failed would have told is still to be told when another process announces something."""
+    world = World()
+    one, _ = world.add(5.0), world.add(5.0)
+    await world.run(3.0)
+    world.store.broken = Unavailable("away")
+    one.ledger.cooldown.hear(world.now + 20.0, world.now)
+    await one.driver.exchange()
+    world.store.broken = None
+    (payload,) = encode([(TENANT, QUOTA)], tag("somebody"))
+    one.driver.heard(payload)
+    world.now += HEAR_S
+    await one.driver.exchange(everything=False)
+    row = msgspec.json.decode(world.store.rows[TENANT, QUOTA].state, type=Row)
+    assert row.lessees["process 0"].holdings
+    assert any(name.startswith("cool|") for name in row.facts)
