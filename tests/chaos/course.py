@@ -24,9 +24,9 @@ def possible(workers: int) -> list[str]:
 
 def together(first: Fault, second: Fault) -> bool:
     """Tell whether both can be on at the same time."""
-    if first.place == second.place:
-        return first.place == "a process" and not (first.takes_postgres and second.takes_postgres)
-    return not (first.takes_postgres and second.takes_postgres)
+    if (first.takes_postgres and second.takes_postgres) or (first.needs_workers and second.needs_workers):
+        return False
+    return first.place != second.place or first.place == "a process"
 
 
 def deals(names: Sequence[str], rng: random.Random) -> Iterator[list[str]]:

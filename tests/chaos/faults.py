@@ -13,8 +13,8 @@ from tests.chaos.strikes import BROKEN
 
 ANY = ("serve", "gateway", "control")
 GATEWAYS = ("serve", "gateway")
-ENDED = BROKEN | {"late"}
-"""A supervisor listens before its first worker is ready: who connects then waits for the start."""
+GONE = frozenset({"refused", "none", "late"})
+"""Nobody listens; or a supervisor does whose first worker is not ready: who connects then waits for the start."""
 
 FAULTS: dict[str, Fault] = {
     # Everything that a request needs is in memory; what it used waits in the spool.
@@ -25,7 +25,7 @@ FAULTS: dict[str, Fault] = {
     "Postgres out of connections": Fault(postgres_faults.out_of_connections, "Postgres", takes_postgres=True),
     "Postgres fails over": Fault(postgres_faults.promoted, "Postgres", takes_postgres=True),
     # Its connections go with it, and nobody listens until it is back.
-    "kill -9": Fault(process_faults.ended(signal.SIGKILL), "a process", ENDED, strikes=ANY),
+    "kill -9": Fault(process_faults.ended(signal.SIGKILL), "a process", BROKEN | GONE, strikes=ANY),
     # Its connections go with it; what comes afterwards is its siblings', until another is ready.
     "kill -9 of one worker": Fault(
         process_faults.worker_killed, "a process", BROKEN, strikes=GATEWAYS, needs_workers=True
@@ -38,8 +38,8 @@ FAULTS: dict[str, Fault] = {
         needs_workers=True,
         takes_postgres=True,
     ),
-    # It drains for less time than the longest request may take, then nobody listens until it is back.
-    "SIGTERM": Fault(process_faults.ended(signal.SIGTERM), "a process", ENDED, strikes=ANY),
+    # What is under way is answered; then nobody listens until it is back.
+    "SIGTERM": Fault(process_faults.ended(signal.SIGTERM), "a process", GONE, strikes=ANY),
     "SIGHUP": Fault(process_faults.hung_up, "a process", strikes=ANY),
     # Deadlines pass while it stands still.
     "SIGSTOP and SIGCONT": Fault(

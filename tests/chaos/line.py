@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.upstream.connect import DirectConnector
-from gateway.upstream.errors import UpstreamError
+from gateway.upstream.errors import ConnectFailed, UpstreamError
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
 from gateway.upstream.pool import ConnectionPool
@@ -19,7 +19,7 @@ _DEADLINES = Deadlines(connect_s=_PATIENCE_S, first_byte_s=_PATIENCE_S, idle_s=_
 
 @dataclass
 class Heard:
-    """What came of one request. `ending`: the status, "error event", "cut", "none" (no answer) or "left" (by us)."""
+    """What came of one request. `ending`: the status, "error event", "cut", "none" (no answer), "refused", "left"."""
 
     ending: str = "none"
     status: int = 0
@@ -49,6 +49,8 @@ class Line:
                     response.close()
                     heard.ending = "left"
                     return heard
+        except ConnectFailed:
+            heard.ending = "refused"
         except UpstreamError:
             heard.ending = "cut" if heard.status else "none"
         else:

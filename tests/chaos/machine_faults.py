@@ -57,7 +57,7 @@ async def disk_full(scene: Scene) -> AsyncIterator[None]:
 @asynccontextmanager
 async def descriptors_gone(scene: Scene) -> AsyncIterator[None]:
     """No connection can be accepted or opened: no number is free, and those below the limit are held."""
-    pid = scene.rng.choice(scene.process.pids())
+    pid = scene.rng.choice(await scene.process.serving())
     used = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
     lowest = min(set(range(len(used) + 1)) - used)
     async with AsyncExitStack() as held:

@@ -34,8 +34,8 @@ def ended(how: signal.Signals) -> Callable[[Scene], AbstractAsyncContextManager[
 @asynccontextmanager
 async def worker_killed(scene: Scene) -> AsyncIterator[None]:
     """Only what was under way feels it: the sibling and the kernel's queue take what comes next."""
+    pid = scene.rng.choice(await scene.process.serving())
     scene.process.killed_at = time.monotonic()
-    pid = scene.rng.choice(scene.process.pids())
     os.kill(pid, signal.SIGKILL)
     scene.took(await _comes(lambda: pid not in scene.process.pids()))
     scene.over()
@@ -45,7 +45,7 @@ async def worker_killed(scene: Scene) -> AsyncIterator[None]:
 @asynccontextmanager
 async def worker_replaced_alone(scene: Scene) -> AsyncIterator[None]:
     """A worker is killed while Postgres is down, and its successor starts: until it is ready it takes nothing."""
-    before = set(scene.process.pids())
+    before = set(await scene.process.serving())
     await scene.world.postgres.stop()
     async with worker_killed(scene):
         if await _comes(lambda: bool(set(scene.process.pids()) - before)):

@@ -96,6 +96,13 @@ def test_every_fault_is_dealt_before_one_comes_again() -> None:
         assert set(dealt[: len(names)]) == set(names)
 
 
+def test_two_faults_at_a_time_strike_two_processes() -> None:
+    for first, second in itertools.permutations(FAULTS.values(), 2):
+        if together(first, second) and first.strikes and second.strikes:
+            mine, others = (({"gateway"} if each.needs_workers else {*each.strikes}) for each in (first, second))
+            assert len(mine | others) > 1
+
+
 def test_one_worker_cannot_be_killed_beside_a_sibling() -> None:
     assert set(FAULTS) - set(possible(1)) == {"kill -9 of one worker", "a worker is replaced while Postgres is down"}
     assert set(possible(2)) == set(FAULTS)

@@ -30,6 +30,7 @@ from tests.hostile.provider import Provider
 
 _START_S = 300.0
 """How long a start may take on a machine that is busy with other things."""
+_SERVES = re.compile(r'"worker serves", .*"pid": (\d+)')
 _WRITE_S = 1.0
 _END_S = 30.0
 """How long an end may take: docs/faults.md has 20 s beyond the drain, which is 5 s here."""
@@ -62,6 +63,18 @@ class Process:
             return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         except OSError:
             return []
+
+    async def serving(self) -> list[int]:
+        """Wait until all that serve are ready, and return them: who starts is no sibling that could help yet."""
+        if self.workers == 1:
+            return self.pids()
+        async with asyncio.timeout(_START_S):
+            while True:
+                ready = {int(pid) for pid in _SERVES.findall(self.log.read_text())}
+                found = [pid for pid in self.pids() if pid in ready]
+                if len(found) >= self.workers:
+                    return found
+                await asyncio.sleep(0.1)
 
     def look(self) -> None:
         """Note how much memory one of them takes at most."""
