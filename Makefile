@@ -178,3 +178,7 @@ bench: $(VENV)/.dev ## Measure CPU, latency and memory beside nginx, Envoy and L
 .PHONY: test-outage
 test-outage: $(VENV)/.dev ## Take Postgres away under load for OUTAGE_S=600 seconds: no request fails, no usage row is lost
 	$(BIN)/python -m pytest tests/e2e/test_outage.py -m slow -s $(PYTEST_ARGS)
+
+.PHONY: test-crowd
+test-crowd: $(VENV)/.dev ## Hold 20,000 connections to two workers, each answered by its own bytes (CROWD=20000; two minutes)
+	$(BIN)/python -m pytest tests/e2e/test_crowd.py -m slow -s $(PYTEST_ARGS)

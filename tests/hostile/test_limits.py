@@ -7,7 +7,7 @@ import resource
 import socket
 from pathlib import Path
 
-from tests.e2e.crowd import gather_crowd, resident_kib
+from tests.e2e.crowd import Crowd, resident_kib
 from tests.hostile.conftest import Target
 from tests.hostile.wire import Caller, ident, identities, post
 
@@ -16,13 +16,16 @@ KIB_EACH = 24.0
 
 
 async def test_a_crowd_costs_little_each(target: Target) -> None:
-    for writer in await gather_crowd(target.port, 50):
-        writer.transport.abort()
+    warm = Crowd(target.port, target.token.decode(), "warm", "127.0.0.1")
+    assert (await warm.gather(50)).answered == 50
+    warm.close()
+    crowd = Crowd(target.port, target.token.decode(), "crowd", "127.0.0.1")
     before = resident_kib(target.process.pid)
-    opened = await gather_crowd(target.port, CROWD)
+    gathered = await crowd.gather(CROWD)
     held = resident_kib(target.process.pid) - before
-    for writer in opened:
-        writer.transport.abort()
+    crowd.close()
+    assert (gathered.answered, gathered.wrong) == (CROWD, [])
+    print(f"{held / CROWD:.1f} KiB each")
     assert held / CROWD < KIB_EACH
 
 
