@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol with deadlines for heads, bodies and idle connections, and a connection cap."""
+"""uvicorn's HTTP/1.1 protocol with deadlines for heads, bodies, readers and idle connections, and a connection cap."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from auth.certificates import thumbprint
+from gateway.delivery import Delivery, acked_bytes, reset
 from gateway.descriptors import LINGERING
 from gateway.forwarded import CERTIFICATE
-from gateway.strict_protocol import Refusal, StrictProtocol
+from gateway.paced_protocol import LARGE_READ_BYTES, MAX_PIPELINED, SMALL_READ_BYTES, PacedProtocol
+from gateway.strict_protocol import Refusal
 from gateway.tls import ServerTls
 
 if TYPE_CHECKING:
@@ -25,8 +27,8 @@ _HEAD_LATE = Refusal(408, "head_timeout", "The request head did not arrive in ti
 _BODY_LATE = Refusal(408, "body_timeout", "The request body did not arrive in time.", "Send it without pauses.")
 
 
-class DeadlineProtocol(StrictProtocol):
-    """The strict protocol that notes since when it waits for the caller; `GatewayServer` sweeps the late ones.
+class DeadlineProtocol(PacedProtocol):
+    """The paced protocol that notes since when it waits for the caller; `GatewayServer` sweeps the late ones.
 
     A note and a sweep a second cost less than a timer a request.
     """
@@ -51,6 +53,7 @@ class DeadlineProtocol(StrictProtocol):
         self.idle_since = self.waiting_since
         self.heard_at = self.waiting_since
         self.heard = False
+        self._delivery: Delivery | None = None
         too_many = len(self.connections) - self.max_connections
         if too_many > 0:
             self.refuse(_TOO_MANY, lingering=too_many <= LINGERING)
@@ -59,7 +62,14 @@ class DeadlineProtocol(StrictProtocol):
         """Take bytes; the clock of a slow body starts again."""
         self.heard_at = self.loop.time()
         self.heard = True
-        super().data_received(data)
+        size = len(data)
+        if self.pipeline or (
+            # What follows the end of its head without a CR is a body: most reads are one request.
+            size > SMALL_READ_BYTES and (size > LARGE_READ_BYTES or data.find(b"\r", data.find(b"\r\n\r\n") + 4) >= 0)
+        ):
+            self.pace(data)
+        else:
+            super().data_received(data)
 
     def on_message_begin(self) -> None:
         """Start the clock of a request head."""
@@ -77,20 +87,39 @@ class DeadlineProtocol(StrictProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing() or self.lingers:
             return
-        if self.flow.read_paused:
-            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
-        elif self.refusal is not None:
+            if self.flow.read_paused:
+                self._read_on()
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self.refusal is not None:
             self.write_refusal()
         else:
             self.idle_since = self.loop.time()
 
-    def check_deadlines(self, now: float, head_s: float, body_s: float) -> None:
+    def _read_on(self) -> None:
+        """A place in the line is free: parse on, then read on. The caller's clocks have stood still meanwhile."""
+        self.heard_at = self.loop.time()
+        self.parse_on()
+        if self.waiting_since is not None:
+            self.waiting_since = self.heard_at
+        if len(self.pipeline) < MAX_PIPELINED:
+            self.flow.resume_reading()
+
+    def check_deadlines(self, now: float, head_s: float, body_s: float, send_s: float) -> None:
         """Close the connection if its caller is too slow with a head (`head_s`), the next body bytes (`body_s`), or
-        the next request (the keep-alive time).
+        the next request (the keep-alive time); drop it if it has taken nothing of what waits for it for `send_s`.
         """
+        # One that is closing too: it waits for its caller to take the rest, which may be never.
+        if left := self.transport.get_write_buffer_size():
+            if self._is_overdue(now, left, send_s):
+                reset(self.transport)
+                return
+        else:
+            self._delivery = None
         if self.transport.is_closing() or self.refusal is not None or self.lingers:
             return
         if self.waiting_since is not None:
@@ -116,6 +145,14 @@ class DeadlineProtocol(StrictProtocol):
         slow = cycle.more_body and not self.flow.read_paused
         if slow and now - self.heard_at > body_s:
             self.refuse(_BODY_LATE, lingering=False)
+
+    def _is_overdue(self, now: float, left: int, send_s: float) -> bool:
+        """Tell whether the caller has had its time to take the `left` bytes that wait for it."""
+        acked, delivery = acked_bytes(self.transport), self._delivery
+        if delivery is None:
+            self._delivery = Delivery(now, left, acked)
+            return False
+        return delivery.stands_s(now, left, acked) > send_s
 
     def shutdown(self) -> None:
         """End with the answer that is under way, or at once; a head that comes in these moments is still answered.

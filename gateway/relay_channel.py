@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -32,8 +33,8 @@ class RelayChannel:
 
     __slots__ = (
         "_arrived", "_chunked", "_connection", "_expects_continue", "_held", "_left", "_may_chunk", "_on_gone",
-        "_pending", "certificate", "disconnected", "head", "held_bytes", "keep_alive", "length", "method", "more_body",
-        "query", "raw_path", "response_complete", "response_started", "task",
+        "_pending", "certificate", "disconnected", "ends_by", "head", "held_bytes", "keep_alive", "length", "method",
+        "more_body", "query", "raw_path", "response_complete", "response_started", "task",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,7 @@ class RelayChannel:
         self.held_bytes = 0
         self.response_started = self.response_complete = self.disconnected = False
         self.task: asyncio.Task[None] | None = None
+        self.ends_by = inf
         self._connection = connection
         self._expects_continue = expects_continue
         self._may_chunk = may_chunk

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.deadline_protocol import DeadlineProtocol
+from gateway.paced_protocol import MAX_PIPELINED
 from gateway.proxy.head import RequestHead
 from gateway.proxy.routes import is_inference
 from gateway.relay_channel import RelayChannel, Serve
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SHUTTING_DOWN: Final = Refusal(503, "shutting_down", "This process is shutting down.", "Send the request again.", 1)
-_MAX_PIPELINED: Final = 8
-"""While fewer wait the connection is read on: only who reads learns that the caller has left."""
 
 
 class RelayProtocol(DeadlineProtocol):
@@ -89,7 +88,7 @@ class RelayProtocol(DeadlineProtocol):
             self._start_relay(channel, relay)
         else:
             self.pipeline.appendleft((channel, relay))  # type: ignore[arg-type]
-            if len(self.pipeline) >= _MAX_PIPELINED:
+            if len(self.pipeline) >= MAX_PIPELINED:
                 self.flow.pause_reading()
 
     def _is_for_relay(self) -> bool:
@@ -153,6 +152,13 @@ class RelayProtocol(DeadlineProtocol):
             if not channel.response_complete and not channel.disconnected:
                 self.transport.close()
             self.tasks.discard(channel.task)
+
+    def _is_overdue(self, now: float, left: int, send_s: float) -> bool:
+        """Besides: an answer ends with its own time, however steadily it is taken. It has a key's place."""
+        serving = self._serving
+        if serving is not None and not serving.response_complete and self.flow.write_paused and now > serving.ends_by:
+            return True
+        return super()._is_overdue(now, left, send_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that is being served, and drop those that wait behind it."""

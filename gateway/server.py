@@ -57,6 +57,7 @@ class GatewayServer(uvicorn.Server):
         drain_s: float,
         head_timeout_s: float,
         body_timeout_s: float,
+        send_timeout_s: float,
         tls: ServerTls | None = None,
     ) -> None:
         super().__init__(config)
@@ -72,8 +73,7 @@ class GatewayServer(uvicorn.Server):
         self._end_by = inf
         self._lead_s = lead_s
         self._drain_s = drain_s
-        self._head_timeout_s = head_timeout_s
-        self._body_timeout_s = body_timeout_s
+        self._timeouts_s = head_timeout_s, body_timeout_s, send_timeout_s
         self._interrupted = False
 
     @contextlib.contextmanager
@@ -170,7 +170,6 @@ class GatewayServer(uvicorn.Server):
         lead_ends_at = loop.time() + (0.0 if self._interrupted or not self.servers else self._lead_s)
         while not self.force_exit and (left_s := lead_ends_at - loop.time()) > 0:  # noqa: ASYNC110 -- set by a signal
             await asyncio.sleep(min(left_s, _SECOND_SIGNAL_S))
-        self._sweeper.cancel()
         if self._renewer is not None:
             self._renewer.cancel()
         try:
@@ -178,6 +177,8 @@ class GatewayServer(uvicorn.Server):
                 await super().shutdown(sockets)
         except TimeoutError:
             log.error("the application does not end")
+        finally:
+            self._sweeper.cancel()  # not before: who is too slow would hold up the drain
         if self.force_exit:
             await self._end_at_once()
 
@@ -202,7 +203,7 @@ class GatewayServer(uvicorn.Server):
             now = loop.time()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, DeadlineProtocol):
-                    connection.check_deadlines(now, self._head_timeout_s, self._body_timeout_s)
+                    connection.check_deadlines(now, *self._timeouts_s)
 
     async def _renew(self, tls: ServerTls) -> None:
         """Take up renewed certificates; one that cannot be used leaves the old one in place, and a line in the log."""
@@ -304,5 +305,6 @@ def make_server(
         drain_s=settings.drain_s,
         head_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
+        send_timeout_s=settings.send_timeout_s,
         tls=tls,
     )

@@ -89,6 +89,7 @@ class Settings:
     header_timeout_s: float
     keep_alive_s: float
     body_timeout_s: float
+    send_timeout_s: float
     drain_s: float
     drain_lead_s: float
     snapshot_poll_s: float

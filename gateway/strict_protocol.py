@@ -239,7 +239,7 @@ class StrictProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         self.overhead = 0
-        self.data_received(head + rest)
+        StrictProtocol.data_received(self, head + rest)
 
     def on_headers_complete(self) -> None:
         """Begin the request when its head is in order."""

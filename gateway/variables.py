@@ -204,6 +204,14 @@ VARIABLES: Final = (
         seconds(0.1, 3600),
     ),
     Variable(
+        "LLM_PROXY_SEND_TIMEOUT",
+        "send_timeout_s",
+        TRAFFIC,
+        "60",
+        "Seconds after which a caller's connection is dropped that has taken nothing of what waits for it.",
+        seconds(0.1, 3600),
+    ),
+    Variable(
         "LLM_PROXY_KEEP_ALIVE",
         "keep_alive_s",
         TRAFFIC,

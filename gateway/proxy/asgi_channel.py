@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from math import inf
 from typing import Any
 
 from gateway.forwarded import thumbprint_of
@@ -34,6 +35,7 @@ class AsgiChannel:
         "aborted",
         "body_over",
         "certificate",
+        "ends_by",
         "head",
         "length",
         "method",
@@ -58,6 +60,7 @@ class AsgiChannel:
         # Behind a trusted proxy uvicorn has put the caller's own address in its place.
         self.peer: str = client[0] if client else ""
         self.task: asyncio.Task[None] | None = None
+        self.ends_by = inf
         self.aborted = False
         self._receive = receive
         self._send = send
@@ -94,16 +97,24 @@ class AsgiChannel:
         """See `Channel.send_head`; the server reads and frames it by itself."""
         del length, closes, hold
         pairs = [tuple(line.split(b": ", 1)) for line in headers.split(b"\r\n")[:-1]]
-        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+        await self._pass({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def send(self, chunk: bytes) -> None:
         """See `Channel.send`."""
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._pass({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def finish(self, last: bytes = b"") -> None:
         """See `Channel.finish`."""
         self.close()
-        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+        await self._pass({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _pass(self, message: MutableMapping[str, Any]) -> None:
+        """Hand to the server, which waits while the caller is slow; raises CallerGone when that has lasted too long."""
+        try:
+            async with asyncio.timeout_at(self.ends_by if self.ends_by < inf else None):
+                await self._send(message)
+        except TimeoutError:
+            raise CallerGone from None
 
     def abort(self) -> None:
         """See `Channel.abort`: the ASGI application then returns with the answer unfinished, and the server closes."""

@@ -41,6 +41,9 @@ from gateway.upstream.providers import DIALECT_ROOTS
 
 logger = logging.getLogger(__name__)
 
+_REST_S = 5.0
+"""How long a caller may take the rest of an answer whose provider has had its time."""
+
 _VERBS = {"GET": b"GET", "POST": b"POST"}
 _QUERIES = {"gemini": (b"alt=sse",), "anthropic": (b"beta=true",), "openai": ()}
 """The only query parameters that reach a provider; everything else means nothing to it, or is Azure's api-version."""
@@ -166,7 +169,8 @@ class Call:
         if isinstance(answer, Failure):
             self.cause = cause_of_failure(answer)
             raise self._fault(answer)
-        record.first_byte_at = self._clock()
+        record.first_byte_at = began_at = self._clock()
+        self._channel.ends_by = began_at + self._deadlines.total_s + _REST_S
         if pool.hedging is not None:
             self._hedged(pool.hedging, answer)
         sized = record.sized

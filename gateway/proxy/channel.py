@@ -25,8 +25,9 @@ class Channel(Protocol):
 
     `method` is upper case; `raw_path` the path as sent, percent-encoding and all, without the query; `length` what its
     `content-length` says, None without one; `certificate` the `x5t#S256` of the caller's TLS certificate (RFC 8705), ""
-    without one; `task` what serves it, where the server has made a task for that. `head` may be other requests' as
-    well, of the same connection: it is not to be changed.
+    without one; `task` what serves it, where the server has made a task for that; `ends_by` (monotonic seconds) when a
+    caller that is still taking the answer is dropped. `head` may be other requests' as well, of the same connection: it
+    is not to be changed.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Channel(Protocol):
     length: int | None
     certificate: str
     task: asyncio.Task[None] | None
+    ends_by: float
 
     @property
     def peer(self) -> str:
@@ -64,7 +66,7 @@ class Channel(Protocol):
         """
 
     async def send(self, chunk: bytes) -> None:
-        """Send body bytes; waits while the caller reads more slowly than we write."""
+        """Send body bytes; waits while the caller reads more slowly than we write, till `ends_by`."""
 
     async def finish(self, last: bytes = b"") -> None:
         """Send the last bytes and end the answer in good order."""

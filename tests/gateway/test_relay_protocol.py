@@ -98,7 +98,8 @@ class Running:
     def sweep(self, later_s: float) -> None:
         now = asyncio.get_running_loop().time() + later_s
         for connection in list(self.server.server_state.connections):
-            connection.check_deadlines(now, SETTINGS.header_timeout_s, SETTINGS.body_timeout_s)  # type: ignore[union-attr]
+            timeouts_s = SETTINGS.header_timeout_s, SETTINGS.body_timeout_s, SETTINGS.send_timeout_s
+            connection.check_deadlines(now, *timeouts_s)  # type: ignore[union-attr]
 
 
 @asynccontextmanager

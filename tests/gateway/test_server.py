@@ -78,7 +78,8 @@ class Running:
         """Let the sweep see the clock `later_s` ahead."""
         now = asyncio.get_running_loop().time() + later_s
         for connection in list(self.server.server_state.connections):
-            connection.check_deadlines(now, SETTINGS.header_timeout_s, SETTINGS.body_timeout_s)  # type: ignore[union-attr]
+            timeouts_s = SETTINGS.header_timeout_s, SETTINGS.body_timeout_s, SETTINGS.send_timeout_s
+            connection.check_deadlines(now, *timeouts_s)  # type: ignore[union-attr]
 
 
 @pytest.fixture

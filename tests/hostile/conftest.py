@@ -22,16 +22,21 @@ from tests.e2e.conftest import free_port, wait_for
 from tests.e2e.production import Installation, bootstrap, environment_for
 from tests.hostile.provider import Provider
 
-HEAD_S, BODY_S, KEEP_ALIVE_S = 1.0, 1.0, 2.0
+HEAD_S, BODY_S, KEEP_ALIVE_S, SEND_S = 1.0, 1.0, 2.0, 1.5
 MAX_BODY = 256 * 1024
 SETTINGS = {
     "LLM_PROXY_HEADER_TIMEOUT": str(HEAD_S),
     "LLM_PROXY_BODY_TIMEOUT": str(BODY_S),
     "LLM_PROXY_KEEP_ALIVE": str(KEEP_ALIVE_S),
+    "LLM_PROXY_SEND_TIMEOUT": str(SEND_S),
     "LLM_PROXY_MAX_BODY": str(MAX_BODY),
     "LLM_PROXY_MAX_UPLOAD": str(4 * 1024 * 1024),
 }
 KEY = "sk-hostile-00000000000001"
+
+
+_TIME_WAIT, _LISTEN = "06", "0A"
+"""States of /proc/net/tcp."""
 
 
 @dataclass
@@ -44,6 +49,8 @@ class Target:
     process: Popen[bytes]
     log: Path
     installation: Installation
+    database_url: str
+    """The database as its owner."""
 
     def peak_mib(self) -> float:
         """Return the most memory that the process has held since `forget_peak`."""
@@ -58,6 +65,27 @@ class Target:
     def metric(self, name: str) -> float:
         text = httpx2.get(f"http://127.0.0.1:{self.port}/metrics").text
         return float(re.findall(rf"^{name} (\S+)$", text, re.MULTILINE)[0])
+
+    def connections(self, *, in_kernel: bool = True) -> int:
+        """Return how many callers' connections the process holds, and the kernel in its stead after it has closed."""
+        table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        ours = f":{self.port:04X}"
+        open_ones = [row for row in table if row[1].endswith(ours) and row[3] not in (_TIME_WAIT, _LISTEN)]
+        return sum(in_kernel or row[9] != "0" for row in open_ones)
+
+    def outcomes_of(self, request_id: str) -> list[str]:
+        """Return what the usage rows say became of a request."""
+
+        async def read() -> list[str]:
+            connection = await asyncpg.connect(self.database_url)
+            try:
+                rows = await connection.fetch("select outcome from usage_event where request_id = $1", request_id)
+                return [row["outcome"] for row in rows]
+            finally:
+                await connection.close()
+
+        with ThreadPoolExecutor(1) as executor:
+            return executor.submit(lambda: asyncio.run(read())).result()
 
     def new_pool(self, name: str, keys: list[dict[str, object]], **settings: object) -> None:
         """Create a pool of its own for a test, so that no other test's failures have opened its breakers."""
@@ -90,7 +118,7 @@ def target(migrated_server: tuple[Address, Secret], tmp_path_factory: pytest.Tem
         wait_for(f"http://127.0.0.1:{port}/readyz", process, log)
         key = {"name": "one", "provider": "simulated", "base_url": provider.base_url, "api_key": KEY}
         token = running.new_tenant(f"http://127.0.0.1:{port}", "acme", {"name": "main", "providers": [key]})
-        yield Target(port, token.encode(), provider, process, log, running)
+        yield Target(port, token.encode(), provider, process, log, running, server.url(name))
     finally:
         running.stop_all()
         provider.stop()

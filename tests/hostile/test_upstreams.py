@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -25,7 +26,7 @@ DEADLINES = {"connect_s": 0.5, "first_byte_s": 0.4, "idle_s": 0.4, "total_s": 10
 GROWTH_MIB = 16
 
 
-def make_pool(target: Target, name: str, *keys: dict[str, str], deadlines: object = DEADLINES) -> bytes:
+def make_pool(target: Target, name: str, *keys: dict[str, Any], deadlines: object = DEADLINES) -> bytes:
     """Create a pool whose first key is tried first, by its weight; return its path for chat."""
     base = f"http://127.0.0.1:{target.port}/api/v1"
     with httpx2.Client(headers={"authorization": f"Bearer {target.token.decode()}"}) as client:

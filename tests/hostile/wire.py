@@ -126,16 +126,24 @@ def chunked(body: bytes, size: int = 40) -> bytes:
 
 @dataclass
 class Caller:
-    """A blocking socket that keeps what it has read and says whether the other side has closed."""
+    """A blocking socket that keeps what it has read and says whether the other side has closed.
+
+    `window`: how many bytes the kernel takes in its stead (`SO_RCVBUF`), 0 for as many as it likes.
+    """
 
     port: int
     token: bytes
+    window: int = 0
     received: bytes = b""
     closed: bool = False
     socket: socket.socket = field(init=False)
 
     def __post_init__(self) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S)
+        self.socket = socket.socket()
+        if self.window:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.window)
+        self.socket.settimeout(LIMIT_S)
+        self.socket.connect(("127.0.0.1", self.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def run(self, script: tuple[Step, ...]) -> None:
