@@ -95,6 +95,7 @@ async def pools(owner_url: str) -> set[str]:
         await connection.close()
 
 
+@pytest.mark.timeout(240)
 async def test_callers_of_a_gateway_notice_nothing_of_what_happens_to_control(
     tmp_path: Path, provider: Provider
 ) -> None:
@@ -124,6 +125,7 @@ async def test_callers_of_a_gateway_notice_nothing_of_what_happens_to_control(
             assert set(await times_recorded(running.postgres.owner_url, callers.answered)) == {1}
 
 
+@pytest.mark.timeout(240)
 async def test_a_supervisor_is_rolled_killed_and_ended_under_load(tmp_path: Path, provider: Provider) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
