@@ -123,8 +123,9 @@ class DeadlineProtocol(PacedProtocol):
         if self.transport.is_closing() or self.refusal is not None or self.lingers:
             return
         if self.waiting_since is not None:
+            # While we do not read it is not the caller that is late.
             # A connection that never sent a byte is closed in silence, as an idle one is.
-            if now - self.waiting_since > head_s:
+            if now - self.waiting_since > head_s and not self.flow.read_paused:
                 if not self.heard:
                     self.transport.close()
                 else:

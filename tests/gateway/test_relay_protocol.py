@@ -15,6 +15,7 @@ import pytest
 from gateway.proxy.channel import CallerGone, Channel
 from gateway.server import make_server, open_socket
 from gateway.settings import read_settings
+from gateway.tls import ServerTls
 
 SETTINGS = replace(read_settings({}), drain_lead_s=0.0, drain_s=5.0, keep_alive_s=30.0)
 
@@ -22,15 +23,15 @@ SETTINGS = replace(read_settings({}), drain_lead_s=0.0, drain_s=5.0, keep_alive_
 class Running:
     """A server whose relay answers by the path: what it was sent (`/v1/echo`), or later (`/v1/held`)."""
 
-    def __init__(self, drain_lead_s: float = 0.0) -> None:
+    def __init__(self, tls: ServerTls | None = None, **settings: Any) -> None:
         self.release, self.entered = asyncio.Event(), asyncio.Event()
         self.left = asyncio.Event()
         self.gone: list[str] = []
         self.bodies: list[bytes] = []
         self.socket = open_socket("127.0.0.1", 0)
         self.port: int = self.socket.getsockname()[1]
-        settings = replace(SETTINGS, drain_lead_s=drain_lead_s)
-        self.server = make_server(self.app, settings, on_drain=lambda: None, find_relay=lambda: self.serve)
+        made = replace(SETTINGS, **settings)
+        self.server = make_server(self.app, made, on_drain=lambda: None, find_relay=lambda: self.serve, tls=tls)
         self.task = asyncio.create_task(self.server._serve([self.socket]))
 
     async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -85,6 +86,10 @@ class Running:
                 self.bodies.append(b"")
             await channel.finish()
             return
+        if path == b"/v1/large":
+            await channel.send_head(200, b"content-length: 16000000\r\n", length=16_000_000, hold=True)
+            await channel.finish(bytes(16_000_000))
+            return
         answer = b"%b %b?%b %b" % (channel.method.encode(), path, channel.query, body[:100])
         if path == b"/v1/chunked":
             await channel.send_head(200, b"content-type: text/plain\r\n")
@@ -103,8 +108,8 @@ class Running:
 
 
 @asynccontextmanager
-async def server(drain_lead_s: float = 0.0) -> AsyncIterator[Running]:
-    one = Running(drain_lead_s)
+async def server(tls: ServerTls | None = None, **settings: Any) -> AsyncIterator[Running]:
+    one = Running(tls, **settings)
     async with asyncio.timeout(10):
         while not one.server.started:
             await asyncio.sleep(0)
