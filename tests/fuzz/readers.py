@@ -22,10 +22,11 @@ Request = tuple[bytes, bytes, bytes]
 
 @dataclass
 class Read:
-    """The whole requests in order; `refused`: then came something that is no request."""
+    """The whole requests in order; `refused`: then, from `at` in the bytes, came something that is no request."""
 
     requests: list[Request] = field(default_factory=list)
     refused: bool = False
+    at: int = 0
 
 
 class Sink(asyncio.Transport):
@@ -141,6 +142,7 @@ def by_h11(data: bytes) -> Read:
                     body += bytes(part)
                 case h11.EndOfMessage():
                     read.requests.append((method, target, body))
+                    read.at = len(data) - len(connection.trailing_data[0])
                     connection.send(h11.Response(status_code=404, headers=[("content-length", "0")]))
                     connection.send(h11.EndOfMessage())
                     if connection.our_state is h11.MUST_CLOSE:

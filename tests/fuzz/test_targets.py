@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.mutation import SEEDS, mutated
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.readers import by_us
+from tests.fuzz.targets import TARGETS, plain
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -30,3 +31,20 @@ def test_near_the_seeds(name: str, seed: int) -> None:
 @given(st.binary(max_size=400))
 def test_noise(name: str, data: bytes) -> None:
     TARGETS[name](data)
+
+
+BEFORE = b"POST /v1/a HTTP/1.1\r\nhost: g\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", BEFORE], ids=["first", "second"])
+@pytest.mark.parametrize("line", [b"\r\n\r\nPOST /v1/b HTTP/1.1", b"POST  /v1/b   HTTP/1.1"])
+def test_what_h11_refuses_and_we_read(before: bytes, line: bytes) -> None:
+    """These two alone: the target `caller` takes any other for a failure."""
+    data = before + line + b"\r\nhost: g\r\ncontent-length: 2\r\n\r\n{}"
+    assert by_us([data]).requests[-1] == (b"POST", b"/v1/b", b"{}")
+    TARGETS["caller"](data)
+
+
+def test_what_h11_refuses_and_is_no_leniency_is_told() -> None:
+    assert plain(BEFORE) == BEFORE
+    assert plain(b"POST\t/v1/b HTTP/1.1\r\n") == b"POST\t/v1/b HTTP/1.1\r\n"

@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.conftest import free_port
 from tests.hostile.conftest import Target
-from tests.hostile.provider import Seen, Wire, good_answer
+from tests.hostile.provider import Provider, Seen, Wire, good_answer
 from tests.hostile.provider import whole as whole_answer
 from tests.hostile.upstreams import BOMB, HEAD, MIB, UPSTREAMS, Upstream
 from tests.hostile.wire import Answer, Caller, Flood, Until, Wait, ident, identities, post
@@ -109,6 +109,31 @@ def test_with_a_good_key_beside_it(case: Upstream, target: Target) -> None:
         if tried:
             break
     assert tried, "the bad key was never tried"
+
+
+@pytest.mark.parametrize("how", ["reset", "fin"])
+def test_a_kept_connection_that_ends_as_it_is_used_again_is_replaced(how: str, target: Target) -> None:
+    async def script(wire: Wire, seen: Seen) -> None:
+        served.append(wire.served)
+        if not wire.served:
+            await good_answer(wire, seen)
+        elif how == "reset":
+            wire.reset()
+        else:
+            wire.writer.close()
+
+    served: list[int] = []
+    provider = Provider()  # of its own: nobody else's connection is kept to it
+    provider.start()
+    try:
+        path = make_pool(target, f"kept-{how}", {"base_url": provider.base_url, "api_key": BAD})
+        for identity in (ident(f"kept, {how}: first"), ident(f"kept, {how}: second")):
+            provider.scripts[identity] = script
+            answer, _ = ask(target, path, identity)
+            assert (answer.status, identities(answer.body)) == (200, {identity})
+    finally:
+        provider.stop()
+    assert served == [0, 1, 0], "the second goes out on the kept connection, then on a new one"
 
 
 def test_nobody_listens(target: Target) -> None:
