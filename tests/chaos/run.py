@@ -6,7 +6,7 @@ sometimes two at a time. It must hold that
 
 - a polite call that could only have felt faults which a good gateway hides (`faults.py`) is answered whole;
 - no answer carries another request's bytes, and no whole 200 lacks its own;
-- no request outlives the pool's total deadline by more than a grace;
+- no request outlives the pool's total deadline by more than a grace, and none of a caller who reads nothing either;
 - memory stays bounded;
 - every request that was answered 200 has exactly one usage row in the end: killed processes and a database that is away
   included, for the spool is on;
@@ -42,6 +42,7 @@ from tests.chaos.unread import Unread
 from tests.chaos.world import PATH, World, made
 
 CALLERS = 6
+UNREAD = 2
 GROWTH_MIB = 80.0
 _LEAVE_S = 30.0
 
@@ -63,7 +64,6 @@ async def unleash(
     faults: Sequence[str] | None = None,
     pace_s: float = 3.0,
     workers: int = 1,
-    unread: bool = False,
 ) -> Outcome:
     """Run it for so long, or until each of `faults` (all that are possible) has happened once."""
     rng = random.Random(seed)
@@ -80,9 +80,9 @@ async def unleash(
                 callers = Callers(process.command, process.port, token=world.token, path=PATH, ledger=ledger, rng=own)
             process.callers.append(callers)
             calling.append(asyncio.create_task(callers.run(CALLERS, stop)))
-            if isinstance(callers, Callers) and unread:
+            if isinstance(callers, Callers):
                 rude = Unread(process.command, process.port, token=world.token, path=PATH, ledger=ledger)
-                calling.append(asyncio.create_task(rude.run(stop)))
+                calling.append(asyncio.create_task(rude.run(UNREAD, stop)))
             process.look()
             process.first_mib = process.most_mib
         watching = asyncio.create_task(_watch(world))
@@ -143,7 +143,6 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--unread", action="store_true", help="with callers who hardly read")
     parser.add_argument("--out", type=Path, default=Path("bench/results/chaos"), help="where logs are kept")
     arguments = parser.parse_args()
     again = f"make chaos SEED={arguments.seed} WORKERS={arguments.workers}"
@@ -151,13 +150,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="llm-proxy-chaos-") as directory:
         found: list[str] | None = None
         try:
-            running = unleash(
-                Path(directory),
-                arguments.seed,
-                arguments.minutes * 60,
-                workers=arguments.workers,
-                unread=arguments.unread,
-            )
+            running = unleash(Path(directory), arguments.seed, arguments.minutes * 60, workers=arguments.workers)
             found = asyncio.run(running).violations
         finally:
             if found is None or found:

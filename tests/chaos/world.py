@@ -187,6 +187,7 @@ async def made(directory: Path, pace_s: float, workers: int) -> AsyncIterator[Wo
             "LLM_PROXY_USAGE_SPOOL_SIZE": str(_SPOOL_BYTES),
             "LLM_PROXY_HEADER_TIMEOUT": "3",
             "LLM_PROXY_BODY_TIMEOUT": "3",
+            "LLM_PROXY_SEND_TIMEOUT": "3",
             "LLM_PROXY_DRAIN": "5",
             "PYTHONPATH": str(Path(__file__).parent / "witness"),
         }
