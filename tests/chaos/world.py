@@ -28,6 +28,8 @@ from tests.e2e.production import Installation, InterruptiblePostgres, installati
 from tests.e2e.standby import REPLICATED
 from tests.hostile.provider import Provider
 
+_MAX_WAITING = 999
+"""No default, so that it tells whether a process serves by the settings of here."""
 _START_S = 300.0
 """How long a start may take on a machine that is busy with other things."""
 _SERVES = re.compile(r'"worker serves", .*"pid": (\d+)')
@@ -200,7 +202,8 @@ async def made(directory: Path, pace_s: float, workers: int) -> AsyncIterator[Wo
                 process, log = spawned(running, command, its_port, its_workers)
                 await asyncio.to_thread(wait_for, f"http://127.0.0.1:{its_port}/readyz", process, log)
                 processes.append(Process(command, its_port, process, log, workers=its_workers))
-            token = await asyncio.to_thread(_tenant, running, f"http://127.0.0.1:{port}", wild, steady)
+                if command == "serve":
+                    token = await asyncio.to_thread(_tenant, running, f"http://127.0.0.1:{port}", wild, steady)
             yield World(running, processes, wild, steady, token.encode(), pace_s)
     finally:
         wild.stop()
@@ -218,8 +221,13 @@ def _tenant(running: Installation, base_url: str, wild: Provider, steady: Provid
         deadlines = {"connect_s": 1.0, "first_byte_s": 1.5, "idle_s": 1.5, "total_s": TOTAL_S}
         changed = client.patch(
             f"/api/v1/pools/{pool['id']}",
-            json={"settings": {"deadlines": deadlines}},
+            json={"settings": {"deadlines": deadlines, "max_waiting": _MAX_WAITING}},
             headers={"if-match": f'"{pool["version"]}"'},
         )
         assert changed.status_code == 200, changed.text
+        # Those that start later load it at once; a call that begins before this one knows it has minutes, not seconds.
+        give_up = time.monotonic() + _START_S
+        while client.get("/pools/main/state").raise_for_status().json()["queue"]["max_waiting"] != _MAX_WAITING:
+            assert time.monotonic() < give_up, "serve has not learned of the pool's deadlines"
+            time.sleep(0.05)
     return token
