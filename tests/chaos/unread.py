@@ -7,6 +7,7 @@ import select
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 from uuid import uuid4
 
 from tests.chaos.line import GRACE_S, TOTAL_S
@@ -61,7 +62,18 @@ class Unread:
             await asyncio.sleep(_LOOK_S)
             ended = time.monotonic()
             if ended - began > TOTAL_S + GRACE_S:
-                if (wrong := self._ledger.strikes.judge(self.name, began, ended, "late")) is not None:
+                wrong = self._ledger.strikes.judge(self.name, began, ended, "late")
+                if wrong is not None and await asyncio.to_thread(_is_held, connection):
                     self._ledger.violate(f"{wrong}: they read nothing and were not let go of", ended - began)
                 return
         self._ledger.endings["nothing read"] += 1
+
+
+def _is_held(connection: socket.socket) -> bool:
+    """Tell whether a process has the other end: what a killed one had written is the kernel's to send."""
+    ours, theirs = (f"0100007F:{port:04X}" for port in (connection.getsockname()[1], connection.getpeername()[1]))
+    for line in Path("/proc/net/tcp").read_text().splitlines():
+        fields = line.split()
+        if fields[1:3] == [theirs, ours]:
+            return fields[9] != "0"  # its inode: none when no process has it
+    return False
