@@ -196,6 +196,7 @@ async def made(directory: Path, pace_s: float, workers: int) -> AsyncIterator[Wo
         postgres = InterruptiblePostgres(directory / "postgres", settings=REPLICATED)
         async with installation_over(postgres, directory, port, **settings) as running:
             processes: list[Process] = []
+            token = ""
             for command in ("serve", "gateway", "control"):
                 its_port = free_port() if processes else port
                 its_workers = workers if command == "gateway" else 1
