@@ -48,7 +48,10 @@ def pool(provider_port: int) -> dict[str, Any]:
 
 
 class Installation:
-    """Postgres and the control plane are on the other core; each gateway started is on the measured one."""
+    """Postgres and the control plane are on the other core; each gateway started is on the measured one.
+
+    Postgres has the lowest priority there: it would be on another machine, where the load does not wait for it.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -56,6 +59,8 @@ class Installation:
         self._running: list[Running] = []
         with staying_on(OTHER_CORE):
             address = self._postgres.start()
+        if (pid := self._postgres.process_id) is not None:
+            os.setpriority(os.PRIO_PROCESS, pid, 19)  # those it forks later inherit it: see the docstring
         self.owner_url = address.url()
         migrate(self.owner_url)
         password = Secret(secrets.token_urlsafe(16))
