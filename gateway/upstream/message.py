@@ -24,12 +24,6 @@ _OURS = frozenset({
 """Framing belongs to the connection; a caller's copy of these would let two readers see two messages."""
 _KNOWN_NAMES_LIMIT = 4096
 _known_names: set[bytes] = set()
-_REPEATED = frozenset({
-    b"accept", b"accept-encoding", b"anthropic-beta", b"anthropic-version", b"content-type", b"openai-beta",
-    b"user-agent", b"x-title",
-})  # fmt: skip
-_KNOWN_BLOCKS_LIMIT, _KNOWN_BLOCK_BYTES = 1024, 1024
-_known_blocks: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
 _known_targets: set[bytes] = set()
 
 
@@ -113,22 +107,6 @@ def header_block(headers: Headers) -> bytes:
     return header_lines(headers)
 
 
-def _header_block_again(headers: Headers) -> bytes:
-    """Give `header_block(headers)` from memory, where it is what programs say of themselves in request after request.
-
-    What could hold a secret, or is another each time, is never kept.
-    """
-    key = tuple(headers)
-    block = _known_blocks.get(key)
-    if block is None:
-        block = header_block(headers)
-        if len(block) <= _KNOWN_BLOCK_BYTES and _REPEATED.issuperset(name for name, _ in headers):
-            if len(_known_blocks) >= _KNOWN_BLOCKS_LIMIT:
-                _known_blocks.clear()
-            _known_blocks[key] = block
-    return block
-
-
 def header_lines(headers: Headers) -> bytes:
     """Write headers whose names are known to be good as lines; ValueError for a value that would end its line."""
     if not headers:
@@ -159,7 +137,7 @@ def request_head(request: UpstreamRequest, host_line: bytes) -> bytes:
         request.target,
         host_line,
         request.fixed,
-        _header_block_again(request.headers),
+        header_block(request.headers),
         framing,
     )
 
