@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import multiprocessing
 import sys
 from collections import Counter
 from multiprocessing.connection import Connection
@@ -21,8 +20,8 @@ from types import CodeType, FrameType
 from typing import Any
 
 import uvloop
-from data_path import gateway, load, request
-from relay_client import REQUEST, STREAMED, mock
+from data_path import gateway, load, request, started
+from relay_client import REQUEST, STREAMED
 
 from gateway.proxy.app import DataPath
 from gateway.proxy.channel import Channel
@@ -104,29 +103,18 @@ def main() -> None:
     parser.add_argument("--functions", type=int, default=40)
     parser.add_argument("--body", choices=("small", "big", "stream"), default="small")
     arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    mock_pipe, mock_end = multiprocessing.Pipe()
-    provider = context.Process(target=mock, args=(mock_end,), daemon=True)
-    provider.start()
-    upstream_port = mock_pipe.recv()
-    pipe, end = multiprocessing.Pipe()
-    told = (end, upstream_port, arguments.requests, arguments.functions)
-    process = context.Process(target=counting, args=told, daemon=True)
-    process.start()
-    port, token = pipe.recv()
+    running = started(counting, arguments.requests, arguments.functions)
     body = {
         "small": REQUEST,
         "big": REQUEST[:-4] + b"x" * 8000 + REQUEST[-4:],
         "stream": REQUEST[:-1] + STREAMED,
     }[arguments.body]
     try:
-        raw = request("/v1/chat/completions", token, body)
+        raw = request("/v1/chat/completions", running.token, body)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(load(port, raw, 2 * arguments.requests + CONNECTIONS, CONNECTIONS))
+            runner.run(load(running.port, raw, 2 * arguments.requests + CONNECTIONS, CONNECTIONS))
     finally:
-        pipe.send("stop")
-        process.join(10)
-        provider.terminate()
+        running.stop()
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import httptools
@@ -218,6 +219,37 @@ def request(path: str, token: str, body: bytes) -> bytes:
     ).encode() + body
 
 
+class Started(NamedTuple):
+    """A provider and a gateway, each a process of its own; `pipe` leads to the gateway."""
+
+    provider: BaseProcess
+    process: BaseProcess
+    pipe: Connection
+    port: int
+    token: str
+    upstream_port: int
+
+    def stop(self) -> None:
+        """End both."""
+        self.pipe.send("stop")
+        self.process.join(10)
+        self.provider.terminate()
+
+
+def started(serve: Callable[..., None], *told: object) -> Started:
+    """Start a mock provider, and `serve(pipe, its port, *told)` before it, which tells its own port and a token."""
+    context = multiprocessing.get_context("spawn")
+    mock_pipe, mock_end = multiprocessing.Pipe()
+    provider = context.Process(target=mock, args=(mock_end,), daemon=True)
+    provider.start()
+    upstream_port: int = mock_pipe.recv()
+    pipe, end = multiprocessing.Pipe()
+    process = context.Process(target=serve, args=(end, upstream_port, *told), daemon=True)
+    process.start()
+    port, token = pipe.recv()
+    return Started(provider, process, pipe, port, token, upstream_port)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000)
@@ -225,15 +257,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--profile", help="write a cProfile of the gateway's process there")
     arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    mock_pipe, mock_end = multiprocessing.Pipe()
-    provider = context.Process(target=mock, args=(mock_end,), daemon=True)
-    provider.start()
-    upstream_port = mock_pipe.recv()
-    pipe, end = multiprocessing.Pipe()
-    process = context.Process(target=gateway, args=(end, upstream_port, arguments.profile), daemon=True)
-    process.start()
-    port, token = pipe.recv()
+    running = started(gateway, arguments.profile)
+    pipe, port, token, upstream_port = running.pipe, running.port, running.token, running.upstream_port
     pin(1)
 
     def cpu() -> float:
@@ -258,9 +283,7 @@ def main() -> None:
                 rate, latency = uvloop.run(load(to, raw, count, arguments.connections))
                 rows[name].append(((cpu() - before) / count * 1e3, rate, latency))
     finally:
-        pipe.send("stop")
-        process.join(10)
-        provider.terminate()
+        running.stop()
     print(f"\n{'case':12} {'CPU ms':>8} {'rps':>8} {'p50 ms':>8}")
     for name, values in rows.items():
         used, rate, latency = (statistics.median(column) for column in zip(*values, strict=True))
