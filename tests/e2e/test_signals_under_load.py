@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ import pytest
 from gateway.workers import Orders
 from tests.e2e.callers import Callers, times_recorded
 from tests.e2e.conftest import free_port, wait_for
-from tests.e2e.production import installation
+from tests.e2e.production import Installation, installation
 from tests.e2e.supervised import children, until
 from tests.e2e.supervised import running as there
 from tests.hostile.provider import Provider, Seen, Wire, good_answer
@@ -125,9 +126,11 @@ async def test_callers_of_a_gateway_notice_nothing_of_what_happens_to_control(
             assert set(await times_recorded(running.postgres.owner_url, callers.answered)) == {1}
 
 
-@pytest.mark.timeout(240)
-async def test_a_supervisor_is_rolled_killed_and_ended_under_load(tmp_path: Path, provider: Provider) -> None:
-    port = free_port()
+@asynccontextmanager
+async def two_workers(
+    tmp_path: Path, provider: Provider, port: int
+) -> AsyncIterator[tuple[Installation, subprocess.Popen[bytes], Path, httpx2.AsyncClient]]:
+    """Run a supervisor with two workers that serve, with its log and a client of a tenant."""
     url = f"http://127.0.0.1:{port}"
     async with installation(tmp_path, port, LLM_PROXY_USAGE_SPOOL=str(tmp_path / "spool"), **WORKERS) as running:
         process, log = running.spawn("serve", port)
@@ -135,33 +138,39 @@ async def test_a_supervisor_is_rolled_killed_and_ended_under_load(tmp_path: Path
         await until("worker serves", log, times=2)
         token = await asyncio.to_thread(running.new_tenant, url, "acme", pool_of(provider))
         async with client_of(url, token) as client:
-            callers = Callers(client)
-            async with callers.running(2):
-                await callers.more(50)
-                process.send_signal(signal.SIGHUP)
-                await until("all workers are replaced", log)
-                await callers.more(50)
-                assert (set(callers.statuses), callers.broken) == ({200}, {})
+            yield running, process, log, client
 
-                left = children(process.pid)
-                assert len(left) == 2
-                process.kill()
-                process.wait()
-                async with asyncio.timeout(60):
-                    while there(left):
-                        await asyncio.sleep(0.05)
-                process, log = running.spawn("serve", port)
-                await asyncio.to_thread(wait_for, f"{url}/readyz", process, log)
-                await callers.more(50)
 
-                left = children(process.pid)
-                process.send_signal(signal.SIGTERM)
-                assert await asyncio.to_thread(process.wait, 60) == 0
-                assert not there(left)
-            # A request was answered whole by 200, or found nobody: none got another answer, or somebody else's.
-            assert set(callers.statuses) == {200}
-            assert set(await times_recorded(running.postgres.owner_url, callers.answered)) == {1}
-        assert "Traceback" not in log.read_text()
+@pytest.mark.timeout(240)
+async def test_a_supervisor_is_rolled_killed_and_ended_under_load(tmp_path: Path, provider: Provider) -> None:
+    async with two_workers(tmp_path, provider, port := free_port()) as (running, process, log, client):
+        callers = Callers(client)
+        async with callers.running(2):
+            await callers.more(50)
+            process.send_signal(signal.SIGHUP)
+            await until("all workers are replaced", log)
+            await callers.more(50)
+            assert (set(callers.statuses), callers.broken) == ({200}, {})
+
+            left = children(process.pid)
+            assert len(left) == 2
+            process.kill()
+            process.wait()
+            async with asyncio.timeout(60):
+                while there(left):
+                    await asyncio.sleep(0.05)
+            successor, its_log = running.spawn("serve", port)
+            await asyncio.to_thread(wait_for, f"http://127.0.0.1:{port}/readyz", successor, its_log)
+            await callers.more(50)
+
+            left = children(successor.pid)
+            successor.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(successor.wait, 60) == 0
+            assert not there(left)
+        # A request was answered whole by 200, or found nobody: none got another answer, or somebody else's.
+        assert set(callers.statuses) == {200}
+        assert set(await times_recorded(running.postgres.owner_url, callers.answered)) == {1}
+        assert "Traceback" not in its_log.read_text()
 
 
 async def test_a_killed_worker_breaks_only_the_requests_that_it_has(tmp_path: Path, provider: Provider) -> None:
@@ -173,41 +182,34 @@ async def test_a_killed_worker_breaks_only_the_requests_that_it_has(tmp_path: Pa
         await good_answer(wire, seen)
 
     provider.mood = hold
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    async with installation(tmp_path, port, LLM_PROXY_USAGE_SPOOL=str(tmp_path / "spool"), **WORKERS) as running:
-        process, log = running.spawn("serve", port)
-        await asyncio.to_thread(wait_for, f"{url}/readyz", process, log)
-        await until("worker serves", log, times=2)
-        token = await asyncio.to_thread(running.new_tenant, url, "acme", pool_of(provider))
-        async with client_of(url, token) as client:
+    async with two_workers(tmp_path, provider, free_port()) as (running, process, log, client):
 
-            async def in_flight() -> dict[int, int]:
-                metrics = (await client.get("/metrics")).text
-                found = re.findall(r'^llm_proxy_in_flight\{worker="(\d)"\} (\S+)$', metrics, re.MULTILINE)
-                return {int(worker): int(float(count)) for worker, count in found}
+        async def in_flight() -> dict[int, int]:
+            metrics = (await client.get("/metrics")).text
+            found = re.findall(r'^llm_proxy_in_flight\{worker="(\d)"\} (\S+)$', metrics, re.MULTILINE)
+            return {int(worker): int(float(count)) for worker, count in found}
 
-            callers = Callers(client)
-            calls: list[asyncio.Task[int]] = []
-            holding: dict[int, int] = {}
-            try:
-                async with asyncio.timeout(60):
-                    while len(calls) < 12 or min(holding.values()) == 0:
-                        calls += [asyncio.create_task(callers.call()) for _ in range(4)]
-                        while len(provider.seen) < len(calls):
-                            await asyncio.sleep(0.01)
-                        holding = await in_flight()
-                assert sum(holding.values()) == len(calls)
-                victim = children(process.pid)[0]
-                orders = Path(f"/proc/{victim}/cmdline").read_bytes().split(b"\0")[-2].decode()
-                lost = holding[Orders.decode(orders).index]
-                started = log.read_text().count("worker serves")
-                os.kill(victim, signal.SIGKILL)
-                await until("worker serves", log, times=started + 1)
-                assert callers.broken.total() == lost
-                assert not callers.statuses
-            finally:
-                released.set()
-            assert sorted(await asyncio.gather(*calls)) == [0] * lost + [200] * (len(calls) - lost)
-            assert await callers.call() == 200
-            assert set(await times_recorded(running.postgres.owner_url, callers.answered)) == {1}
+        callers = Callers(client)
+        calls: list[asyncio.Task[int]] = []
+        holding: dict[int, int] = {}
+        try:
+            async with asyncio.timeout(60):
+                while len(calls) < 12 or min(holding.values()) == 0:
+                    calls += [asyncio.create_task(callers.call()) for _ in range(4)]
+                    while len(provider.seen) < len(calls):
+                        await asyncio.sleep(0.01)
+                    holding = await in_flight()
+            assert sum(holding.values()) == len(calls)
+            victim = children(process.pid)[0]
+            orders = Path(f"/proc/{victim}/cmdline").read_bytes().split(b"\0")[-2].decode()
+            lost = holding[Orders.decode(orders).index]
+            started = log.read_text().count("worker serves")
+            os.kill(victim, signal.SIGKILL)
+            await until("worker serves", log, times=started + 1)
+            assert callers.broken.total() == lost
+            assert not callers.statuses
+        finally:
+            released.set()
+        assert sorted(await asyncio.gather(*calls)) == [0] * lost + [200] * (len(calls) - lost)
+        assert await callers.call() == 200
+        assert set(await times_recorded(running.postgres.owner_url, callers.answered)) == {1}
