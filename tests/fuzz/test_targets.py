@@ -37,9 +37,13 @@ BEFORE = b"POST /v1/a HTTP/1.1\r\nhost: g\r\ncontent-length: 0\r\n\r\n"
 
 
 @pytest.mark.parametrize("before", [b"", BEFORE], ids=["first", "second"])
-@pytest.mark.parametrize("line", [b"\r\n\r\nPOST /v1/b HTTP/1.1", b"POST  /v1/b   HTTP/1.1"])
+@pytest.mark.parametrize(
+    "line",
+    [b"\r\n\r\nPOST /v1/b HTTP/1.1", b"\rPOST /v1/b HTTP/1.1", b"\nPOST /v1/b HTTP/1.1", b"POST  /v1/b   HTTP/1.1"],
+    ids=["empty lines", "CR", "LF", "spaces"],
+)
 def test_what_h11_refuses_and_we_read(before: bytes, line: bytes) -> None:
-    """These two alone: the target `caller` takes any other for a failure."""
+    """These alone: the target `caller` takes any other for a failure."""
     data = before + line + b"\r\nhost: g\r\ncontent-length: 2\r\n\r\n{}"
     assert by_us([data]).requests[-1] == (b"POST", b"/v1/b", b"{}")
     TARGETS["caller"](data)
