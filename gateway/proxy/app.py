@@ -169,7 +169,7 @@ class DataPath:
         except CallerGone:
             raise
         except Fault as error:
-            fault = error
+            fault = error.with_traceback(None)  # that leads to this frame: a cycle, which only the collector would free
             if error.debug or status_of(error) >= 500:
                 logger.info("request refused: %s", error.code, extra=_log_extra(record, error.debug))
         except Exception as error:  # the request's boundary: logged, and answered without a word of it

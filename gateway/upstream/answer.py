@@ -119,7 +119,7 @@ class Answer:
         """Tell whether all of the body is here: one `read` returns it at once, and it is not empty."""
         response = self._response
         is_here = bool(self._buffer) != (response.held_bytes > 0)
-        return is_here and response.ended and response.error is None
+        return is_here and response.ended and not response.failed
 
     def forget_headers(self) -> None:
         """Let go of the headers: they were read, and the body may take minutes."""

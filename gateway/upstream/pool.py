@@ -82,8 +82,8 @@ class ConnectionPool:
             response = connection.begin(head, request.body, deadlines, headless=headless)
             try:
                 while not response.status:
-                    if response.error is not None:
-                        raise response.error
+                    if response.failed:
+                        raise response.take_error()
                     await response.changed()
                 return response
             except UpstreamBroken as exc:

@@ -41,11 +41,12 @@ class UpstreamResponse:
     __slots__ = (
         "_discarded",
         "_done",
+        "_error",
         "_feeder",
         "_loop",
         "_parts",
         "_waiter",
-        "error",
+        "failed",
         "held_bytes",
         "shape",
         "status",
@@ -61,7 +62,8 @@ class UpstreamResponse:
         self._loop = loop
         self._parts: list[bytes] = []
         self._done = False
-        self.error: BaseException | None = None
+        self.failed = False
+        self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._discarded: int | None = None
 
@@ -83,7 +85,15 @@ class UpstreamResponse:
     @property
     def ended(self) -> bool:
         """Tell whether the whole answer has arrived: its connection is free again or gone."""
-        return self._done or self.error is not None
+        return self._done or self.failed
+
+    def take_error(self) -> BaseException:
+        """Return why the answer broke off, for whoever raises it; later ones only learn that it did.
+
+        It is not kept: its traceback leads to frames that hold this answer, and only the collector would free all that.
+        """
+        error, self._error = self._error, None
+        return error or UpstreamBroken("the answer has broken off")
 
     async def read(self) -> bytes:
         """Return all body bytes that have arrived, waiting for at least one; b"" at the end.
@@ -91,8 +101,8 @@ class UpstreamResponse:
         Raises UpstreamTimeout or UpstreamBroken when the answer broke off.
         """
         while not (parts := self._parts):
-            if self.error is not None:
-                raise self.error
+            if self.failed:
+                raise self.take_error()
             if self._done:
                 return b""
             try:
@@ -116,7 +126,7 @@ class UpstreamResponse:
 
     def close(self) -> None:
         """Do what `aclose` does, from a callback or a `finally` without await."""
-        if self._done or self.error is not None or self._discarded is not None:
+        if self._done or self.failed or self._discarded is not None:
             return
         self._parts.clear()
         self.held_bytes = 0
@@ -159,6 +169,6 @@ class UpstreamResponse:
 
     def fail(self, error: BaseException) -> None:
         """Mark that the answer broke off."""
-        if not self._done:
-            self.error = error
+        if not self._done and not self.failed:
+            self.failed, self._error = True, error
         self.wake()

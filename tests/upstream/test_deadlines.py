@@ -55,8 +55,9 @@ def answering(deadlines: Deadlines) -> tuple[Clock, Http1Connection, UpstreamRes
 
 
 def phase_of(response: UpstreamResponse) -> str:
-    assert isinstance(response.error, UpstreamTimeout)
-    return response.error.phase
+    error = response.take_error()
+    assert isinstance(error, UpstreamTimeout)
+    return error.phase
 
 
 def test_whatever_comes_renews_the_patience_with_a_silence() -> None:
@@ -66,7 +67,7 @@ def test_whatever_comes_renews_the_patience_with_a_silence() -> None:
         connection.data_received(b"1\r\nx\r\n")
         assert len(clock.timers) == 1
     clock.turn_to(3.6)
-    assert response.error is None
+    assert not response.failed
     clock.turn_to(3.8)
     assert phase_of(response) == "idle"
 
@@ -77,7 +78,7 @@ def test_what_never_is_silent_ends_with_the_exchange() -> None:
         clock.turn_to(at)
         connection.data_received(b"1\r\nx\r\n")
     clock.turn_to(1.99)
-    assert response.error is None
+    assert not response.failed
     clock.turn_to(2.0)
     assert phase_of(response) == "total"
 
@@ -89,7 +90,7 @@ def test_a_shorter_patience_of_the_next_request_moves_the_timer() -> None:
     clock.turn_to(5.0)
     following = connection.begin(b"POST / HTTP/1.1\r\n\r\n", b"", Deadlines(first_byte_s=1.0))
     clock.turn_to(5.9)
-    assert following.error is None
+    assert not following.failed
     clock.turn_to(6.0)
     assert phase_of(following) == "first_byte"
 

@@ -77,7 +77,7 @@ def read_ours(pieces: list[bytes]) -> Message | None:
                 connection.data_received(piece)
         connection.connection_lost(None)
         if not response.status:
-            assert isinstance(response.error, UpstreamError)
+            assert isinstance(response.take_error(), UpstreamError)
             return None
         try:
             body = b""
