@@ -287,7 +287,7 @@ class DataPath:
         except RequestFault as refusal:
             if not refusal.may_be_outdated or not intake.replayable:
                 raise
-            refused = refusal
+            refused = refusal.with_traceback(None)
         changed = await self._look_again(tenant)
         if changed is tenant:
             raise refused

@@ -112,15 +112,15 @@ def _choose(
     if tenant.default is not None and tenant.default in reachable:
         reachable.remove(tenant.default)
         reachable.insert(0, tenant.default)
-    refusal: RequestFault | None = None
+    refusals: list[RequestFault] = []  # popped: what is raised leads to this frame, which must not lead back
     for pool in reachable:
         if serves(pool, model, dialect):
             try:
                 return judged(tenant, pool, details, wishes=wishes, model=model, now=now)
             except (Forbidden, NoKeyInRegion) as error:
-                refusal = refusal or error
-    if refusal is not None:
-        raise refusal
+                refusals.append(error.with_traceback(None))
+    if refusals:
+        raise refusals.pop(0)
     if not tenant.pools:
         raise NoUsableKey(
             "The tenant has no pool yet.", hint="Create one: POST /api/v1/pools/import, or 'llm-proxy pool import'."
@@ -163,18 +163,18 @@ def judged(
             hint="Ask whoever issued the token for a wider one, or change the request.",
         )
     choices: list[Choice] = []
-    refusal: NoKeyInRegion | None = None
+    refusals: list[NoKeyInRegion] = []
     for allowed in found:
         residency = allowed.residency
         if tenant.residency or wishes.residency:
             try:
                 residency = _narrowed(tenant, pool, wishes, residency)
             except NoKeyInRegion as error:
-                refusal = refusal or error
+                refusals.append(error.with_traceback(None))
                 continue
         choices.append(Choice(pool, real, allowed, residency, _priority(allowed, wishes)))
-    if refusal is not None and not choices:
-        raise refusal
+    if refusals and not choices:
+        raise refusals.pop(0)
     return choices[0] if len(choices) == 1 else replace(choices[0], others=tuple(choices[1:]))
 
 

@@ -49,9 +49,7 @@ class Spending:
             refusal = refusal or found
         if refusal is None:
             raise AssertionError("there is one choice at least")
-        fault = _fault(refusal, choice.model, token_id)
-        fault.is_passing = refusal.reason == "no_news"
-        raise fault
+        raise _fault(refusal, choice.model, token_id)
 
     async def admit_soon(self, choice: Choice, intake: Intake, record: RequestRecord) -> Choice:
         """Do as `admit` does, but wait a moment where only news of the other processes is wanting."""
@@ -123,8 +121,10 @@ def _fault(refusal: Exceeded, model: str, token_id: str) -> TokenLimitReached:
         return TokenLimitReached(
             f"The access token's {what} {named}{whose} is spent.", hint="Ask whoever issued the token for more."
         )
-    return TokenLimitReached(
+    reached = TokenLimitReached(
         f"The access token's {what} {named}{whose} is reached.",
         hint=f"Try again in {ceil(refusal.retry_after_s)} s, or ask whoever issued the token for more.",
         retry_after_s=refusal.retry_after_s,
     )
+    reached.is_passing = refusal.reason == "no_news"
+    return reached

@@ -254,7 +254,7 @@ async def race(addresses: Sequence[str], port: int) -> socket.socket:
             task.add_done_callback(_close_late)
             task.cancel()
     if winner is None:
-        raise error
+        raise type(error)(*error.args)  # itself it would lead to this frame, which holds it: a cycle
     return winner
 
 

@@ -80,7 +80,6 @@ class Http1Connection(asyncio.Protocol):
         self._on_free = on_free
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
         self._response: UpstreamResponse | None = None
         self._pump: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -250,6 +249,7 @@ class Http1Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports do not inherit asyncio.Transport
+        self._parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; whoever reads is woken once, however many chunks it held."""

@@ -7,17 +7,14 @@ until then, in arenas that are seldom whole again.
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.response import UpstreamResponse
+from tests.collector import collector_off, of_the_gateway
 from tests.proxy.harness import Gateway, key, multipart, pool, running_gateway, tenant
 from tests.proxy.scripted import Exchange, Script, scripted_upstream
 
@@ -105,6 +102,13 @@ ENDINGS: dict[str, tuple[Script, Callable[[Gateway], Awaitable[None]]]] = {
     "a wrong token": (whole, asks(CHAT, token="wrong")),
     "no such path": (whole, asks(CHAT, "/v1/nothing")),
     "no such pool": (whole, asks(CHAT, "/pools/none/v1/chat/completions")),
+    "a pool without keys": (whole, asks(CHAT, "/pools/empty/v1/chat/completions")),
+    "a residency without keys": (whole, asks(CHAT, headers={"x-llm-proxy-residency": "eu-*"})),
+    "a residency that the second pool serves": (
+        whole,
+        asks({**CHAT, "model": "n"}, headers={"x-llm-proxy-residency": "us-*"}),
+    ),
+    "a limit that is reached": (whole, asks(CHAT, token="narrow")),
     "a provider that fails": (fails, asks(CHAT)),
     "a provider that hangs up": (hangs_up, asks(CHAT)),
     "a provider that hangs up on an upload": (hangs_up, asks(multipart("m"), "/v1/audio/transcriptions", headers=FORM)),
@@ -134,40 +138,15 @@ class Feeder:
         """Nothing to do."""
 
 
-@contextmanager
-def collector_off() -> Iterator[list[Any]]:
-    """Collect nothing meanwhile; what only the collector could free is given at the end."""
-    found: list[Any] = []
-    gc.collect()
-    gc.disable()
-    try:
-        yield found
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        gc.collect()
-        found += gc.garbage
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-
-
-def of_the_gateway(objects: list[Any]) -> Counter[str]:
-    """Count those whose types, or whose code, are the program's."""
-    named = (
-        f"frame of {each.f_code.co_name}" if isinstance(each, FrameType) else type(each).__qualname__
-        for each in objects
-        if (each.f_globals["__name__"] if isinstance(each, FrameType) else type(each).__module__).startswith("gateway.")
-    )
-    return Counter(named)
-
-
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_nothing_waits_for_the_collector(ending: str) -> None:
     script, ask = ENDINGS[ending]
     deadlines = {"deadlines": {"first_byte_s": 0.1, "idle_s": 0.1, "total_s": 5.0}, "retry": {"max_attempts": 2}}
     async with scripted_upstream(script) as upstream:
         keys = [key(name, upstream.base_url) for name in "abcdefgh"]
-        async with running_gateway(tenant(pool("main", *keys, settings=deadlines))) as gateway:
+        others = [pool("us", key("us", upstream.base_url, region="us-east-1"), settings=deadlines), pool("empty")]
+        async with running_gateway(tenant(pool("main", *keys, settings=deadlines), *others)) as gateway:
+            gateway.verifier.add("narrow", details=({"type": "llm_proxy", "rpm": 1},))
             await ask(gateway)
             with collector_off() as left:
                 for _ in range(TIMES):

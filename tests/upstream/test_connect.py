@@ -19,6 +19,7 @@ from gateway.upstream.connect import DirectConnector, EgressProxy, interleave, r
 from gateway.upstream.errors import AddressRefused, ConnectFailed
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines, Origin
+from tests.collector import collector_off, of_the_gateway
 from tests.upstream.servers import DEV, FAST, Wire, drain, ok, pooling, post, replying, serving
 
 
@@ -221,6 +222,26 @@ async def test_a_name_that_does_not_resolve() -> None:
     async with pooling(connector=DirectConnector(DEV, resolver=none)) as pool:
         with pytest.raises(ConnectFailed):
             await pool.send(Origin("https", "nowhere.test", 443), post(), FAST)
+
+
+async def test_a_connection_that_was_not_made_is_freed_at_once(authority: tuple[Path, Path]) -> None:
+    ca, chain = authority
+    names = Names(["127.0.0.2", "127.0.0.3"], ["127.0.0.1"])
+    async with (
+        serving(replying(ok(b"secret")), tls=server_tls(chain)) as server,
+        pooling(connector=DirectConnector(DEV, resolver=names, tls=tls_context(str(ca)))) as pool,
+    ):
+
+        async def ask(name: str, why: str) -> None:
+            with pytest.raises(ConnectFailed, match=why):
+                await pool.send(Origin("https", name, server.origin.port), post(), FAST)
+
+        with collector_off() as left:
+            await ask("nobody-listens.test", "cannot be reached")
+            if type(asyncio.get_running_loop()).__module__.startswith("uvloop"):  # asyncio's TLS makes a cycle
+                await ask("other.test", "TLS failed")
+            await asyncio.sleep(0.05)
+    assert not of_the_gateway(left)
 
 
 async def test_connecting_has_a_deadline() -> None:
