@@ -124,12 +124,20 @@ class Document(Struct, frozen=True, forbid_unknown_fields=True):
     tenants: dict[Slug, TenantDoc] = {}
 
 
-class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML whose mappings name nothing twice: the last one would win in silence."""
+_MERGE = "tag:yaml.org,2002:merge"
+_TEXT = "tag:yaml.org,2002:str"
+
+
+class _NamedOnce(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML whose names are text as in JSON, `on` too, and stand once: the last one would win in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                continue
+            if isinstance(key_node, yaml.ScalarNode):
+                key_node.tag = _TEXT
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key} is named twice", key_node.start_mark)
@@ -172,7 +180,7 @@ def _decode(text: str, name: str) -> Any:
             return json.loads(text)
         if name.endswith(".toml"):
             return tomllib.loads(text)
-        return yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader that is stricter still
+        return yaml.load(text, _NamedOnce)  # noqa: S506 - a SafeLoader that is stricter still
     except (ValueError, RecursionError, TypeError) as error:
         raise DocumentInvalid(f"{name} is not readable: {error}.", hint=_HINT) from None
     except yaml.YAMLError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from gateway.apply.document import Document, DocumentInvalid, merge_documents, read_document
+from tenants.pool_schemas import Fallback
 
 YAML = """
 version: 1
@@ -33,6 +35,33 @@ def test_three_formats_say_the_same() -> None:
 
     assert found[0] == found[1] == found[2]
     assert "ONE" in repr(found[0])
+
+
+def test_names_in_yaml_are_text() -> None:
+    fallback = "{pool: spare, on: [outage]}"
+    text = f"version: 1\ntenants: {{acme: {{pools: {{main: {{settings: {{fallbacks: [{fallback}]}}}}, 2026: {{}}}}}}}}"
+
+    pools = read_document(text, "x.yaml").tenants["acme"].pools
+
+    assert pools["main"].settings.fallbacks == [Fallback(pool="spare", on=["outage"])]
+    assert "2026" in pools
+
+
+def test_yaml_anchors_may_be_merged() -> None:
+    text = "version: 1\ntenants: {acme: {pools: {main: &main {strategy: weighted}, spare: {<<: *main, default: true}}}}"
+
+    pools = read_document(text, "x.yaml").tenants["acme"].pools
+
+    assert (pools["spare"].strategy, pools["spare"].default, pools["main"].default) == ("weighted", True, False)
+
+
+def test_the_page_shows_a_declaration_that_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs/apply.md").read_text()
+    text = page.split("```yaml\n")[1].split("```")[0]
+
+    acme = read_document(text, "tenants.yaml").tenants["acme"]
+
+    assert set(acme.pools) == {"main", "spare"}
 
 
 def with_key(**changes: object) -> str:
