@@ -45,4 +45,7 @@ class Catalogue:
         """Return a sentence when the strategy is not known, else None."""
         if strategy in self.strategies:
             return None
-        return f"{strategy!r} is not known; use one of {', '.join(sorted(set(self.strategies.values())))}"
+        known = sorted(set(self.strategies.values()))
+        plain, modified = [name for name in known if "+" not in name], [name for name in known if "+" in name]
+        such = f", or such as {modified[0]}" if modified else ""
+        return f"{strategy!r} is not known; use one of {', '.join(plain)}{such}"

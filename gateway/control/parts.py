@@ -33,7 +33,7 @@ from auth.signing_keys import SigningKeys
 from auth.token_uses import TokenUses
 from auth.tokens import Verifier
 from auth.vouching import AssertionSigner
-from gateway.balancing.strategies.registry import ALIASES, STRATEGY_NAMES, TENANTS_DEFAULT
+from gateway.balancing.strategies.registry import ACCEPTED, TENANTS_DEFAULT
 from gateway.control.app import make_control
 from gateway.control.key_probe import KeyProbe
 from gateway.control.orm import OrmSessions
@@ -124,7 +124,7 @@ def make_catalogue(*, allow_private: bool) -> Catalogue:
     """Say what tenants may choose from: the tables of providers and strategies, and the URL guard."""
     return Catalogue(
         providers={name: ProviderRule(needs_base_url=row.needs_base_url) for name, row in PROVIDERS.items()},
-        strategies={**{name: name for name in STRATEGY_NAMES}, **ALIASES, TENANTS_DEFAULT: TENANTS_DEFAULT},
+        strategies={**ACCEPTED, TENANTS_DEFAULT: TENANTS_DEFAULT},
         default_strategy=TENANTS_DEFAULT,
         base_urls=GuardedBaseUrls(EgressPolicy(allow_private=allow_private)),
     )

@@ -80,6 +80,12 @@ ALIASES: Mapping[str, str] = {
     "learned": "predictive",
 }
 """Other names by which peers and users know them."""
+ACCEPTED: Mapping[str, str] = {
+    written: canonical
+    for name, plain in ({name: name for name in STRATEGY_NAMES} | dict(ALIASES)).items()
+    for written, canonical in ((name, plain), (f"{name}+{MODIFIER}", f"{plain}+{MODIFIER}"))
+}
+"""What a pool may be set to, and the canonical name of each."""
 
 
 class UnknownStrategy(ValueError):
