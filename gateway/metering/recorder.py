@@ -17,6 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 
 from gateway.metering.event import UsageEvent
 from gateway.metering.spool import Segment, UsageSpool
@@ -149,16 +150,16 @@ class UsageRecorder:
         if self._spool is None or segment is None:
             return False
         async with self._writing:
-            rows = list(segment.rows())
+            rows, count = segment.rows(), segment.spilled
             try:
-                for at in range(0, len(rows), self._batch_size):
-                    await self._write(rows[at : at + self._batch_size])
+                while batch := list(islice(rows, self._batch_size)):  # read as it is written: requests come in between
+                    await self._write(batch)
             except Exception as error:  # noqa: BLE001 - a loop's boundary: the segment is kept
                 self.failures += 1
-                logger.warning("usage rows stay on disk", extra={"rows": len(rows), "error": type(error).__name__})
+                logger.warning("usage rows stay on disk", extra={"rows": count, "error": type(error).__name__})
                 return False
             self._spool.settle(segment)
-            logger.info("usage rows recovered from disk", extra={"rows": len(rows)})
+            logger.info("usage rows recovered from disk", extra={"rows": count})
             return True
 
     async def _write(self, batch: Sequence[UsageEvent]) -> None:
