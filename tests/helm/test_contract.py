@@ -72,6 +72,16 @@ def test_what_the_program_can_be_told_can_be_said_in_values() -> None:
     assert not missing, "add them to `config` in helm/llm-proxy/values.schema.json (a secret: to templates/_env.tpl)"
 
 
+def test_values_name_every_provider_of_keks() -> None:
+    schemes = set(re.findall(r"`([a-z+]+://)", KNOWN["LLM_PROXY_KEK"].meaning))
+    pattern = SCHEMA["properties"]["encryption"]["properties"]["kek"]["pattern"]
+
+    assert {"gcpkms://", "azurekv://", "vault+http://"} <= schemes
+    for uri in ("env", "file:/keys/keyring", *(f"{scheme}place/key" for scheme in schemes)):
+        assert re.search(pattern, uri), uri
+        assert re.search(pattern, f"{uri},env"), uri
+
+
 def test_no_secret_can_be_given_in_values() -> None:
     assert {name for name in config_names() if KNOWN[name].secret} == set()
     for name in set_by_the_chart() & {variable.name for variable in VARIABLES if variable.secret}:
