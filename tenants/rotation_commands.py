@@ -103,6 +103,17 @@ async def promote(
     await session.flush()
 
 
+def erase_earlier(version: KeyVersion, versions: Sequence[KeyVersion]) -> None:
+    """Erase the secrets of all other versions: the key has another base URL now, which they were not given for.
+
+    Rolled back to, or tried because the provider refuses the new one, they would be sent there. They drain and are
+    disabled at the provider as ever: requests that began with one hold it in memory.
+    """
+    for each in versions:
+        if each.id != version.id:
+            each.envelope, each.data_key_id = None, None
+
+
 async def roll_back(
     session: AsyncSession, versions: Sequence[KeyVersion], settings: RotationSettings, *, at: datetime
 ) -> KeyVersion:
@@ -111,7 +122,8 @@ async def roll_back(
     if target is None:
         raise Conflict(
             "No earlier version of the key lives any more.",
-            hint="Rotate to a new secret instead: POST /api/v1/keys/{id}/rotate.",
+            hint="Rotate to a new secret instead: POST /api/v1/keys/{id}/rotate. What was given for another base URL "
+            "does not come back either.",
         )
     await promote(session, target, versions, settings, at=at)
     return target

@@ -23,6 +23,7 @@ from tenants.checks import moment_problems, refuse, rotate_problems
 from tenants.custody import seal_key
 from tenants.models import ProviderKey
 from tenants.rotation_commands import (
+    erase_earlier,
     intent,
     next_number,
     promote,
@@ -102,16 +103,19 @@ async def _supply(
             raise Conflict("The key was rotated by someone else just now.", hint="Read the key and try again.")
         version = await store.add_version(session, supplied(key, number, secret, sealed, at=now))
         version.provider_ref = data.provider_ref
+        moved = {} if base_url == key.base_url else {"base_url": base_url}
         if later:
-            if base_url != key.base_url:
+            if moved:
                 raise Conflict("A new base URL cannot be probed first.", hint="Leave out probe and at, or base_url.")
             version.step_at = data.at or now
         else:
             await promote(session, version, versions, load_settings(key.rotation), at=now)
+            if moved:
+                erase_earlier(version, versions)
             key.base_url = base_url
             await store.save(session, key, at=now)
         action = "rotation.start" if later else "key.rotate"
-        detail = {"name": key.name, "number": number, "fingerprint": version.fingerprint} | _told(data.at)
+        detail = {"name": key.name, "number": number, "fingerprint": version.fingerprint} | _told(data.at) | moved
         await audit.record(session, call.tenant_id, call.actor, action, f"key:{key_id}", at=now, detail=detail)
         return await shown_key(session, key)
 

@@ -292,6 +292,34 @@ async def test_a_key_is_never_pointed_elsewhere_by_a_patch(api: Api, acme: Plant
         await api("PATCH", f"/keys/{acme.key_id}", {member: "https://evil.example"}, expect=422)
 
 
+@pytest.mark.parametrize("before", [1, 2])
+async def test_no_stored_secret_follows_a_new_base_url(
+    api: Api, acme: Planted, database: Connections, data_keys: DataKeys, before: int
+) -> None:
+    """Rolling back, revoking and the engine's watch would else send an old secret to the new host."""
+    path = f"/keys/{acme.key_id}"
+    for number in range(1, before):
+        await api("POST", f"{path}/rotate", {"api_key": f"{KEY}{number}"}, expect=200)
+    elsewhere = {"api_key": NEW_KEY, "base_url": "https://elsewhere.example"}
+    moved = await api("POST", f"{path}/rotate", elsewhere, expect=200)
+    assert moved.json()["base_url"] == "https://elsewhere.example"
+    assert "base URL" in (await api("POST", f"{path}/rollback", {}, expect=409)).json()["hint"]
+    await api("POST", f"{path}/versions/{before + 1}/revoke", {}, expect=409)
+    async with database.tenant(acme.tenant_id) as connection:
+        assert await connection.fetchval("select count(*) from key_version where envelope is not null") == 1
+    loaded = await SnapshotLoader(database, data_keys).load(acme.tenant_id)
+    assert loaded is not None
+    assert [(key.base_url, key.secret) for key in loaded.pools[0].keys] == [
+        ("https://elsewhere.example", Secret(NEW_KEY))
+    ]
+    assert await contradictions(database) == {}
+    event = (await api("GET", "/audit?limit=200")).json()["items"][-1]
+    assert (event["action"], event["detail"]["base_url"]) == ("key.rotate", "https://elsewhere.example")
+    same = await api("POST", f"{path}/rotate", {"api_key": KEY, "base_url": "https://elsewhere.example"}, expect=200)
+    assert same.json()["current"]["number"] == before + 2
+    assert (await api("POST", f"{path}/rollback", {}, expect=200)).json()["current"]["number"] == before + 1
+
+
 async def test_rotation_with_a_supplied_secret(
     api: Api, acme: Planted, database: Connections, data_keys: DataKeys
 ) -> None:
