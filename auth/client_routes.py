@@ -87,7 +87,7 @@ async def update_client(
     changes = {name: value for name, value in msgspec.structs.asdict(data).items() if value is not msgspec.UNSET}
     _within(caller, changes.get("scopes", ()))
     async with services.sessions.tenant(caller.tenant_id) as session:
-        before = await clients.get_client(session, caller.tenant_id, client_id)
+        before = await clients.get_client(session, caller.tenant_id, client_id, lock=True)
         _within(caller, before.scopes)
         client = await clients.update_client(
             session, caller.tenant_id, client_id, changes, if_match=if_match, now=services.now()
@@ -104,7 +104,7 @@ async def delete_client(
     """Its secrets stop working and its tokens are refused."""
     caller = _manager(request)
     async with services.sessions.tenant(caller.tenant_id) as session:
-        _within(caller, (await clients.get_client(session, caller.tenant_id, client_id)).scopes)
+        _within(caller, (await clients.get_client(session, caller.tenant_id, client_id, lock=True)).scopes)
         await clients.delete_client(session, caller.tenant_id, client_id, if_match=if_match, now=services.now())
         await services.record(session, request, caller, "client.delete", f"client:{client_id}")
 
@@ -124,7 +124,7 @@ async def add_secret(
                 errors=((f"/{name}", "is out of range"),),
             )
     async with services.sessions.tenant(caller.tenant_id) as session:
-        _within(caller, (await clients.get_client(session, caller.tenant_id, client_id)).scopes)
+        _within(caller, (await clients.get_client(session, caller.tenant_id, client_id, lock=True)).scopes)
 
         async def work() -> SecretCreated:
             row, secret = await clients.add_secret(
@@ -154,7 +154,7 @@ async def delete_secret(
     """It stops working at once; tokens got with it live on until they expire."""
     caller = _manager(request)
     async with services.sessions.tenant(caller.tenant_id) as session:
-        _within(caller, (await clients.get_client(session, caller.tenant_id, client_id)).scopes)
+        _within(caller, (await clients.get_client(session, caller.tenant_id, client_id, lock=True)).scopes)
         await clients.delete_secret(session, caller.tenant_id, client_id, secret_id)
         await services.record(
             session, request, caller, "client_secret.delete", f"client:{client_id}", secret=str(secret_id)

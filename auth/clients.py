@@ -88,9 +88,14 @@ async def create_client(
 
 
 async def get_client(session: AsyncSession, tenant_id: UUID, client_id: str, *, lock: bool = False) -> OAuthClient:
-    """Return the tenant's client named `client_id`; `NotFound` for another tenant's too."""
+    """Return the tenant's client named `client_id`; `NotFound` for another tenant's too.
+
+    `lock` keeps it as it is until the transaction ends, and reads it anew: what the session read before may be old.
+    """
     query = select(OAuthClient).where(col(OAuthClient.tenant_id) == tenant_id, col(OAuthClient.client_id) == client_id)
-    found = (await session.execute(query.with_for_update() if lock else query)).scalar_one_or_none()
+    if lock:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    found = (await session.execute(query)).scalar_one_or_none()
     if found is None:
         raise NotFound(
             f"There is no client {client_id[:64]} in this tenant.", hint="List the clients with GET /api/v1/clients."

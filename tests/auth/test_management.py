@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -59,6 +60,38 @@ async def test_a_client_lives_its_life(world: World) -> None:
     actions = [(event.action, event.actor) for event in world.trail.events]
     assert actions == [(f"client.{verb}", owner.client_id) for verb in ("create", "update", "delete")]
     assert app.secret not in repr(world.trail.events)
+
+
+async def test_of_edits_at_once_for_one_version_of_a_client_one_is_made(world: World) -> None:
+    headers = await world.bearer(await world.client("acme"))
+    path = f"/api/v1/clients/{(await registered(world, headers))['client_id']}"
+    for number in range(1, 4):
+        names = [f"edit-{number}-{each}" for each in range(8)]
+        answers = await asyncio.gather(
+            *(
+                world.http.patch(path, json={"name": name}, headers={**headers, "if-match": f'"{number}"'})
+                for name in names
+            )
+        )
+        assert sorted(answer.status_code for answer in answers) == [200] + [412] * 7
+        made = next(answer.json() for answer in answers if answer.status_code == 200)
+        read = (await world.http.get(path, headers=headers)).json()
+        assert (read["name"], read["version"]) == (made["name"], number + 1)
+
+
+async def test_edits_at_once_of_different_members_of_a_client_all_last(world: World) -> None:
+    headers = await world.bearer(await world.client("acme"))
+    path = f"/api/v1/clients/{(await registered(world, headers))['client_id']}"
+    changes: list[dict[str, Any]] = [
+        {"name": "n"},
+        {"token_lifetime_s": 60},
+        {"metadata": {"dpop_bound_access_tokens": True}},
+    ]
+    answers = await asyncio.gather(*(world.http.patch(path, json=each, headers=headers) for each in changes))
+    assert [answer.status_code for answer in answers] == [200] * 3
+    read = (await world.http.get(path, headers=headers)).json()
+    assert all(read[name] == value for each in changes for name, value in each.items())
+    assert read["version"] == 4
 
 
 async def test_two_secrets_live_at_once_and_rotating_one_breaks_nobody(world: World) -> None:
