@@ -91,6 +91,8 @@ async def change_pool(
     refuse(pool_problems(data, services.catalogue))
     now = services.now()
     async with services.sessions.tenant(call.tenant_id) as session:
+        if data.is_default is True or data.name is not UNSET:
+            await store.lock_all(session, call.tenant_id)
         row = await store.get(session, call.tenant_id, pool_id, if_match=if_match, for_change=True)
         if data.is_default is False and row.is_default:
             raise Conflict(
@@ -130,6 +132,7 @@ async def delete_pool(pool_id: FromPath[UUID], call: Caller, services: Services,
     """Keys at the provider are not touched: revoke them there."""
     now = services.now()
     async with services.sessions.tenant(call.tenant_id) as session:
+        await store.lock_all(session, call.tenant_id)
         row = await store.get(session, call.tenant_id, pool_id, if_match=if_match, for_change=True)
         if others := await store.falling_back_to(session, row):
             raise Conflict(

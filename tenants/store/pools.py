@@ -51,6 +51,15 @@ async def get(
     return pool
 
 
+async def lock_all(session: AsyncSession, tenant_id: UUID) -> None:
+    """Lock the tenant's pools in one order: for a change that reaches other pools than its own.
+
+    Two of these that locked their own pool first, and then the other's, would wait for each other.
+    """
+    query = select(Pool.id).where(col(Pool.tenant_id) == tenant_id).order_by(col(Pool.id))
+    await session.execute(query.with_for_update(key_share=True))
+
+
 async def names(session: AsyncSession, tenant_id: UUID) -> set[str]:
     """Return the names of the tenant's pools."""
     return set((await session.execute(select(Pool.name).where(col(Pool.tenant_id) == tenant_id))).scalars())

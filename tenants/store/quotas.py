@@ -89,11 +89,15 @@ async def remove(session: AsyncSession, quota: Quota) -> None:
 
 
 async def remove_unused_own(session: AsyncSession, tenant_id: UUID) -> None:
-    """Delete the quotas that were made for single keys and that no key draws on any more."""
-    await session.execute(
-        delete(Quota).where(
-            col(Quota.tenant_id) == tenant_id,
-            col(Quota.name).contains("/"),
-            ~exists().where(col(ProviderKey.quota_id) == col(Quota.id)),
-        )
+    """Delete the quotas that were made for single keys and that no key draws on any more.
+
+    They are locked before: a key that is just being put on one is waited for, and then looked at.
+    """
+    unused = (
+        col(Quota.tenant_id) == tenant_id,
+        col(Quota.name).contains("/"),
+        ~exists().where(col(ProviderKey.quota_id) == col(Quota.id)),
     )
+    locked = await session.execute(select(Quota.id).where(*unused).order_by(col(Quota.id)).with_for_update())
+    if found := locked.scalars().all():
+        await session.execute(delete(Quota).where(*unused, col(Quota.id).in_(found)))
