@@ -58,17 +58,17 @@ class Answer:
         self.kind = classify(self.status, body)
         return body
 
-    async def peek(self) -> bytes:
-        """Return the body's beginning and leave it in place: up to `PEEK_BYTES`, or what came within `PEEK_S`."""
+    async def peek(self, within_s: float = PEEK_S) -> bytes:
+        """Return the body's beginning and leave it in place: `PEEK_BYTES`, or less that came within the time."""
         response = self._response
         try:
             if response.ended:
                 self._buffer += await response.read()
                 return self._buffer
-            async with asyncio.timeout(PEEK_S):
-                while len(self._buffer) < PEEK_BYTES and (data := await response.read()):
-                    self._buffer += data
-        except (UpstreamError, TimeoutError):
+            until = asyncio.get_running_loop().time() + within_s
+            while len(self._buffer) < PEEK_BYTES and await response.arrives(until) and (data := await response.read()):
+                self._buffer += data
+        except UpstreamError:
             pass  # whoever reads on meets it again
         return self._buffer
 
@@ -142,13 +142,14 @@ class Answer:
 
     async def peek_until(self, decide: Callable[[bytes, bool], bool | None], within_s: float) -> bool:
         """Read on until `decide` (of the beginning, and whether it is all) is sure; what was read is left in place."""
-        ended = False
-        with suppress(UpstreamError, TimeoutError):  # whoever reads on meets it again
-            async with asyncio.timeout(within_s):
-                while (verdict := decide(self._buffer, ended)) is None:
-                    data = await self._response.read()
-                    self._buffer, ended = self._buffer + data, not data
-                return verdict
+        ended, until = False, asyncio.get_running_loop().time() + within_s
+        with suppress(UpstreamError):  # whoever reads on meets it again
+            while (verdict := decide(self._buffer, ended)) is None:
+                if not await self._response.arrives(until):
+                    return False
+                data = await self._response.read()
+                self._buffer, ended = self._buffer + data, not data
+            return verdict
         return False
 
     async def finish(

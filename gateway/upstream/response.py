@@ -120,6 +120,22 @@ class UpstreamResponse:
         self.held_bytes = 0
         return data
 
+    async def arrives(self, until: float) -> bool:
+        """Tell whether `read` would return, or raise, at once; waits for that until then (the loop's time) at most.
+
+        Unlike a `read` that is given up this ends nothing: whoever reads on gets all that comes.
+        """
+        try:
+            async with asyncio.timeout_at(until):
+                while not (self._parts or self._done or self.failed):
+                    await self.changed()
+        except TimeoutError:
+            return False
+        except asyncio.CancelledError:
+            self._feeder.abort()
+            raise
+        return True
+
     async def aclose(self) -> None:
         """Stop reading. The rest of a short error answer is thrown away as it comes; otherwise the connection ends."""
         self.close()
