@@ -97,7 +97,7 @@ def _reading(
 ) -> Reading:
     """Put the counts together: `read` and `written` are Anthropic's, which `into` leaves out."""
     if into is not None and (read is not None or written is not None):
-        into, cached = into + (read or 0) + (written or 0), read or 0
+        into, cached = _sum(into, read, written), read or 0
     return Reading(model, into, out, cached)
 
 
@@ -112,8 +112,8 @@ def read_gemini_usage(raw: bytes) -> Reading:
     prompt, tools = _count(usage.prompt_token_count), _count(usage.tool_use_prompt_token_count)
     answer, thoughts = _count(usage.candidates_token_count), _count(usage.thoughts_token_count)
     return Reading(
-        input=None if prompt is None else prompt + (tools or 0),
-        output=None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0),
+        input=None if prompt is None else _sum(prompt, tools),
+        output=None if answer is None and thoughts is None else _sum(answer, thoughts),
         cached_input=_count(usage.cached_content_token_count),
     )
 
@@ -141,6 +141,11 @@ def _balanced(text: bytes, start: int) -> bytes | None:
         if depth == 0:
             return text[start : start + brace.end()]
     return None
+
+
+def _sum(*counts: int | None) -> int | None:
+    """Add counts up; None for a sum that is none itself: each may be as large as one may be."""
+    return _count(sum(count or 0 for count in counts))
 
 
 def _count(value: object) -> int | None:

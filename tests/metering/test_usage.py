@@ -65,6 +65,25 @@ GEMINI = {
         pytest.param({"model": 7, "usage": {}}, None, None, id="model of the wrong type"),
         pytest.param({"usage": {"prompt_tokens": -1, "completion_tokens": True}}, None, None, id="absurd counts"),
         pytest.param({"usage": {"prompt_tokens": 10**18}}, None, None, id="counts beyond an integer"),
+        pytest.param(
+            {"usage": {"input_tokens": 2**31 - 1, "cache_read_input_tokens": 1, "output_tokens": 3}},
+            None,
+            TokenUsage(0, 3, 0),
+            id="a sum beyond an integer",
+        ),
+        pytest.param(
+            {
+                "usageMetadata": {
+                    "promptTokenCount": 2**31 - 1,
+                    "toolUsePromptTokenCount": 1,
+                    "candidatesTokenCount": 2**31 - 1,
+                    "thoughtsTokenCount": 1,
+                }
+            },
+            None,
+            None,
+            id="sums beyond an integer",
+        ),
         pytest.param({"usage": "many"}, None, None, id="usage of the wrong type"),
         pytest.param({"error": {"message": "no"}}, None, None, id="an error body"),
         pytest.param([1], None, None, id="not an object"),
