@@ -150,6 +150,8 @@ class RequestRecord:
         self._written = True
         pool, target, usage, first = self.pool, self.target, self.usage, self.first_byte_at
         key_id = key_version = provider = region = None
+        if self.served_model:
+            self.served_model = _storable(self.served_model)
         if target is not None:
             key_id, key_version, provider, region = target.key_id, target.version, target.provider, target.region
             if usage.input or usage.output:
@@ -170,7 +172,7 @@ class RequestRecord:
             region,
             self.operation,
             _storable(self.model),
-            _storable(self.served_model) if self.served_model else None,
+            self.served_model or None,
             self.status,
             self.outcome,
             self.attempts,

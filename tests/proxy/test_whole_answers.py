@@ -64,6 +64,22 @@ async def test_whole_or_in_parts_it_reads_the_same(writes: tuple[bytes, ...]) ->
     assert row == (7, 5, "m-1", "ok")
 
 
+async def test_a_provider_that_names_a_model_at_great_length_takes_no_memory() -> None:
+    named = b'{"model":"%b","usage":{"prompt_tokens":7,"completion_tokens":5}}' % (b"m" * 5000)
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(_head(b"200 OK", b"content-length: %d" % len(named)) + named)
+
+    async with (
+        scripted_upstream(script) as upstream,
+        running_gateway(tenant(pool("main", key("a", upstream.base_url, SECRET)))) as gateway,
+    ):
+        await gateway.call("/v1/chat/completions", {"model": "m"})
+        row = await gateway.row()
+        assert (row.served_model, row.output_tokens) == ("m" * 256, 5)
+        assert max(len(model) for _, model in gateway.data_path._prices._cache) == 256
+
+
 async def test_an_error_that_is_here_at_once_is_relayed() -> None:
     reply, row = await _answered(_head(b"400 Bad Request", b"transfer-encoding: chunked") + _chunked(b'{"error":{}}'))
     assert (reply.status, reply.body, row) == (400, b'{"error":{}}', (0, 0, None, "client_error"))
