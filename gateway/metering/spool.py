@@ -22,6 +22,7 @@ import mmap
 import os
 import secrets
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -44,6 +45,9 @@ _HEADER: Final = struct.Struct("<II")
 _LENGTH: Final = struct.Struct("<I")
 _END: Final = bytes(_LENGTH.size)
 _SUFFIX: Final = ".usage"
+Flush = Callable[[int], None]
+"""Brings what was written to a file descriptor to the disk, the pages of its maps included, without the interpreter's
+lock: `mmap.flush` keeps that, and with it the event loop, for as long as the disk takes."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(UsageEvent).decode
 
@@ -51,7 +55,7 @@ _decode = msgspec.msgpack.Decoder(UsageEvent).decode
 class Segment:
     """One mapped file. `waiting` rows of it are in memory too, `spilled` ones on disk alone, neither stored yet."""
 
-    __slots__ = ("_file", "_map", "dirty", "path", "size", "spilled", "used", "waiting")
+    __slots__ = ("_file", "_guard", "_holders", "_map", "dirty", "path", "size", "spilled", "used", "waiting")
 
     def __init__(self, path: Path, file: int, size: int) -> None:
         self.path = path
@@ -60,6 +64,8 @@ class Segment:
         self.dirty = False
         self._file = file
         self._map = mmap.mmap(file, size)
+        self._guard = threading.Lock()
+        self._holders = 1
 
     def append(self, payload: bytes) -> bool:
         """Add a record; False when it does not fit."""
@@ -100,20 +106,38 @@ class Segment:
             except msgspec.DecodeError as error:
                 logger.error("a usage row on disk cannot be read", extra={**self._named(), "error": str(error)})
 
-    def sync(self) -> None:
-        """Flush to the disk; blocks."""
-        if self.dirty:
-            self.dirty = False
-            length = (self.used // mmap.PAGESIZE + 1) * mmap.PAGESIZE
-            with suppress(ValueError):  # closed meanwhile: its rows are in the store
-                self._map.flush(0, min(length, self.size))
+    def sync(self, flush: Flush) -> None:
+        """Flush to the disk; blocks. From another thread than the rest, which goes on meanwhile."""
+        if not self.dirty or not self._hold():
+            return
+        self.dirty = False
+        try:
+            flush(self._file)
+        except BaseException:
+            self.dirty = True
+            raise
+        finally:
+            self._let_go()
 
     def close(self, *, remove: bool) -> None:
         """Let go of the file, and of its lock; `remove` it when nothing in it is needed."""
         if remove:
             self.path.unlink(missing_ok=True)
         self._map.close()
-        os.close(self._file)
+        self._let_go()
+
+    def _hold(self) -> bool:
+        """Keep the file open while it is flushed: its number must not become another file's meanwhile."""
+        with self._guard:
+            self._holders += self._holders > 0
+            return self._holders > 0
+
+    def _let_go(self) -> None:
+        with self._guard:
+            self._holders -= 1
+            is_last = self._holders == 0
+        if is_last:
+            os.close(self._file)
 
     def _named(self) -> dict[str, str]:
         return {"segment": self.path.name}
@@ -128,12 +152,19 @@ class UsageSpool:
     """
 
     def __init__(
-        self, directory: Path, *, max_bytes: int, clock: Callable[[], float], segment_bytes: int = SEGMENT_BYTES
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        clock: Callable[[], float],
+        segment_bytes: int = SEGMENT_BYTES,
+        flush: Flush = os.fdatasync,
     ) -> None:
         self._directory = directory
         self._segment_bytes = max(min(segment_bytes, max_bytes // _SEGMENTS), _LEAST_BYTES)
         self._max_segments = max(1, max_bytes // self._segment_bytes)
         self._clock = clock
+        self._flush = flush
         self._active: Segment | None = None
         self._sealed: list[Segment] = []
         self._refused_until = float("-inf")
@@ -209,7 +240,7 @@ class UsageSpool:
     def sync(self) -> None:
         """Flush what was appended to the disk; blocks."""
         for segment in self._all():
-            segment.sync()
+            segment.sync(self._flush)
 
     def close(self) -> int:
         """Let go of everything; returns how many rows stay on disk for the next process."""
@@ -218,7 +249,7 @@ class UsageSpool:
             rows = segment.waiting + segment.spilled
             left += rows
             if rows:
-                segment.sync()
+                segment.sync(self._flush)
             segment.close(remove=not rows)
         self._active, self._sealed = None, []
         return left

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +19,7 @@ from hypothesis import strategies as st
 
 from gateway.metering.event import UsageEvent
 from gateway.metering.recorder import UsageRecorder
-from gateway.metering.spool import RETRY_S, UsageSpool
+from gateway.metering.spool import RETRY_S, Flush, UsageSpool
 from gateway.metering.store import InMemoryUsageStore
 from tests.metering.rows import usage_row
 
@@ -29,8 +33,8 @@ class Disk:
         self.directory = directory
         self.now = 0.0
 
-    def spool(self, max_bytes: int = 64 * SMALL) -> UsageSpool:
-        return UsageSpool(self.directory, max_bytes=max_bytes, clock=lambda: self.now, segment_bytes=SMALL)
+    def spool(self, max_bytes: int = 64 * SMALL, flush: Flush = os.fdatasync) -> UsageSpool:
+        return UsageSpool(self.directory, max_bytes=max_bytes, clock=lambda: self.now, segment_bytes=SMALL, flush=flush)
 
     def files(self) -> list[Path]:
         return sorted(self.directory.glob("*.usage"))
@@ -296,6 +300,55 @@ def test_damaged_files_give_what_is_whole_and_never_fail(
     found = list(segment.rows()) if segment is not None else []
     assert [row.id for row in found] == [row.id for row in rows[: len(found)]]
     again.close()
+
+
+async def test_requests_go_on_while_the_disk_takes_its_time(disk: Disk) -> None:
+    begun, go = threading.Event(), threading.Event()
+    flushed: list[int] = []
+
+    def slowly(file: int) -> None:
+        begun.set()
+        assert go.wait(10)
+        flushed.append(os.fstat(file).st_size)  # it is the same file still
+
+    store, spool = InMemoryUsageStore(), disk.spool(flush=slowly)
+    recorder = UsageRecorder(store, spool=spool)
+    recorded(recorder, 200)
+    syncing = asyncio.create_task(asyncio.to_thread(spool.sync))
+    assert await asyncio.to_thread(begun.wait, 10)
+    recorded(recorder, 200)
+    await settle(recorder)
+    assert len(store.rows) == 400
+    assert len(disk.files()) == 1, "what is stored is gone, also what was being flushed"
+    with socket.socket(), socket.socket():  # would take the number of a file that was closed too early
+        go.set()
+        await syncing
+    assert set(flushed) == {SMALL}
+    assert spool.close() == 0
+    assert disk.files() == []
+    assert not any(str(disk.directory) in str(each.readlink()) for each in open_files()), "every file was closed"
+
+
+def open_files() -> list[Path]:
+    return [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+
+
+def test_what_the_disk_refuses_is_flushed_again(disk: Disk) -> None:
+    tried: list[int] = []
+
+    def fails_once(file: int) -> None:
+        tried.append(file)
+        if len(tried) == 1:
+            raise OSError("the disk is away")
+
+    spool = disk.spool(flush=fails_once)
+    assert spool.append(usage_row()) is not None
+    with pytest.raises(OSError, match="away"):
+        spool.sync()
+    spool.sync()
+    spool.sync()
+    assert len(tried) == 2
+    assert spool.close() == 1
 
 
 def test_only_the_owner_may_read_it(disk: Disk) -> None:
