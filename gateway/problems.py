@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
+import asyncpg
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import (
@@ -53,6 +54,13 @@ STATUS: Final[Mapping[type[Fault], int]] = {
     Fault: 400,
 }
 """The status of each class of fault; a subclass has its nearest ancestor's."""
+
+
+_NUL: Final = (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError)
+"""What Postgres says of U+0000 in a text, and in a JSON value."""
+
+_CROSSED: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+"""Two transactions waited for each other, and Postgres ended this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,24 @@ def problem_of(error: Exception) -> Problem:
         error
     ):  # msgspec's, at a body that is nested too deep
         return Problem(400, "malformed", "The request cannot be read.", "Its JSON is nested too deeply.")
+    if isinstance(error, UnicodeDecodeError):  # msgspec's, at a body: nothing else of a request is decoded strictly
+        return Problem(400, "malformed", "The request cannot be read.", "Its JSON is not in UTF-8.")
+    said = _said_by_postgres(error)
+    if isinstance(said, _NUL):
+        return Problem(
+            422,
+            "invalid",
+            "A text of the request holds the character U+0000, which cannot be stored.",
+            "Take it out and send the request again; nothing was changed.",
+        )
+    if isinstance(said, _CROSSED):
+        return Problem(
+            503,
+            "unavailable",
+            "Somebody changed the same things at this moment.",
+            "Send the request again; nothing was changed.",
+            headers={"Retry-After": _RETRY_AFTER_S},
+        )
     if isinstance(error, NotFoundException):
         return Problem(404, "not_found", "There is nothing at this address.", hint="See /docs for the addresses.")
     if isinstance(error, MethodNotAllowedException):
@@ -154,6 +180,13 @@ def log_problem(problem: Problem, error: Exception, *, request_id: str, method: 
         log.warning("request not served", extra={**about, "reason": getattr(error, "debug", "") or str(error)})
     elif getattr(error, "debug", ""):
         log.info("request refused", extra={**about, "reason": getattr(error, "debug", "")})
+
+
+def _said_by_postgres(error: BaseException | None) -> asyncpg.PostgresError | None:
+    """Return the server's own error, as it came or as the cause of what SQLAlchemy made of it."""
+    while error is not None and not isinstance(error, asyncpg.PostgresError):
+        error = error.__cause__
+    return error
 
 
 def _of_fault(fault: Fault) -> Problem:

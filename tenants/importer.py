@@ -23,7 +23,7 @@ from tenants.catalogue import Catalogue
 from tenants.checks import located
 from tenants.keyshape import key_problem, provider_by_key, provider_by_name
 from tenants.names import NAME_RULE, is_name
-from tenants.pool_schemas import Fallback, Limits, PoolSettings, PositiveInt, Tier, Weight
+from tenants.pool_schemas import Fallback, InFlight, Limits, PoolSettings, PositiveInt, Tier, Weight
 
 MAX_KEYS: Final = 500
 DEFAULT_POOL_NAME: Final = "main"
@@ -39,7 +39,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     region: str | None = None
     tier: Tier = 0
     models: Annotated[list[str], msgspec.Meta(max_length=500)] = []
-    max_in_flight: PositiveInt | None = None
+    max_in_flight: InFlight | None = None
     quota: str | None = None
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 PositiveInt = Annotated[int, Meta(gt=0, le=10**12)]
+InFlight = Annotated[int, Meta(gt=0, le=2**31 - 1, description="Requests under way at once, at most")]
 Weight = Annotated[
     int, Meta(ge=0, le=10000, description="Share of the traffic, relative to the pool's other keys; 0 = standby")
 ]

@@ -19,7 +19,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
-from tenants.pool_schemas import Limits, PositiveInt, Tier, Weight
+from tenants.pool_schemas import InFlight, Limits, Tier, Weight
 
 LOOK_S: Final = 10.0
 PAUSE_S: Final = 120.0
@@ -41,7 +41,7 @@ class KeyTemplate(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     weight: Weight = 1
     models: Annotated[list[str], Meta(max_length=500)] = []
     model_map: Annotated[dict[str, str], Meta(max_length=500)] = {}
-    max_in_flight: PositiveInt | None = None
+    max_in_flight: InFlight | None = None
     quota_id: UUID | None = None
     limits: Limits | None = None
 

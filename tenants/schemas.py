@@ -12,7 +12,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from tenants.pool_schemas import Limits, PoolSettings, PositiveInt, Tier, Weight
+from tenants.pool_schemas import InFlight, Limits, PoolSettings, Tier, Weight
 
 ApiKey = Annotated[str, Meta(description="The provider's key. Write-only: no response ever contains it")]
 
@@ -173,7 +173,7 @@ class KeyIn(Struct, frozen=True, forbid_unknown_fields=True):
     weight: Weight = 1
     models: Annotated[list[str], Meta(max_length=500, description="Globs; empty = every model")] = []
     model_map: Annotated[dict[str, str], Meta(max_length=500, description="Model → name at this provider")] = {}
-    max_in_flight: PositiveInt | None = None
+    max_in_flight: InFlight | None = None
     enabled: bool = True
     quota_id: UUID | None = None
     limits: Limits | None = None
@@ -191,7 +191,7 @@ class KeyPatch(Struct, frozen=True, forbid_unknown_fields=True):
     weight: Weight | UnsetType = UNSET
     models: Annotated[list[str], Meta(max_length=500)] | UnsetType = UNSET
     model_map: Annotated[dict[str, str], Meta(max_length=500)] | UnsetType = UNSET
-    max_in_flight: PositiveInt | UnsetType | None = UNSET
+    max_in_flight: InFlight | UnsetType | None = UNSET
     enabled: bool | UnsetType = UNSET
     quota_id: UUID | UnsetType = UNSET
 

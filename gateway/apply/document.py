@@ -30,7 +30,7 @@ from msgspec import Meta, Struct
 from auth.errors import Invalid
 from auth.scopes import DEFAULT_CLIENT_SCOPES
 from tenants.names import NAME, SLUG
-from tenants.pool_schemas import Limits, PoolSettings, PositiveInt, Tier, Weight
+from tenants.pool_schemas import InFlight, Limits, PoolSettings, Tier, Weight
 
 Name = Annotated[str, Meta(pattern=NAME)]
 Slug = Annotated[str, Meta(pattern=SLUG)]
@@ -79,7 +79,7 @@ class KeyDoc(Struct, frozen=True, forbid_unknown_fields=True):
     weight: Weight = 1
     models: list[str] = []
     model_map: dict[str, str] = {}
-    max_in_flight: PositiveInt | None = None
+    max_in_flight: InFlight | None = None
     enabled: bool = True
     quota: Name | None = None
     limits: Limits | None = None

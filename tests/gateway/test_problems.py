@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 from litestar import get, post
@@ -38,6 +39,33 @@ def body(data: JSONBody[Body]) -> dict[str, Any]:
 def test_a_body_nested_too_deeply_is_the_callers_fault() -> None:
     status, document, _ = ask("POST", "/body", content=b'{"name":' + b"[" * 100_000)
     assert (status, document["code"]) == (400, "malformed")
+
+
+def test_a_body_that_is_not_utf8_is_the_callers_fault() -> None:
+    status, document, _ = ask("POST", "/body", content=b'{"name":"\xff","weight":1}')
+    assert (status, document["code"]) == (400, "malformed")
+    assert "UTF-8" in document["hint"]
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (asyncpg.UntranslatableCharacterError("x"), 422),
+        (asyncpg.CharacterNotInRepertoireError("x"), 422),
+        (asyncpg.DeadlockDetectedError("x"), 503),
+        (asyncpg.SyntaxOrAccessError("x"), 500),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_postgres_says_of_a_request(said: Exception, status: int, wrapped: bool) -> None:
+    error: Exception = said
+    if wrapped:
+        error = RuntimeError("as SQLAlchemy raises it")
+        error.__cause__ = said
+    problem = problem_of(error)
+    assert problem.status == status
+    assert problem.hint
+    assert ("Retry-After" in (problem.headers or {})) is (status == 503)
 
 
 def ask(method: str, path: str, **arguments: Any) -> tuple[int, dict[str, Any], Any]:

@@ -292,6 +292,27 @@ async def test_a_key_is_never_pointed_elsewhere_by_a_patch(api: Api, acme: Plant
         await api("PATCH", f"/keys/{acme.key_id}", {member: "https://evil.example"}, expect=422)
 
 
+async def test_the_character_nul_is_refused_where_it_cannot_be_stored(api: Api, operator: Api, acme: Planted) -> None:
+    webhook = {"name": "hook", "driver": "openai", "config": {"project_id": "a\0"}, "credential": "sk-admin-0123456789"}
+    changes: list[tuple[Api, str, str, Any]] = [
+        (api, "PATCH", f"/pools/{acme.pool_id}", {"settings": {"model_aliases": {"a\0": "b"}}}),
+        (api, "PATCH", f"/quotas/{acme.quota_id}", {"limits": {"models": {"a\0": {"rpm": 1}}}}),
+        (api, "POST", "/sources", webhook),
+        (operator, "POST", "/tenants", {"slug": "nul", "settings": {"a": "\0"}}),
+    ]
+    for who, method, path, body in changes:
+        refused = (await who(method, path, body, expect=422)).json()
+        assert "U+0000" in refused["detail"]
+        assert "Take it out" in refused["hint"]
+
+
+async def test_numbers_that_a_column_cannot_hold_are_refused(api: Api, acme: Planted) -> None:
+    path = f"/keys/{acme.key_id}"
+    await api("PATCH", path, {"max_in_flight": 2**31}, expect=422)
+    await api("POST", f"/pools/{acme.pool_id}/keys", key_body(max_in_flight=10**12), expect=422)
+    assert (await api("PATCH", path, {"max_in_flight": 2**31 - 1}, expect=200)).json()["max_in_flight"] == 2**31 - 1
+
+
 @pytest.mark.parametrize("before", [1, 2])
 async def test_no_stored_secret_follows_a_new_base_url(
     api: Api, acme: Planted, database: Connections, data_keys: DataKeys, before: int
