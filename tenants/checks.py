@@ -42,11 +42,15 @@ def tenant_problems(data: TenantIn, catalogue: Catalogue) -> list[Problem]:
     if not re.fullmatch(SLUG, data.slug):
         rule = "must be 1 to 63 lower-case letters, digits or hyphens, and start with a letter or digit"
         problems.append(("/slug", rule))
-    if data.name is not None and not _is_text(data.name):
-        problems.append(("/name", _TEXT_RULE))
+    problems += tenant_name_problems(data.name)
     if not _is_text(data.client_name):
         problems.append(("/client_name", _TEXT_RULE))
     return problems
+
+
+def tenant_name_problems(name: str | UnsetType | None) -> list[Problem]:
+    """Check the words that a tenant is called by."""
+    return [("/name", _TEXT_RULE)] if isinstance(name, str) and not _is_text(name) else []
 
 
 def settings_problems(settings: Mapping[str, Any], catalogue: Catalogue) -> list[Problem]:

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from auth.clients import ClientSpec, create_client
-from auth.errors import NotPermitted
+from auth.errors import Conflict, NotPermitted
 from auth.guards import principal_of, requires
 from auth.paging import cut_page, page_ask
 from auth.principal import PLATFORM_TENANT_ID
@@ -26,7 +26,7 @@ from tenants import audit
 from tenants.api.call import Caller, Cursor, IfMatch, Limit, once, reply
 from tenants.api.services import Services
 from tenants.api.views import tenant_out
-from tenants.checks import refuse, settings_problems, tenant_problems
+from tenants.checks import refuse, settings_problems, tenant_name_problems, tenant_problems
 from tenants.merge_patch import merge_patch
 from tenants.models import Tenant
 from tenants.schemas import FirstClient, TenantCreated, TenantIn, TenantOut, TenantPage, TenantPatch
@@ -103,6 +103,12 @@ async def change_tenant(
     if_match: IfMatch = None,
 ) -> Response[TenantOut]:
     """A suspended tenant's requests are refused, also with tokens that it has got; its data stays."""
+    refuse(tenant_name_problems(data.name))
+    if data.status == "suspended" and tenant_id == PLATFORM_TENANT_ID:
+        raise Conflict(
+            "The platform's own tenant cannot be suspended: no operator could undo that.",
+            hint="Disable the operator's client instead: PATCH /api/v1/clients/{client_id}.",
+        )
     now = services.now()
     async with services.sessions.platform() as session:
         row = await store.get(session, tenant_id, if_match=if_match, for_change=True)
