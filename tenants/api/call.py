@@ -100,10 +100,10 @@ async def once(
     return response
 
 
-def reply(body: T, *, status: int = 200) -> Response[T]:
-    """Answer with `body` and the ETag of its `version`, never to be stored by caches."""
+def reply(body: T, *, status: int = 200, version: int | None = None) -> Response[T]:
+    """Answer with `body` and the ETag of its `version` (or the one given), never to be stored by caches."""
     headers = {"cache-control": "no-store"}
-    version = getattr(body, "version", None)
+    version = getattr(body, "version", None) if version is None else version
     if isinstance(version, int):
         headers["etag"] = etag(version)
     return Response(body, status_code=status, headers=headers)

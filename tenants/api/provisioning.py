@@ -13,6 +13,7 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from auth.errors import Invalid, NotFound
+from auth.etag import check_if_match
 from auth.guards import requires
 from auth.scopes import KEYS_READ, KEYS_ROTATE
 from tenants import audit
@@ -67,7 +68,7 @@ async def set_provisioning(
     refuse(problems)
     now = services.now()
     async with services.sessions.tenant(call.tenant_id) as session:
-        pool = await pools.get(session, call.tenant_id, pool_id, if_match=if_match, for_change=True)
+        pool = await pools.get(session, call.tenant_id, pool_id, for_change=True)
         source = await rotations.need_source(session, call.tenant_id, data.source_id)
         if source is None or not makes_many(source.driver):
             raise Invalid(
@@ -79,6 +80,7 @@ async def set_provisioning(
             quota = await quotas.get(session, call.tenant_id, settings.key.quota_id)
             check_quota_provider(quota, settings.key.provider)
         row = await store.of_pool(session, call.tenant_id, pool_id, for_change=True)
+        check_if_match(if_match, 0 if row is None else row.version)
         if row is None:
             row = PoolProvisioning(pool_id=pool_id, tenant_id=call.tenant_id, source_id=source.id, look_at=now)
             session.add(row)

@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from litestar import Response, Router, get, post, put
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -39,7 +40,13 @@ from tenants.store import keys as store
 from tenants.store import rotations
 
 
-@post("/keys/{key_id:uuid}/rotate", summary="Rotate a key", guards=[requires(KEYS_ROTATE)], status_code=200)
+@post(
+    "/keys/{key_id:uuid}/rotate",
+    summary="Rotate a key",
+    guards=[requires(KEYS_ROTATE)],
+    status_code=200,
+    responses={202: ResponseSpec(KeyOut, description="The new secret is on its way", generate_examples=False)},
+)
 async def rotate_key(
     key_id: FromPath[UUID], data: JSONBody[RotateIn], call: Caller, services: Services
 ) -> Response[KeyOut]:
@@ -47,7 +54,6 @@ async def rotate_key(
 
     Requests that began with the old secret finish with it; afterwards it is disabled, and later revoked.
     """
-    refuse(moment_problems(data.at, services.now()))
     if data.api_key is None:
         refuse(rotate_problems(data, "", None, services.catalogue))
         return await _start(key_id, data.at, call, services)
@@ -58,6 +64,7 @@ async def _start(key_id: UUID, due: datetime | None, call: Call, services: Tenan
     now = services.now()
 
     async def work(session: AsyncSession) -> KeyOut:
+        refuse(moment_problems(due, now))  # here, since a repeat may come after that moment
         key = await store.get(session, call.tenant_id, key_id, for_change=True)
         if key.source_id is None:
             raise Conflict(
@@ -96,6 +103,7 @@ async def _supply(
     )
 
     async def work(session: AsyncSession) -> KeyOut:
+        refuse(moment_problems(data.at, now))  # here, since a repeat may come after that moment
         key = await store.get(session, call.tenant_id, key_id, for_change=True)
         versions = await store.versions(session, call.tenant_id, key_id)
         refuse_when_busy(versions)
@@ -123,7 +131,12 @@ async def _supply(
     return await once(call, services.sessions.tenant(call.tenant_id), KeyOut, work, at=now, status=status)
 
 
-@post("/keys/{key_id:uuid}/rollback", summary="Go back to the previous secret", guards=[requires(KEYS_ROTATE)])
+@post(
+    "/keys/{key_id:uuid}/rollback",
+    summary="Go back to the previous secret",
+    guards=[requires(KEYS_ROTATE)],
+    status_code=200,
+)
 async def roll_key_back(key_id: FromPath[UUID], call: Caller, services: Services) -> Response[KeyOut]:
     """Possible while the previous version drains or is kept disabled."""
     now = services.now()
@@ -144,6 +157,7 @@ async def roll_key_back(key_id: FromPath[UUID], call: Caller, services: Services
     "/keys/{key_id:uuid}/versions/{number:int}/revoke",
     summary="Revoke a secret at once",
     guards=[requires(KEYS_ROTATE)],
+    status_code=200,
 )
 async def revoke_version(
     key_id: FromPath[UUID], number: FromPath[int], data: JSONBody[RevokeIn], call: Caller, services: Services
@@ -169,9 +183,10 @@ async def revoke_version(
 
 @get("/keys/{key_id:uuid}/rotation", summary="Read how a key is rotated", guards=[requires(KEYS_READ)])
 async def read_rotation(key_id: FromPath[UUID], call: Caller, services: Services) -> Response[KeyRotationOut]:
-    """Its source, its settings and the next scheduled run."""
+    """Its source, its settings and the next scheduled run; the ETag is the key's."""
     async with services.sessions.tenant(call.tenant_id) as session:
-        return reply(_rotation_out(await store.get(session, call.tenant_id, key_id)))
+        row = await store.get(session, call.tenant_id, key_id)
+    return reply(_rotation_out(row), version=row.version)
 
 
 @put("/keys/{key_id:uuid}/rotation", summary="Set how a key is rotated", guards=[requires(KEYS_ROTATE)])
@@ -196,7 +211,7 @@ async def set_rotation(
         detail = {"name": row.name, "source": None if source is None else source.name}
         subject = f"key:{key_id}"
         await audit.record(session, call.tenant_id, call.actor, "rotation.set", subject, at=now, detail=detail)
-    return reply(_rotation_out(row))
+    return reply(_rotation_out(row), version=row.version)
 
 
 def _told(due: datetime | None) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -59,6 +60,32 @@ def caller(app: ASGIApp) -> ASGIApp:
     return wrapped
 
 
+class Now:
+    """The time, which moves on when told."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+@pytest.fixture
+def now() -> Now:
+    return Now()
+
+
+async def assert_documented(client: httpx.AsyncClient, response: httpx.Response) -> None:
+    """An answer that is no problem has a status that the OpenAPI document names for its address."""
+    path, method = response.request.url.path, response.request.method.lower()
+    named = [
+        set(item[method]["responses"])
+        for template, item in (await client.get("/schema/openapi.json")).json()["paths"].items()
+        if method in item and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path.rstrip("/"))
+    ]
+    assert any(str(response.status_code) in statuses for statuses in named), (method, path, response.status_code, named)
+
+
 class Api:
     """One caller of the API."""
 
@@ -73,17 +100,21 @@ class Api:
         response = await self.client.request(method, f"/api/v1{path}", json=body, headers=self.headers | sent)
         if expect is not None:
             assert response.status_code == expect, response.text
+        if response.status_code < 400:
+            await assert_documented(self.client, response)
         return response
 
 
 @pytest.fixture
-async def client(sessions: OrmSessions, database: Connections, data_keys: DataKeys) -> AsyncIterator[httpx.AsyncClient]:
+async def client(
+    sessions: OrmSessions, database: Connections, data_keys: DataKeys, now: Now
+) -> AsyncIterator[httpx.AsyncClient]:
     services = TenantServices(
         sessions=sessions,
         sealer=data_keys,
         catalogue=CATALOGUE,
         peppers=Peppers({1: b"p" * 32}),
-        now=lambda: datetime.now(UTC),
+        now=now,
         forget=data_keys.forget,
         custody=CustodyParts(database, data_keys, InMemoryShares()),
         prober=InMemorySource(),
@@ -170,6 +201,15 @@ async def test_suspend_and_delete_a_tenant(operator: Api, acme: Planted, databas
     token = Principal(acme.tenant_id, "app", frozenset({"keys:read"}), "jti", 1e12)
     assert revoked.refuses(Traces.of(token))  # by the management API too, which asks for no tenant's status
     await operator("DELETE", f"/tenants/{PLATFORM_TENANT_ID}", expect=409)
+
+
+async def test_operators_cannot_shut_themselves_out(operator: Api) -> None:
+    path = f"/tenants/{PLATFORM_TENANT_ID}"
+    refused = (await operator("PATCH", path, {"status": "suspended"}, expect=409)).json()
+    assert "Disable the operator's client" in refused["hint"]
+    assert (await operator("PATCH", path, {"name": "Us"}, expect=200)).json()["status"] == "active"
+    for name in ("", "a\n", "x" * 201):
+        await operator("PATCH", path, {"name": name}, expect=422)
 
 
 async def test_only_operators_reach_tenants(client: httpx.AsyncClient, acme: Planted) -> None:
@@ -407,6 +447,24 @@ async def test_a_rotation_that_is_to_begin_later(api: Api, acme: Planted) -> Non
     await api("POST", f"{path}/rotate", {"api_key": NEW_KEY}, expect=200)
 
 
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_repeat_after_the_moment_of_a_rotation_is_told_what_the_first_was(
+    api: Api, acme: Planted, now: Now, own: bool
+) -> None:
+    """Its first answer was lost: refused, its sender would believe that nothing is under way."""
+    path = f"/keys/{acme.key_id}"
+    body = {"at": (now() + timedelta(minutes=1)).isoformat()} | ({"api_key": NEW_KEY} if own else {})
+    if not own:
+        hook = {"name": "s", "driver": "openai", "config": {"project_id": "p"}, "credential": "sk-admin-0123456789"}
+        source = (await api("POST", "/sources", hook, expect=201)).json()["id"]
+        await api("PUT", f"{path}/rotation", {"source_id": source}, expect=200)
+    first = await api("POST", f"{path}/rotate", body, expect=202, idempotency_key="later")
+    now.ahead = timedelta(hours=1)
+    again = await api("POST", f"{path}/rotate", body, expect=202, idempotency_key="later")
+    assert (again.json(), again.headers["idempotent-replayed"]) == (first.json(), "true")
+    await api("POST", f"{path}/rotate", body, expect=422)
+
+
 @pytest.mark.parametrize(
     ("at", "says"),
     [
@@ -455,6 +513,24 @@ async def test_a_pool_that_grows_by_itself(api: Api, acme: Planted) -> None:
     events = [event["action"] for event in (await api("GET", "/audit?limit=200")).json()["items"]]
     assert events.count("provisioning.set") == 2
     assert "provisioning.end" in events
+
+
+async def test_the_etag_of_what_was_read_guards_a_change_of_it(api: Api, acme: Planted) -> None:
+    """Of a pool's growth it is not the pool's."""
+    body = {"name": "s", "driver": "openai", "config": {"project_id": "p1"}, "credential": "sk-admin-0123456789"}
+    source = (await api("POST", "/sources", body, expect=201)).json()["id"]
+    growth = {"source_id": source, "settings": {"key": {"provider": "openai"}, "max_keys": 5}}
+    rotation = {"source_id": source}
+    pool, key = f"/pools/{acme.pool_id}/provisioning", f"/keys/{acme.key_id}/rotation"
+    await api("PUT", pool, growth, expect=412, if_match='"1"')
+    await api("PUT", pool, growth, expect=200)
+    for path, change in ((pool, growth), (key, rotation)):
+        first = (await api("GET", path, expect=200)).headers["etag"]
+        second = (await api("PUT", path, change, expect=200, if_match=first)).headers["etag"]
+        assert first != second
+        assert (await api("GET", path, expect=200)).headers["etag"] == second
+        await api("PUT", path, change, expect=412, if_match=first)
+        await api("PUT", path, change, expect=200, if_match=second)
 
 
 async def test_an_account_whose_two_keys_take_turns_is_one_keys_alone(api: Api, acme: Planted) -> None:

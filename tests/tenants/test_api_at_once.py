@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 
 from tests.tenants.conftest import Planted
-from tests.tenants.test_api import KEY, Api, acme, api, client, key_body
+from tests.tenants.test_api import KEY, Api, acme, api, client, key_body, now
 
-__all__ = ["acme", "api", "client"]
+__all__ = ["acme", "api", "client", "now"]
 
 
 async def at_once(*calls: Any) -> Counter[int]:
