@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from gateway.setting_values import one_of, region, text
+from gateway.setting_values import networks, one_of, region, text
 from gateway.variable import Variable
 
 LISTEN: Final = "Listening and identity"
@@ -44,7 +44,7 @@ CALLER_VARIABLES: Final = (
         LISTEN,
         "127.0.0.1",
         "Addresses or networks, comma-separated, whose `X-Forwarded-For` and `-Proto` are believed.",
-        text,
+        networks,
     ),
     Variable(
         "LLM_PROXY_CLIENT_CERTIFICATES",

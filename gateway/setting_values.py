@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from ipaddress import ip_network
 from urllib.parse import urlsplit
 
 from auth.identity import Rule, make_rule
@@ -41,6 +42,19 @@ def flag(value: str) -> bool:
     if value.lower() not in words:
         raise ValueError("must be true or false")
     return words[value.lower()]
+
+
+def networks(value: str) -> str:
+    """Accept addresses and networks with commas between; one that is neither would match nobody in silence."""
+    for each in value.split(","):
+        try:
+            ip_network(each.strip())
+        except ValueError:
+            raise ValueError(
+                f"must be addresses or networks with commas between, such as 127.0.0.1,10.0.0.0/8;"
+                f" {each.strip()[:64]!r} is neither"
+            ) from None
+    return value
 
 
 def region(value: str) -> str:

@@ -59,6 +59,9 @@ def test_names_and_fields_are_unique() -> None:
         ("LLM_PROXY_OIDC_OPERATORS", "preferred_username=ada", "vouches"),
         ("LLM_PROXY_KEK", "keyring", "file:PATH"),
         ("LLM_PROXY_KEK", "gcp-kms://x", "file:PATH"),
+        ("LLM_PROXY_TRUSTED_PROXIES", "ingress", "'ingress' is neither"),
+        ("LLM_PROXY_TRUSTED_PROXIES", "127.0.0.1, 10.0.0.1/8", "'10.0.0.1/8' is neither"),
+        ("LLM_PROXY_TRUSTED_PROXIES", "*", "such as 127.0.0.1,10.0.0.0/8"),
         ("LLM_PROXY_MAX_BODY", "0", "size"),
         ("LLM_PROXY_MAX_BODY", "lots", "size"),
         ("LLM_PROXY_DRAIN", "nan", "number of seconds"),
@@ -73,6 +76,12 @@ def test_a_wrong_value_is_named(name: str, value: str, sentence: str) -> None:
     [(variable, text)] = caught.value.errors
     assert variable == name.removesuffix("_FILE")
     assert sentence in text
+
+
+def test_addresses_and_networks_of_both_families_are_trusted_proxies() -> None:
+    told = "127.0.0.1, 10.0.0.0/8,::1,fd00::/8"
+
+    assert read_settings({"LLM_PROXY_TRUSTED_PROXIES": told}).trusted_proxies == told
 
 
 def test_every_wrong_value_is_told_at_once() -> None:
