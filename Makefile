@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 .PHONY: help run test check lint types imports format lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 run: $(VENV)/.run ## Start the gateway with an embedded Postgres and a demo tenant on 127.0.0.1:8080
 	@$(BIN)/llm-proxy dev

@@ -7,6 +7,7 @@ import getpass
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -81,8 +82,8 @@ def status(as_json: bool) -> None:
     print_list(_with_custody(work), ("kek", "role", "data_keys", "status"), as_json=as_json)
 
 
-@kek.command("rewrap")
-def rewrap() -> None:
+@kek.command("rotate")
+def rotate() -> None:
     """Wrap every data key under the current KEK; run it again until nothing failed, then retire the old KEK.
 
     Spare wraps are brought up to date too.
@@ -96,7 +97,9 @@ def rewrap() -> None:
     )
 
 
-kek.add_command(rewrap, "rotate")
+_rewrap = copy(rotate)
+_rewrap.name, _rewrap.hidden = "rewrap", True  # as the API calls it
+kek.add_command(_rewrap)
 
 
 @kek.command("recover")

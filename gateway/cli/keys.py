@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from gateway.http_client import ManagementClient
 PATH = "/api/v1/keys"
 COLUMNS = ("pool", "name", "provider", "weight", "region", "enabled", "current.prefix", "current.state", "id")
 LIMITS = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "concurrency")
+
+
+def print_key(item: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a key, of its current secret what tells it from others."""
+    if as_json or not (now := item.get("current")):
+        print_one(item, as_json=as_json, leave_out=("version",))
+        return
+    said = f"version {now['number']}, {now['prefix']}…, fingerprint {now['fingerprint']}"
+    print_one({**item, "current": said}, as_json=False, leave_out=("version",))
 
 
 @click.group()
@@ -92,7 +102,7 @@ def add(
     body["api_key"] = read_secret("Provider key")
     with client_for(profile) as client:
         made = client.request("POST", _pool_keys(client, pool_name), body).data
-    print_one(made, as_json=as_json)
+    print_key(made, as_json=as_json)
 
 
 @key.command("list")
@@ -117,7 +127,7 @@ def list_(*, pool_name: str | None, profile: Path | None, as_json: bool) -> None
 def show(*, key_name: str, profile: Path | None, as_json: bool) -> None:
     """Show one key, without its secret."""
     with client_for(profile) as client:
-        print_one(client.request("GET", _find(client, key_name)).data, as_json=as_json)
+        print_key(client.request("GET", _find(client, key_name)).data, as_json=as_json)
 
 
 @key.command("update")
@@ -145,7 +155,7 @@ def update(
     with client_for(profile) as client:
         path = _find(client, key_name)
         now = client.request("GET", path)
-        print_one(client.request("PATCH", path, body, if_match=now.etag).data, as_json=as_json)
+        print_key(client.request("PATCH", path, body, if_match=now.etag).data, as_json=as_json)
 
 
 @key.command("rotate")
@@ -155,7 +165,7 @@ def rotate(*, key_name: str, profile: Path | None, as_json: bool) -> None:
     """Replace a key's secret by one that is asked for; requests in flight finish with the old one."""
     with client_for(profile) as client:
         path = _find(client, key_name)
-        print_one(client.request("POST", f"{path}/rotate", {"api_key": read_secret("New key")}).data, as_json=as_json)
+        print_key(client.request("POST", f"{path}/rotate", {"api_key": read_secret("New key")}).data, as_json=as_json)
 
 
 @key.command("versions")
@@ -174,7 +184,7 @@ def versions(*, key_name: str, profile: Path | None, as_json: bool) -> None:
 def rollback(*, key_name: str, profile: Path | None, as_json: bool) -> None:
     """Put the previous secret back into service, while it drains or is kept disabled."""
     with client_for(profile) as client:
-        print_one(client.request("POST", f"{_find(client, key_name)}/rollback", {}).data, as_json=as_json)
+        print_key(client.request("POST", f"{_find(client, key_name)}/rollback", {}).data, as_json=as_json)
 
 
 @key.command("revoke")
@@ -186,7 +196,7 @@ def revoke(*, key_name: str, version: int, force: bool, profile: Path | None, as
     """Take a secret out of use everywhere, at once and for good: when it may be known."""
     with client_for(profile) as client:
         path = f"{_find(client, key_name)}/versions/{version}/revoke"
-        print_one(client.request("POST", path, {"force": force}).data, as_json=as_json)
+        print_key(client.request("POST", path, {"force": force}).data, as_json=as_json)
 
 
 @key.command("delete")

@@ -88,7 +88,7 @@ class Program(click.RichGroup):
     "Manage (against a running gateway)",
     commands=["apply", "tenant", "client", "pool", "key", "token", "sign-in", "audit"],
 )
-@click.command_panel("Operate", commands=["migrate", "bootstrap", "kek", "config"])
+@click.command_panel("Operate", commands=["migrate", "bootstrap", "kek", "config", "usage"])
 def program() -> None:
     """An OAuth2-secured, multi-tenant gateway for LLM APIs: encrypted key pools, balanced, rotated and metered.
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from auth.errors import Invalid
 from auth.secret import Secret
 from gateway.cli.connection import NoProfile, find_credentials, read_profile
+from gateway.cli.keys import print_key
 from gateway.cli.output import print_fault, reach, show
 from gateway.cli.program import program
 from gateway.control.docs_page import docs_page
@@ -71,7 +72,9 @@ def test_every_command_has_help() -> None:
         assert command.help, name
         for sub_name, sub in getattr(command, "commands", {}).items():
             assert sub.help, (name, sub_name)
+            assert sub.name == sub_name
     panels = CliRunner().invoke(program, ["--help"]).output
+    assert "─ Commands ─" not in panels, "put it into a panel"
     assert all(name in panels for name in names)
     assert all(title in panels for title in ("Run", "Manage", "Operate"))
 
@@ -97,6 +100,21 @@ def test_values_in_tables() -> None:
     assert [show(value) for value in VALUES] == ["-", "yes", "-", "a, b", "-", "3"]
     assert reach({"current": {"prefix": "sk-"}}, "current.prefix") == "sk-"
     assert reach({"current": None}, "current.prefix") is None
+
+
+def test_a_key_is_printed_in_short_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    current = {"id": "0" * 36, "number": 2, "state": "current", "prefix": "sk-ab", "fingerprint": "c7d4", "error": None}
+
+    print_key({"name": "one", "current": current, "version": 7}, as_json=False)
+    print_key({"name": "new", "current": None}, as_json=False)
+
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert words == [
+        ["name", "one"],
+        ["current", "version", "2,", "sk-ab…,", "fingerprint", "c7d4"],
+        ["name", "new"],
+        ["current", "-"],
+    ]
 
 
 def test_the_docs_page_escapes_and_needs_nobody() -> None:
