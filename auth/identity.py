@@ -49,10 +49,13 @@ class Rule:
     claim: str
     value: str
 
+    def __str__(self) -> str:
+        return f"{self.claim}={self.value}"
+
     @property
     def name(self) -> str:
         """A client id for those whom the rule admits: sessions stand on it and end with the rule."""
-        return "operator-" + hashlib.sha256(f"{self.claim}={self.value}".encode()).hexdigest()[:24]
+        return "operator-" + hashlib.sha256(str(self).encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True, slots=True)

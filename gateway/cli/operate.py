@@ -6,6 +6,7 @@ import asyncio
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 from rich.table import Table
@@ -147,9 +148,19 @@ def show() -> None:
         table.add_column(column, overflow="fold")
     for variable in VARIABLES:
         value = getattr(settings, variable.field)
-        shown = ("set" if value else "not set") if variable.secret else ("not set" if value is None else str(value))
-        table.add_row(variable.name, shown)
+        table.add_row(variable.name, ("set" if value else "not set") if variable.secret else written(value))
     console.print(table)
+
+
+def written(value: Any) -> str:
+    """Give a value as one would write it into the environment."""
+    if value is None or value == ():
+        return "not set"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(str(each) for each in value)
+    return f"{value:f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 @config.command("reference")

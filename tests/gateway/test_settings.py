@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from auth.secret import Secret
+from gateway.cli.operate import written
 from gateway.configuration_page import configuration_page
 from gateway.custody import parse_peppers
 from gateway.preflight import preflight, role_findings, static_findings
@@ -37,6 +38,18 @@ def test_the_defaults_suit_development() -> None:
 def test_the_page_says_what_the_table_says() -> None:
     page = Path(__file__).parents[2] / "docs" / "configuration.md"
     assert page.read_text() == configuration_page(), "write it anew: llm-proxy config reference > docs/configuration.md"
+
+
+def test_a_value_is_shown_as_it_may_be_written() -> None:
+    told = {"LLM_PROXY_OIDC_OPERATORS": "email=ada@example.com,groups=llm", "LLM_PROXY_STATE_MAX_AGE": "1234567.5"}
+    settings = read_settings(told)
+
+    for variable in VARIABLES:
+        value = getattr(settings, variable.field)
+        if not variable.secret and value is not None:
+            assert variable.parse(written(value)) == value, variable.name
+    assert written(settings.oidc_operators) == told["LLM_PROXY_OIDC_OPERATORS"]
+    assert [written(value) for value in (None, (), True, 10.0)] == ["not set", "not set", "true", "10"]
 
 
 def test_names_and_fields_are_unique() -> None:
