@@ -246,6 +246,12 @@ def open_socket(host: str, port: int) -> socket.socket:
     return made
 
 
+def say_address(listening: socket.socket) -> None:
+    """Log where callers connect to; with PORT=0 nothing else tells."""
+    host, port = listening.getsockname()[:2]
+    log.info("listening on %s:%s", f"[{host}]" if ":" in host else host, port)
+
+
 def make_server(
     app: Callable[..., Any],
     settings: Settings,

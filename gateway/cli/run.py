@@ -81,10 +81,11 @@ def _run(*, data_path: bool, control: bool, workers: str | None = "1") -> None:
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--workers") from None
     if count > 1:
-        from gateway.server import open_socket
+        from gateway.server import open_socket, say_address
         from gateway.workers import supervise
 
         listening = open_socket(settings.host, settings.port)
+        say_address(listening)
         supervise(
             listening,
             count,
@@ -109,7 +110,7 @@ def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None
     from gateway.asgi import Gateway
     from gateway.descriptors import allow_files, within_files
     from gateway.last_resort import end_within
-    from gateway.server import make_server, open_socket
+    from gateway.server import make_server, open_socket, say_address
     from gateway.tls import make_tls
 
     garbage.begin()
@@ -117,12 +118,17 @@ def serve_forever(settings: Settings, *, data_path: bool, control: bool) -> None
     listening = open_socket(settings.host, settings.port)
     tls = make_tls(settings)
     app = Gateway(settings, data_path=data_path, control=control, tls=tls)
+
+    def started() -> None:
+        garbage.settle()
+        say_address(listening)
+
     server = make_server(
         app,
         settings,
         on_drain=app.health.drain,
         find_relay=app.find_relay,
-        on_started=garbage.settle,
+        on_started=started,
         on_end=end_within,
         interrupt_start=app.interrupt_start,
         tls=tls,

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.server import AddressTaken, GatewayServer, make_server, open_socket
+from gateway.server import AddressTaken, GatewayServer, make_server, open_socket, say_address
 from gateway.settings import read_settings
 from gateway.teardown import CLOSE_S
 
@@ -309,3 +310,13 @@ def test_a_taken_address_is_told_before_anything_is_started() -> None:
     with pytest.raises(AddressTaken, match="cannot be listened on"):
         open_socket("127.0.0.1", first.getsockname()[1])
     first.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_port_that_was_found_is_told(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    with open_socket(host, 0) as listening, caplog.at_level("INFO"):
+        say_address(listening)
+        bound = listening.getsockname()[:2]
+
+    told = urlsplit("//" + caplog.messages[0].removeprefix("listening on "))
+    assert (told.hostname, told.port) == bound
