@@ -37,6 +37,7 @@ async def race(
         one = runner()
         running[asyncio.create_task(one.attempt(lease))] = one
 
+    winner: R | None = None
     begin(lease)
     try:
         while True:
@@ -53,11 +54,19 @@ async def race(
             step = exchange.step(task.result(), clock())
             del running[task]
             if not isinstance(step, Await):
+                winner = one
                 return step, one
             one.drop()
     finally:
         for task in running:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        for one in running.values():
-            one.drop()
+        try:
+            await asyncio.gather(*running, return_exceptions=True)
+        except asyncio.CancelledError:
+            # The caller has left just now: nobody else knows of the one that answered.
+            if winner is not None:
+                winner.drop()
+            raise
+        finally:
+            for one in running.values():
+                one.drop()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from gateway.balancing.decision import Ask, Lease
+from gateway.balancing.exchange import Exchange
 from gateway.balancing.hedging import Hedge
 from gateway.balancing.outcome import OutcomeKind
-from gateway.balancing.retry import RetryBudget
-from gateway.balancing.steps import Failure
+from gateway.balancing.retry import RetryBudget, RetryPolicy
+from gateway.balancing.steps import Answered, Broke, CallerGone, Failure, Send
 from gateway.upstream.chunks import chunks
 from gateway.upstream.dispatch import Answer
+from gateway.upstream.race import race
 from tests.upstream.servers import Wire, ok, replying
 from tests.upstream.test_dispatch import SSE, chunk
-from tests.upstream.world import world
+from tests.upstream.world import Leases, world
 
 
 def at_once() -> Hedge:
@@ -115,3 +119,48 @@ async def test_a_caller_that_leaves_ends_both() -> None:
             await task
         await asyncio.wait_for(asyncio.gather(one.gone.wait(), two.gone.wait()), 5)
         assert w.leases.kinds == [("a", OutcomeKind.ABANDONED), ("b", OutcomeKind.ABANDONED)]
+
+
+class Attempt:
+    """An attempt whose end is the test's: "b" answers, "a" takes its time to leave off."""
+
+    def __init__(self, leaving: asyncio.Event) -> None:
+        self.leaving = leaving
+        self.dropped = False
+        self.endpoint = ""
+
+    async def attempt(self, lease: Lease) -> Answered | Broke:
+        self.endpoint = lease.endpoint.id
+        if self.endpoint == "b":
+            return Answered(200, lease=lease)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.leaving.set()
+            await asyncio.sleep(0)
+            raise
+        raise AssertionError("it ended by itself")
+
+    def drop(self) -> None:
+        self.dropped = True
+
+
+async def test_a_caller_that_leaves_while_the_loser_leaves_off_ends_the_winner_too() -> None:
+    leases, leaving, made = Leases(["a", "b"]), asyncio.Event(), list[Attempt]()
+    exchange = Exchange(leases, Ask("m"), RetryPolicy(2), RetryBudget(), rng=random.Random(1), hedge=at_once())
+
+    def runner() -> Attempt:
+        made.append(Attempt(leaving))
+        return made[-1]
+
+    clock = asyncio.get_running_loop().time
+    first = exchange.start(clock())
+    assert isinstance(first, Send)
+    task = asyncio.create_task(race(exchange, first.lease, runner, clock=clock))
+    await asyncio.wait_for(leaving.wait(), 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [(each.endpoint, each.dropped) for each in made] == [("a", True), ("b", True)]
+    exchange.step(CallerGone(), clock())
+    assert leases.kinds == [("a", OutcomeKind.ABANDONED), ("b", OutcomeKind.ABANDONED)]
