@@ -10,10 +10,13 @@ from operator import itemgetter, methodcaller
 from typing import TypeVar
 
 from gateway.balancing.hints import header_names
+from gateway.upstream.errors import UpstreamBroken
 
 MAX_SHAPES = 1024
 MAX_NAMES, MAX_NAME_BYTES = 64, 2048
 """Heads with more names, or longer ones, are worked out each time: what is kept of upstreams is bounded."""
+_LENGTH_DIGITS = 20
+"""Those of 2^64, beyond which llhttp refuses a length; more can only be zeros before it."""
 
 _Name = TypeVar("_Name", str, bytes)
 _Pick = Callable[[Sequence[bytes]], Sequence[bytes]]
@@ -25,14 +28,14 @@ _text: Callable[[bytes], str] = methodcaller("decode", "latin-1")
 class HeadShape:
     """`names` are lower-case, in order, repeats kept. The rest are positions among them.
 
-    `codings` of `transfer-encoding`; `content_type` of the first, -1 if there is none.
+    `codings` of `transfer-encoding`; `content_type` of the first, `length` of `content-length`, -1 if there is none.
     """
 
-    __slots__ = ("_among", "_limits", "codings", "content_type", "has_length", "names")
+    __slots__ = ("_among", "_limits", "codings", "content_type", "length", "names")
 
     def __init__(self, names: Sequence[bytes]) -> None:
         self.names = lowered = tuple(name.lower() for name in names)
-        self.has_length = b"content-length" in lowered
+        self.length = lowered.index(b"content-length") if b"content-length" in lowered else -1
         self.codings = tuple(at for at, name in enumerate(lowered) if name == b"transfer-encoding")
         self.content_type = lowered.index(b"content-type") if b"content-type" in lowered else -1
         self._limits: dict[str, _Places[str]] = {}
@@ -77,3 +80,19 @@ def shape_of(names: tuple[bytes, ...]) -> HeadShape:
                 _shapes.clear()
             _shapes[names] = shape
     return shape
+
+
+def read_head(headers: Sequence[tuple[bytes, bytes]]) -> tuple[HeadShape, tuple[bytes, ...]]:
+    """Give the shape of a head that has some headers, and their values; a length is digits and nothing else then.
+
+    White space behind a value is no part of it (RFC 9110 section 5.5), and llhttp leaves it there: whoever reads the
+    length next must find what llhttp has found.
+    """
+    names, values = zip(*headers, strict=True)
+    shape = shape_of(names)
+    if (at := shape.length) >= 0 and (not values[at].isdigit() or len(values[at]) > _LENGTH_DIGITS):
+        length = values[at].strip(b" \t")
+        if not length.isdigit() or len(length) > _LENGTH_DIGITS:
+            raise UpstreamBroken("the upstream's content-length is no number")
+        values = (*values[:at], length, *values[at + 1 :])
+    return shape, values

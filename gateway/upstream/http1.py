@@ -23,7 +23,7 @@ import httptools
 
 from gateway.upstream.body_source import BodySource
 from gateway.upstream.errors import UpstreamBroken, UpstreamTimeout
-from gateway.upstream.head_shape import shape_of
+from gateway.upstream.head_shape import read_head
 from gateway.upstream.message import Deadlines
 from gateway.upstream.response import HIGH_WATER_BYTES, UpstreamResponse
 
@@ -357,6 +357,8 @@ class Http1Connection(asyncio.Protocol):
         assert headers is not None
         if status == 101 or self._parser.get_http_version()[:2] != "1.":
             raise UpstreamBroken("the upstream switched protocols without being asked")
+        if status > 599:
+            raise UpstreamBroken(f"{status} is no status of HTTP")
         if status < 200:
             self._interim += 1
             if self._interim > MAX_INTERIM:
@@ -365,8 +367,7 @@ class Http1Connection(asyncio.Protocol):
         if self._head_bytes > MAX_HEAD_BYTES and sum(len(n) + len(v) for n, v in headers) > MAX_HEAD_BYTES:
             raise UpstreamBroken(f"the answer's head is longer than {MAX_HEAD_BYTES} bytes")
         if headers:
-            names, response.values = zip(*headers, strict=True)
-            response.shape = shape_of(names)
+            response.shape, response.values = read_head(headers)
         shape = response.shape
         for at in shape.codings:
             if response.values[at].strip().lower() != b"chunked":
@@ -374,7 +375,7 @@ class Http1Connection(asyncio.Protocol):
         response.status, self._headers = status, None
         self._interim = 0
         self._reusable = self._parser.should_keep_alive()
-        delimited = shape.has_length or bool(shape.codings)
+        delimited = shape.length >= 0 or bool(shape.codings)
         if self._headless or status in _BODILESS:
             # llhttp cannot be told that a HEAD answer ends here, and 204/304 with a length are ambiguous downstream.
             self._complete, self._until_close = True, False

@@ -52,9 +52,19 @@ async def _answered(*writes: bytes) -> tuple[Reply, tuple[int, int, str | None, 
         (_head(b"200 OK", b"transfer-encoding: chunked") + _chunked(ECHO),),
         (_head(b"200 OK", b"transfer-encoding: chunked") + _chunked(ECHO[:40], ECHO[40:]),),
         (_head(b"200 OK", b"content-length: %d" % len(ECHO)), ECHO[:20], ECHO[20:]),
+        (_head(b"200 OK", b"content-length: 0%d \t" % len(ECHO)) + ECHO,),
+        (_head(b"200 OK", b"content-length: 0%d \t" % len(ECHO)), ECHO[:20], ECHO[20:]),
         (_head(b"200 OK", b"transfer-encoding: chunked") + _chunked(ECHO)[:-5], b"0\r\n\r\n"),
     ],
-    ids=["length", "chunked", "two chunks", "bit by bit", "a late end"],
+    ids=[
+        "length",
+        "chunked",
+        "two chunks",
+        "bit by bit",
+        "a padded length",
+        "a padded length bit by bit",
+        "a late end",
+    ],
 )
 async def test_whole_or_in_parts_it_reads_the_same(writes: tuple[bytes, ...]) -> None:
     reply, row = await _answered(*writes)
