@@ -103,7 +103,7 @@ class DataPathParts:
         if settings.egress_proxy is not None:
             proxy = EgressProxy.parse(settings.egress_proxy.reveal(), settings.no_proxy)
         self._drain_s = settings.drain_s
-        prices = load_prices()
+        prices = load_prices(settings.prices_path)
         unix_offset_s = unix_clock() - clock()
         self._leases = LeaseDriver(
             PostgresLeaseStore(postgres),

@@ -14,6 +14,7 @@ import asyncpg
 from auth.errors import Fault
 from gateway.custody import make_keks, make_spare, parse_peppers
 from gateway.database import AWAY, DatabaseAway
+from gateway.metering.pricing import load_prices
 from gateway.schema import check_role, current_revision, head_revision, known_revisions
 from gateway.settings import Settings, invalid, is_loopback
 from gateway.tls import TlsUnusable, make_tls
@@ -52,6 +53,10 @@ def static_findings(settings: Settings, *, control: bool = True) -> list[Finding
         told = re.sub("[Tt]he environment", "LLM_PROXY_KEK_KEYS", fault.public)
         mode = " A keyring file has mode 0600." if isinstance(fault, KeyringUnsafe) else ""
         found.append(("LLM_PROXY_KEK", f"{told} {fault.hint}{mode}".strip()))
+    try:
+        load_prices(settings.prices_path)
+    except ValueError as error:
+        found.append(("LLM_PROXY_PRICES", str(error)))
     if control:
         try:
             parse_peppers(settings.peppers)

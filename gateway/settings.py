@@ -85,6 +85,7 @@ class Settings:
     usage_spool: Path | None
     usage_spool_bytes: int
     usage_rows: int
+    prices_path: Path | None
     max_connections: int
     header_timeout_s: float
     keep_alive_s: float

@@ -323,6 +323,15 @@ VARIABLES: Final = (
         whole(100, 10_000_000),
     ),
     Variable(
+        "LLM_PROXY_PRICES",
+        "prices_path",
+        OPERATIONS,
+        None,
+        "A JSON file of prices that go before the built-in ones, for costs, budgets and strategies that look at them; "
+        "read at the start. docs/requests.md shows one.",
+        Path,
+    ),
+    Variable(
         "LLM_PROXY_DRAIN",
         "drain_s",
         OPERATIONS,

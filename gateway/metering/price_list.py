@@ -21,5 +21,5 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PriceList(msgspec.Struct, frozen=True):
     """The file's shape. The first row that matches wins, so that exceptions stand above their family."""
 
-    as_of: str
     prices: list[Price]
+    as_of: str = ""

@@ -1,4 +1,4 @@
-"""What a request cost, in billionths of a US dollar, from a table of prices that operators may replace.
+"""What a request cost, in billionths of a US dollar, from a table of prices that operators may put theirs before.
 
 Integers only: a month of many small costs adds up to the cent. A model without a price costs None, never zero.
 """
@@ -55,19 +55,29 @@ class PriceTable:
 
 
 def load_prices(path: Path | None = None) -> PriceTable:
-    """Read the price file at `path`, or the one shipped with the gateway.
+    """Read the prices that come with the gateway, and those of the file at `path`, which go before them.
 
     Raises ValueError with a sentence that says what is wrong with the file.
     """
-    raw = path.read_bytes() if path else files("gateway.metering").joinpath("prices.json").read_bytes()
+    ours = _read(files("gateway.metering").joinpath("prices.json").read_bytes(), "prices.json")
+    if path is None:
+        return PriceTable(ours)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"The price file {path} cannot be read: {error.strerror}.") from error
+    return PriceTable([*_read(raw, str(path)), *ours])
+
+
+def _read(raw: bytes, name: str) -> list[Price]:
     try:
         table = msgspec.json.decode(raw, type=PriceList)
     except msgspec.DecodeError as error:
         raise ValueError(
-            f"The price file {path or 'prices.json'} cannot be read: {error}. Each row needs model, input and output "
+            f"The price file {name} cannot be read: {error}. Each row needs model, input and output "
             "in US dollars per million tokens."
         ) from error
     for price in table.prices:
         if min(price.input, price.output, price.cached_input or 0) < 0:
             raise ValueError(f"The price of {price.model!r} is negative: give US dollars per million tokens.")
-    return PriceTable(table.prices)
+    return table.prices

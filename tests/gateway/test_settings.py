@@ -91,6 +91,15 @@ def test_a_wrong_value_is_named(name: str, value: str, sentence: str) -> None:
     assert sentence in text
 
 
+def test_prices_that_cannot_be_read_are_found_before_the_start(tmp_path: Path) -> None:
+    settings = read_settings({**GOOD, "LLM_PROXY_PRICES": str(tmp_path / "prices.json")})
+
+    [(name, sentence)] = static_findings(settings)
+
+    assert name == "LLM_PROXY_PRICES"
+    assert "No such file" in sentence
+
+
 def test_addresses_and_networks_of_both_families_are_trusted_proxies() -> None:
     told = "127.0.0.1, 10.0.0.0/8,::1,fd00::/8"
 

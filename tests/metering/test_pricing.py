@@ -44,6 +44,32 @@ def test_the_shipped_table_prices_the_common_models() -> None:
     assert table.cost_nanos("openai", "no-such-model", usage) is None
 
 
+def test_prices_of_a_file_go_before_the_shipped_ones(tmp_path: Path) -> None:
+    file = tmp_path / "prices.json"
+    file.write_text(
+        '{"prices": [{"model": "gpt-4o-mini*", "input": 1, "output": 2}, {"model": "own-7b", "input": 3, "output": 4}]}'
+    )
+
+    table = load_prices(file)
+
+    assert table.per_million("openai", "gpt-4o-mini") == (1, 2)
+    assert table.per_million("vllm", "own-7b") == (3, 4)
+    assert table.per_million("openai", "gpt-4.1") == load_prices().per_million("openai", "gpt-4.1")
+
+
+def test_a_price_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No such file"):
+        load_prices(tmp_path / "prices.json")
+
+
+def test_the_page_shows_a_price_file(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/requests.md").read_text()
+    file = tmp_path / "prices.json"
+    file.write_text(page.split("## Prices")[1].split("```json\n")[1].split("```")[0])
+
+    assert load_prices(file).per_million("vllm", "llama-3.3-70b") == (0.4, 0.4)
+
+
 def test_the_cache_is_bounded() -> None:
     for number in range(10_000):
         TABLE.cost_nanos("openai", f"m{number}", TokenUsage(1, 1))
