@@ -47,7 +47,10 @@ SCOPES = MappingProxyType(
                 "Create, change and delete OAuth clients, secrets and members, within the caller's scopes;"
                 " end sessions.",
             ),
-            Scope(TOKENS_ISSUE, "Hand out narrower tokens: token exchange and POST /api/v1/tokens."),
+            Scope(
+                TOKENS_ISSUE,
+                "Hand out narrower tokens: token exchange and POST /api/v1/tokens; list and revoke the tenant's.",
+            ),
             Scope(USAGE_READ, "Read usage and cost of the tenant."),
             Scope(AUDIT_READ, "Read the tenant's audit log."),
             Scope(PLATFORM, "Operate the installation: create, suspend and delete tenants.", operators_only=True),

@@ -85,8 +85,13 @@ class database_errors:  # noqa: N801 - reads as a statement: `with database_erro
     help="Write a profile file (mode 0600) for the managing commands instead of printing the secret.",
 )
 @click.option("--may-act", is_flag=True, help="Let it act inside tenants, as `llm-proxy apply` does (tenants:act).")
+@click.option(
+    "--may-manage",
+    is_flag=True,
+    help="Let it manage the clients of operators: list, disable and delete them (clients:read, clients:write).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bootstrap(name: str, save: Path | None, may_act: bool, as_json: bool) -> None:
+def bootstrap(name: str, save: Path | None, may_act: bool, may_manage: bool, as_json: bool) -> None:
     """Create an operator's OAuth client, straight in the database; its secret is shown this once.
 
     Operators create tenants (`llm-proxy tenant create`). Needs DATABASE_URL, LLM_PROXY_PEPPERS and LLM_PROXY_ISSUER.
@@ -97,7 +102,8 @@ def bootstrap(name: str, save: Path | None, may_act: bool, as_json: bool) -> Non
     if settings.database_url is None or settings.peppers is None:
         raise NotConfigured("DATABASE_URL and LLM_PROXY_PEPPERS are needed.", hint="Run `llm-proxy config check`.")
     with database_errors():
-        made = asyncio.run(create_operator(settings, name, now=datetime.now(UTC), may_act=may_act))
+        now = datetime.now(UTC)
+        made = asyncio.run(create_operator(settings, name, now=now, may_act=may_act, may_manage=may_manage))
     profile = {
         "base_url": settings.issuer or "http://127.0.0.1:8080",
         "client_id": made.client_id,

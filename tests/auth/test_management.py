@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from auth.scopes import CLIENTS_READ, CLIENTS_WRITE, PLATFORM, TENANTS_ACT
 from tests.auth.conftest import ISSUER, TestClient, World
 
 GRANT = {"grant_type": "client_credentials"}
@@ -146,6 +147,25 @@ async def test_pages_walk_all_clients_of_the_tenant_and_no_others(world: World) 
             break
     assert seen == [owner.client_id, *(each.client_id for each in more)]
     assert rival.client_id not in seen
+
+
+async def test_an_operator_that_may_manage_takes_away_what_leaked(world: World) -> None:
+    """But not what can do more than itself, and then itself."""
+    leaked = await world.client("platform", scopes=[PLATFORM])
+    acting = await world.client("platform", scopes=[PLATFORM, TENANTS_ACT])
+    stolen = {"authorization": f"Bearer {await world.token(leaked)}"}
+    assert (await world.http.get("/api/v1/clients", headers=stolen)).status_code == 403
+    rescue = await world.client("platform", scopes=[PLATFORM, CLIENTS_READ, CLIENTS_WRITE])
+    headers = await world.bearer(rescue)
+    listed = (await world.http.get("/api/v1/clients", headers=headers)).json()["items"]
+    assert {leaked.client_id, acting.client_id, rescue.client_id} <= {each["client_id"] for each in listed}
+    path = "/api/v1/clients/"
+    assert (await world.http.delete(path + acting.client_id, headers=headers)).status_code == 403
+    assert (await world.http.delete(path + leaked.client_id, headers=headers)).status_code == 204
+    await world.heard()
+    assert (await world.http.get("/api/v1/sessions", headers=stolen)).status_code == 401
+    assert (await world.post("/oauth2/token", GRANT, headers=leaked.basic)).status_code == 401
+    assert (await world.http.delete(path + rescue.client_id, headers=headers)).status_code == 204
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE", "POST"])

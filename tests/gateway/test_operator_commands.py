@@ -86,6 +86,34 @@ def test_bootstrap_makes_an_operator_once_printed(test_database: TestDatabase, t
     assert isinstance(again.exception, Fault)
 
 
+def test_bootstrap_gives_an_operator_what_it_is_made_for(test_database: TestDatabase) -> None:
+    async def scopes(client_id: str) -> set[str]:
+        """Return what the client holds, which the platform's trail shows as well."""
+        postgres = Postgres(test_database.url, max_size=1)
+        async with postgres.platform() as connection:
+            held = await connection.fetchval("select scopes from oauth_client where client_id = $1", client_id)
+            said = await connection.fetchrow(
+                "select actor, action, detail from audit_event where tenant_id = $1 and subject = $2",
+                PLATFORM_TENANT_ID,
+                f"client:{client_id}",
+            )
+        await postgres.close()
+        assert said is not None
+        held, detail = (json.loads(each) if isinstance(each, str) else each for each in (held, said["detail"]))
+        assert (said["actor"], said["action"], detail["scopes"]) == ("bootstrap", "client.create", held)
+        return set(held)
+
+    manages = {"clients:read", "clients:write"}
+    for flags, more in (
+        ((), set()),
+        (("--may-act",), {"tenants:act"}),
+        (("--may-manage",), manages),
+        (("--may-act", "--may-manage"), {"tenants:act", *manages}),
+    ):
+        made = json.loads(done(run(environment(test_database), "bootstrap", "--json", *flags)))
+        assert asyncio.run(scopes(made["client_id"])) == {"platform", "audit:read", *more}
+
+
 def test_the_configuration_is_checked_and_shown(test_database: TestDatabase) -> None:
     assert "ready to serve" in done(run(environment(test_database), "config", "check"))
     shown = done(run(environment(test_database), "config", "show"))
