@@ -23,6 +23,9 @@ MAX_JITTER_S: Final = 86400
 BACKOFF_FIRST_S: Final = 60.0
 BACKOFF_MOST_S: Final = 6 * 3600.0
 
+MAX_BLACKOUTS: Final = 32
+"""Windows may begin where others end: finding a moment outside all of them takes the square of their number."""
+
 DAY_NAMES: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -97,6 +100,8 @@ def parse_schedule(data: ScheduleIn) -> Schedule | list[tuple[str, str]]:
     zone = _zone(data.time_zone)
     if zone is None:
         problems.append(("/time_zone", "is not a time zone; use an IANA name such as Europe/Zurich"))
+    if len(data.blackouts) > MAX_BLACKOUTS:
+        return [*problems, ("/blackouts", f"has more than {MAX_BLACKOUTS} windows; name several days in one")]
     blackouts = []
     for index, window in enumerate(data.blackouts):
         parsed = _blackout(window)

@@ -115,6 +115,18 @@ def test_touching_blackouts_are_left_together() -> None:
     assert outside_blackouts(both, at("2026-01-05T23:00:00")) == at("2026-01-06T09:00:00")
 
 
+def test_more_windows_than_can_be_looked_at_quickly_are_refused() -> None:
+    """A thousand that touch each other took seconds of the whole process, for each key of a pool."""
+    windows = [
+        {"days": ["mon"], "start": f"{n // 60:02}:{n % 60:02}", "end": f"{n // 60:02}:{n % 60 + 1:02}"}
+        for n in range(33)
+    ]
+    assert schedule(interval_s=86400, blackouts=windows[:32])
+    refused = parse_schedule(msgspec.convert({"interval_s": 86400, "blackouts": windows}, ScheduleIn))
+    assert isinstance(refused, list)
+    assert refused == [("/blackouts", "has more than 32 windows; name several days in one")]
+
+
 @given(moments, st.integers(0, 86400), st.integers(0, 2**32))
 def test_due_moments_are_later_and_never_in_a_blackout(after: datetime, jitter: int, seed: int) -> None:
     plan = schedule(cron="0 */2 * * *", time_zone="Europe/Zurich", jitter_s=jitter, blackouts=[NIGHT])
