@@ -55,7 +55,7 @@ async def make_link(
             kind="link",
             tenant_id=maker.tenant_id,
             client_id=maker.client_id,
-            lineage=[f"{maker.client_id}:{maker.token_id}"],
+            lineage=[f"{maker.client_id}:{maker.token_id}", *maker.lineage],
             subject=subject,
             scopes=sorted(scopes),
             created_at=_moment(now),

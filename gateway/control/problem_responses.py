@@ -51,7 +51,7 @@ _MEANINGS: Final[Mapping[str, str]] = {
 def with_problems(document: dict[str, Any]) -> dict[str, Any]:
     """Return an OpenAPI document with the problem responses of each operation in place of the framework's own.
 
-    Which ones follow from its shape: a body can be malformed, a path can name nothing, a change can conflict.
+    Which ones follow from its shape: a body can be malformed, a path or a body can name nothing, a change can conflict.
     """
     components = document.get("components", {})
     schemas = {**components.get("schemas", {}), "Problem": dict(PROBLEM)}
@@ -59,7 +59,7 @@ def with_problems(document: dict[str, Any]) -> dict[str, Any]:
         **document,
         "paths": {
             path: {
-                method: _operation(path, method, operation) if isinstance(operation, dict) else operation
+                method: _operation(path, method, operation, schemas) if isinstance(operation, dict) else operation
                 for method, operation in item.items()
             }
             for path, item in document.get("paths", {}).items()
@@ -68,13 +68,13 @@ def with_problems(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _operation(path: str, method: str, operation: dict[str, Any]) -> dict[str, Any]:
+def _operation(path: str, method: str, operation: dict[str, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
     answers = {status: answer for status, answer in operation.get("responses", {}).items() if int(status) < 400}
-    problems = {status: _answer(status) for status in _statuses(path, method, operation)}
+    problems = {status: _answer(status) for status in _statuses(path, method, operation, schemas)}
     return {**operation, "responses": {**answers, **problems}}
 
 
-def _statuses(path: str, method: str, operation: Mapping[str, Any]) -> list[str]:
+def _statuses(path: str, method: str, operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> list[str]:
     parameters = operation.get("parameters") or []
     possible = {"401", "403", "503"}
     if "requestBody" in operation:
@@ -83,11 +83,20 @@ def _statuses(path: str, method: str, operation: Mapping[str, Any]) -> list[str]
         possible.add("422")
     if any(each.get("name", "").lower() == "if-match" for each in parameters):
         possible |= {"412", "422"}
-    if "{" in path:
+    if "{" in path or any(name.endswith("_id") for name in _members(operation, schemas)):
         possible.add("404")
     if method != "get":
         possible.add("409")
     return sorted(possible)
+
+
+def _members(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> list[str]:
+    """Return the names of the members that the operation's body may have."""
+    names: list[str] = []
+    for kind in operation.get("requestBody", {}).get("content", {}).values():
+        named = str(kind.get("schema", {}).get("$ref", "")).rpartition("/")[2]
+        names += schemas.get(named, {}).get("properties", {})
+    return names
 
 
 def _answer(status: str) -> dict[str, Any]:

@@ -107,7 +107,7 @@ async def change_tenant(
     if data.status == "suspended" and tenant_id == PLATFORM_TENANT_ID:
         raise Conflict(
             "The platform's own tenant cannot be suspended: no operator could undo that.",
-            hint="Disable the operator's client instead: PATCH /api/v1/clients/{client_id}.",
+            hint="Suspend a tenant of the installation; the list of them: GET /api/v1/tenants.",
         )
     now = services.now()
     async with services.sessions.platform() as session:

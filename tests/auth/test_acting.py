@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from auth.scopes import CLIENTS_WRITE, PLATFORM, POOLS_READ, TENANT_SCOPES, TENANTS_ACT, TOKENS_ISSUE
-from tests.auth.conftest import World
+from tests.auth.conftest import ISSUER, World
 
 PATH = "/api/v1/tokens/acting"
 
@@ -105,3 +105,24 @@ async def test_it_ends_with_its_operator(world: World) -> None:
 
     gone = {"authorization": f"Bearer {answer.json()['access_token']}"}
     assert (await world.http.get("/api/v1/clients", headers=gone)).status_code == 401
+
+
+async def test_a_session_by_its_link_ends_with_the_operators_token(world: World) -> None:
+    """Like whatever else was made with the token of five minutes, which came from that one."""
+    operator = await world.client("platform", scopes=(PLATFORM, TENANTS_ACT))
+    bearer = await world.bearer(operator)
+    answer = await act(world, bearer, "acme", POOLS_READ)
+    headers = {"authorization": f"Bearer {answer.json()['access_token']}"}
+    made = await world.http.post("/api/v1/sign-in-links", json={}, headers=headers)
+    assert made.status_code == 201, made.text
+    secret = str(made.json()["url"]).rpartition("/")[2]
+    ours = {"origin": ISSUER, "sec-fetch-site": "same-origin"}
+    opened = await world.http.post("/sign-in", data={"token": secret}, headers=ours)
+    cookie = {"cookie": opened.headers["set-cookie"].partition(";")[0]}
+    world.http.cookies.clear()
+    assert (await world.http.get("/me", headers=cookie)).status_code == 200
+
+    token = bearer["authorization"].removeprefix("Bearer ")
+    assert (await world.post("/oauth2/revoke", {"token": token}, headers=operator.basic)).status_code == 200
+    await world.heard()
+    assert (await world.http.get("/me", headers=cookie)).status_code == 401

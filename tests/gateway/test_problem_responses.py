@@ -48,6 +48,14 @@ def test_problems_follow_from_an_operations_shape(
     assert all(list(answers[status]["content"]) == [MEDIA_TYPE] for status in problems)
 
 
+def test_a_body_that_names_something_may_name_nothing() -> None:
+    named = {"requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ActingIn"}}}}}
+    schemas: dict[str, Any] = {"ActingIn": {"properties": {"tenant_id": {}, "scopes": {}}}}
+    paths = {"/things": {"post": {**named, "responses": OK}}}
+    document = with_problems({"paths": paths, "components": {"schemas": schemas}})
+    assert "404" in document["paths"]["/things"]["post"]["responses"]
+
+
 def test_the_described_shape_is_the_real_one() -> None:
     problem = problem_of(Invalid("No.", hint="Yes.", errors=(("/name", "is taken"),))).document("req_1")
     assert set(problem) == set(PROBLEM["properties"])
