@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from auth.errors import Invalid
 from tenants.catalogue import Catalogue
 from tenants.keyshape import key_problem
+from tenants.members import members_at
 from tenants.names import NAME_RULE, SLUG, is_name
 from tenants.pool_schemas import Fallback, PoolSettings
 from tenants.schemas import KeyIn, KeyPatch, PoolIn, PoolPatch, QuotaIn, QuotaPatch, RotateIn, TenantIn
@@ -168,19 +169,25 @@ def convert_checked(value: Mapping[str, Any], shape: type[S], pointer: str) -> S
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
-        refuse([located(error, pointer)])
+        refuse([located(error, shape, pointer)])
         raise
 
 
-def located(error: msgspec.ValidationError, pointer: str = "") -> Problem:
-    """Split msgspec's "… - at `$.a.b[0]`" into a JSON pointer and a sentence; `*` is any member."""
+def located(error: msgspec.ValidationError, shape: object, pointer: str = "") -> Problem:
+    """Split msgspec's "… - at `$.a.b[0]`" into a JSON pointer and a sentence; `*` is any member.
+
+    A member that `shape`, of which the place is a part, does not have is told with those that it has.
+    """
     sentence, _, path = str(error).partition(" - at `")
     if path.startswith("key` in `"):
         sentence, path = f"{sentence} as the name of a member", path.removeprefix("key` in `")
     steps = (
         path.replace("[...]", "[*]").removesuffix("`").removeprefix("$").replace("[", ".").replace("]", "").split(".")
     )
-    return pointer + "".join(f"/{step}" for step in steps if step), sentence
+    steps = [step for step in steps if step]
+    if "unknown field" in sentence and (members := members_at(shape, steps)):
+        sentence = f"{sentence}; use {', '.join(members)}"
+    return pointer + "".join(f"/{step}" for step in steps), sentence
 
 
 def _name_problems(name: str | UnsetType) -> list[Problem]:

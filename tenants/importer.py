@@ -91,7 +91,7 @@ def plan_import(document: object, catalogue: Catalogue) -> PoolPlan:
     try:
         file = msgspec.convert(document, _File, str_keys=True)
     except msgspec.ValidationError as error:
-        raise _refuse([located(error, "")]) from None
+        raise _refuse([located(error, _File)]) from None
     problems: list[tuple[str, str]] = []
     if not is_name(file.name):
         problems.append(("/name", NAME_RULE))
@@ -108,7 +108,7 @@ def plan_import(document: object, catalogue: Catalogue) -> PoolPlan:
         try:
             entry = msgspec.convert(raw, _Entry, str_keys=True)
         except msgspec.ValidationError as error:
-            problems.append(located(error, pointer))
+            problems.append(located(error, _Entry, pointer))
             continue
         found = _plan_key(entry, pointer, catalogue)
         if isinstance(found, KeyPlan):

@@ -29,6 +29,7 @@ from msgspec import Meta, Struct
 
 from auth.errors import Invalid
 from auth.scopes import DEFAULT_CLIENT_SCOPES
+from tenants.checks import located
 from tenants.names import NAME, SLUG
 from tenants.pool_schemas import InFlight, Limits, PoolSettings, Tier, Weight
 
@@ -151,7 +152,7 @@ def read_document(text: str, name: str, *, allow_inline: bool = False) -> Docume
     try:
         document = msgspec.convert(_decode(text, name), Document)
     except msgspec.ValidationError as error:
-        raise DocumentInvalid(f"{name} is not a declaration: {error}.", hint=_HINT) from None
+        raise DocumentInvalid(f"{name} is not a declaration.", hint=_HINT, errors=(located(error, Document),)) from None
     if problems := _problems(document, allow_inline):
         raise DocumentInvalid(f"{name} cannot be applied.", hint=_HINT, errors=tuple(problems))
     return document

@@ -82,7 +82,7 @@ def with_key(**changes: object) -> str:
         ("!!python/object/apply:os.system [id]", "x.yaml", "is not YAML"),
         ("{", "x.json", "is not readable"),
         ("=", "x.toml", "is not readable"),
-        (with_key(weigth=3), "x.json", "unknown field `weigth`"),
+        (with_key(weigth=3), "x.json", "unknown field `weigth`; use provider, api_key, base_url"),
         (with_key(api_key={}), "x.json", "exactly one of env and file"),
         (with_key(api_key={"env": "A", "file": "b"}), "x.json", "exactly one of env and file"),
         (with_key(api_key={"inline": "sk-written-down"}), "x.json", "written into the file"),
