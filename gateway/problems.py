@@ -7,7 +7,7 @@ list of `pointer` into the body and `detail`). What the caller is not to see goe
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -34,6 +34,7 @@ from auth.errors import (
     Stale,
     Unavailable,
 )
+from tenants.members import members_at
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ def status_of(fault: Fault) -> int:
     return next(STATUS[kind] for kind in type(fault).__mro__ if kind in STATUS)
 
 
-def problem_of(error: Exception) -> Problem:
-    """Translate any error; one that nobody foresaw becomes a 500 that tells nothing."""
+def problem_of(error: Exception, body: object = None) -> Problem:
+    """Translate any error; one that nobody foresaw becomes a 500 that tells nothing. `body` is the request's shape."""
     if isinstance(error, Fault):
         return _of_fault(error)
     if isinstance(error, ValidationException):
@@ -106,7 +107,7 @@ def problem_of(error: Exception) -> Problem:
             "invalid",
             "The request is understood, but some of its values are not accepted.",
             hint="Each entry of `errors` names a place and what it expects; /docs describes every request.",
-            errors=tuple(_validation_errors(error.extra)),
+            errors=tuple(_validation_errors(error.extra, body)),
         )
     if isinstance(error, RecursionError) and "serializing" in str(
         error
@@ -160,7 +161,8 @@ def problem_of(error: Exception) -> Problem:
 
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer an error of a Litestar handler; registered for `Exception`."""
-    problem = problem_of(error)
+    asked = getattr(request.scope.get("route_handler"), "parsed_data_field", None)
+    problem = problem_of(error, getattr(asked, "annotation", None))
     request_id = str(request.scope.get("state", {}).get("request_id", ""))
     log_problem(problem, error, request_id=request_id, method=request.method, path=request.url.path)
     return Response(
@@ -211,7 +213,7 @@ def _of_client_error(error: HTTPException) -> Problem:
     return Problem(error.status_code, code, detail, hint, headers=error.headers)
 
 
-def _validation_errors(extra: object) -> list[tuple[str, str]]:
+def _validation_errors(extra: object, body: object) -> list[tuple[str, str]]:
     """Read Litestar's list of `{key, message, source}`; a body's key path becomes a JSON pointer (RFC 6901)."""
     found = []
     for entry in extra if isinstance(extra, list) else ():
@@ -222,9 +224,17 @@ def _validation_errors(extra: object) -> list[tuple[str, str]]:
             if key == _BODY_PARAMETER:
                 # The body as a whole: its pointer is the empty one, and a KeyError's text is all there is when it is
                 # missing.
-                found.append(("", _NO_BODY if message == repr(_BODY_PARAMETER) else message))
+                found.append(("", _NO_BODY if message == repr(_BODY_PARAMETER) else _with_members(message, body, [])))
                 continue
             steps = key.replace("[", ".").replace("]", "").replace(".", "/")
-            pointer = f"/{steps}" if source == "body" and key else f"{source}: {key}".strip(": ")
-            found.append((pointer, message))
+            if source == "body" and key:
+                found.append((f"/{steps}", _with_members(message, body, steps.split("/"))))
+            else:
+                found.append((f"{source}: {key}".strip(": "), message))
     return found
+
+
+def _with_members(message: str, body: object, steps: Sequence[str]) -> str:
+    if "unknown field" in message and body is not None and (members := members_at(body, steps)):
+        return f"{message}; use {', '.join(members)}"
+    return message

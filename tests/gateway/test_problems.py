@@ -140,7 +140,11 @@ def test_a_challenge_goes_with_a_401() -> None:
 
 @pytest.mark.parametrize(
     ("content", "detail"),
-    [(b"", "no body"), (b"[]", "Expected `object`"), (b'{"name":"a","weight":1,"x":1}', "unknown field `x`")],
+    [
+        (b"", "no body"),
+        (b"[]", "Expected `object`"),
+        (b'{"name":"a","weight":1,"x":1}', "unknown field `x`; use name, weight"),
+    ],
 )
 def test_what_is_wrong_with_the_whole_body_points_at_the_whole_body(content: bytes, detail: str) -> None:
     status, document, _ = ask("POST", "/body", content=content)
