@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -16,7 +17,7 @@ summary{cursor:pointer}code,pre{font:14px/1.45 ui-monospace,monospace}
 pre{background:var(--soft);padding:.8rem;overflow:auto;border-radius:6px}
 .method{display:inline-block;min-width:4.2rem;font-weight:600}
 table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid var(--line);padding:.3rem .5rem;text-align:left;
-vertical-align:top}nav a{margin-right:1rem}.dim{opacity:.7}
+vertical-align:top}nav{display:flex;flex-wrap:wrap;gap:0 1rem}.dim{opacity:.7}
 """
 
 _METHODS = ("get", "post", "put", "patch", "delete")
@@ -43,10 +44,14 @@ def docs_page(document: Mapping[str, Any]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{_STYLE}</style></head><body>'
         f"<h1>{title} <span class=dim>{escape(str(info.get('version', '')))}</span></h1>"
-        f"<p>{escape(str(info.get('description', '')))}</p>"
+        f"<p>{_prose(info.get('description', ''))}</p>"
         f'<p><a href="/api/v1/openapi.json">The OpenAPI document</a> for tools.</p><nav>{nav}</nav>{body}'
         f'<h2 id="schemas">Schemas</h2>{shapes}</body></html>'
     )
+
+
+def _prose(text: object) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(str(text)))
 
 
 def _anchor(tag: str) -> str:
@@ -54,12 +59,12 @@ def _anchor(tag: str) -> str:
 
 
 def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
-    parts = [f"<p>{escape(str(operation.get('description', '')))}</p>"]
+    parts = [f"<p>{_prose(operation.get('description', ''))}</p>"]
     parameters = operation.get("parameters") or []
     if parameters:
         rows = "".join(
             f"<tr><td><code>{escape(str(each.get('name', '')))}</code></td><td>{escape(str(each.get('in', '')))}</td>"
-            f"<td>{escape(_type(each.get('schema', {})))}</td><td>{escape(str(each.get('description', '')))}</td></tr>"
+            f"<td>{escape(_type(each.get('schema', {})))}</td><td>{_prose(each.get('description', ''))}</td></tr>"
             for each in parameters
         )
         parts.append(f"<table><tr><th>Parameter</th><th>In</th><th>Type</th><th>Meaning</th></tr>{rows}</table>")
@@ -68,7 +73,7 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
     answers = []
     for status, answer in (operation.get("responses") or {}).items():
         shown = ", ".join(_link(content.get("schema", {})) for content in answer.get("content", {}).values())
-        meaning = escape(str(answer.get("description", "")))
+        meaning = _prose(answer.get("description", ""))
         answers.append(f"<tr><td>{escape(str(status))}</td><td>{meaning}</td><td>{shown}</td></tr>")
     if answers:
         parts.append(f"<table><tr><th>Status</th><th>Meaning</th><th>Body</th></tr>{''.join(answers)}</table>")
@@ -102,5 +107,6 @@ def _type(schema: Mapping[str, Any]) -> str:
 def _schema(name: str, schema: Mapping[str, Any]) -> str:
     text = escape(json.dumps(schema, indent=2, ensure_ascii=False))
     return (
-        f'<details id="schema-{escape(name)}"><summary><code>{escape(name)}</code></summary><pre>{text}</pre></details>'
+        # A target inside is what browsers open the element for.
+        f'<details><summary><code>{escape(name)}</code></summary><pre id="schema-{escape(name)}">{text}</pre></details>'
     )

@@ -120,7 +120,7 @@ def test_a_key_is_printed_in_short_lines(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_docs_page_escapes_and_needs_nobody() -> None:
     page = docs_page(
         {
-            "info": {"title": "<b>", "version": "1"},
+            "info": {"title": "<b>", "version": "1", "description": "Send `a <b>`."},
             "paths": {"/x": {"get": {"summary": "<script>alert(1)</script>", "tags": ["t"], "responses": {}}}},
             "components": {"schemas": {"A<": {"type": "object"}}},
         }
@@ -129,6 +129,7 @@ def test_the_docs_page_escapes_and_needs_nobody() -> None:
     assert "http://" not in page
     assert "https://" not in page
     assert "&lt;script&gt;" in page
+    assert "<p>Send <code>a &lt;b&gt;</code>.</p>" in page
 
 
 def test_the_development_home_keeps_its_secrets_private(tmp_path: Path) -> None:
