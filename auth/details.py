@@ -78,10 +78,13 @@ def parse_details(value: str | bytes | Sequence[Any]) -> tuple[Detail, ...]:
         else:
             found = msgspec.convert(value, type=tuple[Detail, ...])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        said = _ascii(str(error))
+        if "unknown field" in said:
+            said = f"{said}; use {', '.join(each for each in Detail.__struct_fields__ if each != 'limits')}"
         raise DetailsRefused(
             "authorization_details is not valid.",
-            hint=f"Send a JSON array of objects of type {TYPE}. {_ascii(str(error))}",
-            errors=(("/authorization_details", _ascii(str(error))),),
+            hint=f"Send a JSON array of objects of type {TYPE}. {said}",
+            errors=(("/authorization_details", said),),
         ) from None
     if len(found) > MAX_DETAILS:
         raise _refused(f"has more than {MAX_DETAILS} objects")

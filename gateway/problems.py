@@ -226,7 +226,7 @@ def _validation_errors(extra: object, body: object) -> list[tuple[str, str]]:
                 # missing.
                 found.append(("", _NO_BODY if message == repr(_BODY_PARAMETER) else _with_members(message, body, [])))
                 continue
-            steps = key.replace("[", ".").replace("]", "").replace(".", "/")
+            steps = key.replace("[...]", ".*").replace("[", ".").replace("]", "").replace(".", "/")
             if source == "body" and key:
                 found.append((f"/{steps}", _with_members(message, body, steps.split("/"))))
             else:

@@ -180,6 +180,14 @@ def test_malformed_details_are_refused_with_ascii_text(bad: str) -> None:
     assert (caught.value.public + caught.value.hint).isascii()
 
 
+def test_a_misspelt_member_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(DetailsRefused) as caught:
+        parse_details([{"type": "llm_proxy", "pool": ["main"]}])
+
+    assert "unknown field `pool`" in caught.value.hint
+    assert caught.value.hint.endswith("budget_usd, budget_period, expires_at"), "limits are the server's"
+
+
 def test_the_latest_end_bounds_a_token() -> None:
     ends = parse_details([{"type": "llm_proxy", "expires_at": 5}, {"type": "llm_proxy", "expires_at": 9}])
     assert latest_end(ends) == 9

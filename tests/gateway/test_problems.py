@@ -16,9 +16,14 @@ from gateway.database import DatabaseAway
 from gateway.problems import MEDIA_TYPE, handle, problem_of, status_of
 
 
+class Model(msgspec.Struct, forbid_unknown_fields=True):
+    rpm: int = 0
+
+
 class Body(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     weight: int
+    models: dict[str, Model] = {}
 
 
 @get("/boom", sync_to_thread=False)
@@ -143,7 +148,7 @@ def test_a_challenge_goes_with_a_401() -> None:
     [
         (b"", "no body"),
         (b"[]", "Expected `object`"),
-        (b'{"name":"a","weight":1,"x":1}', "unknown field `x`; use name, weight"),
+        (b'{"name":"a","weight":1,"x":1}', "unknown field `x`; use name, weight, models"),
     ],
 )
 def test_what_is_wrong_with_the_whole_body_points_at_the_whole_body(content: bytes, detail: str) -> None:
@@ -152,6 +157,14 @@ def test_what_is_wrong_with_the_whole_body_points_at_the_whole_body(content: byt
     [error] = document["errors"]
     assert error["pointer"] == ""
     assert detail in error["detail"]
+
+
+def test_any_entry_of_a_mapping_is_a_star() -> None:
+    _, document, _ = ask("POST", "/body", content=b'{"name":"a","weight":1,"models":{"m":{"rps":1}}}')
+
+    assert document["errors"] == [
+        {"pointer": "/models/*", "detail": "Object contains unknown field `rps`; use rpm"},
+    ]
 
 
 def test_the_wrong_method_is_told_the_right_ones() -> None:
