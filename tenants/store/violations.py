@@ -32,7 +32,10 @@ SENTENCES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
             "A version of the key is being made.",
             "Wait until it is current or failed, or revoke that version to give it up.",
         ),
-        "key_source_tenant_id_name_key": ("A source with this name exists.", "Choose another name, or change it."),
+        "key_source_tenant_id_name_key": (
+            "A source with this name exists.",
+            "Choose another name, or delete the other first.",
+        ),
         "pool_provisioning_source": (
             "A pool grows by this source.",
             "Give the pool another source, or end its provisioning, first.",

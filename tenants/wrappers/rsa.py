@@ -28,8 +28,8 @@ from tenants.wrappers.binding import bind, unbind
 
 MIN_BITS: Final = 3072
 _HINT: Final = (
-    "Make a pair: openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:4096 -out break-glass.pem && "
-    "openssl pkey -in break-glass.pem -pubout -out break-glass.pub.pem"
+    "Make a pair if there is none: openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:4096 -out break-glass.pem "
+    "&& openssl pkey -in break-glass.pem -pubout -out break-glass.pub.pem"
 )
 
 
@@ -74,7 +74,9 @@ def load_rsa_kek(path: Path) -> RsaKek:
     try:
         pem = path.read_bytes()
     except OSError as error:
-        raise KeyringUnsafe(f"The RSA key {path} cannot be read: {error.strerror}.", hint=_HINT) from None
+        raise KeyringUnsafe(
+            f"The RSA key {path} cannot be read: {error.strerror}.", hint=f"Name the PEM file of the pair. {_HINT}"
+        ) from None
     try:
         if b"PRIVATE KEY-----" in pem:
             private = load_pem_private_key(pem, password=None)
