@@ -121,7 +121,7 @@ def read_configuration(document: object) -> Configuration:
     try:
         found = msgspec.convert(document, _Document, str_keys=True)
     except msgspec.ValidationError as error:
-        raise ConfigurationError([_located(error, "")]) from None
+        raise ConfigurationError([_located(error, "", _Document)]) from None
     problems: list[Problem] = []
     if not is_name(found.name):
         problems.append(("/name", NAME_RULE))
@@ -157,7 +157,7 @@ def _read_key(raw: dict[str, Any], pointer: str, problems: list[Problem]) -> Key
     try:
         entry = msgspec.convert(raw, _Entry, str_keys=True)
     except msgspec.ValidationError as error:
-        problems.append(_located(error, pointer))
+        problems.append(_located(error, pointer, _Entry))
         return None
     before = len(problems)
     if not is_name(entry.name):
@@ -314,12 +314,22 @@ def _repeated(entries: Sequence[Mapping[str, Any]]) -> list[Problem]:
     return problems
 
 
-def _located(error: msgspec.ValidationError, pointer: str) -> Problem:
-    """Split msgspec's "… - at `$.a.b[0]`" into a JSON pointer and a sentence; `*` is any member."""
+def _located(error: msgspec.ValidationError, pointer: str, shape: type[msgspec.Struct]) -> Problem:
+    """Split msgspec's "… - at `$.a.b[0]`" into a JSON pointer and a sentence; `*` is any member.
+
+    A member that is not known is told with those that are.
+    """
     sentence, _, path = str(error).partition(" - at `")
     if path.startswith("key` in `"):
         sentence, path = f"{sentence} as the name of a member", path.removeprefix("key` in `")
     steps = (
         path.replace("[...]", "[*]").removesuffix("`").removeprefix("$").replace("[", ".").replace("]", "").split(".")
     )
+    if "unknown field" in sentence:
+        inside = [_INSIDE[step] for step in steps if step in _INSIDE]
+        sentence = f"{sentence}; use {', '.join([shape, *inside][-1].__struct_fields__)}"
     return pointer + "".join(f"/{step}" for step in steps if step), sentence
+
+
+_INSIDE: Mapping[str, type[msgspec.Struct]] = {"rate_limit": _Limits, "models": _ModelLimits, "fallbacks": _Fallback}
+"""What the members of a document and its entries hold, where that is an object too."""
