@@ -143,6 +143,7 @@ class KeyVersion(SQLModel, table=True):
     """One secret of a key: sealed, or erased once it is revoked.
 
     `step_at` is when the rotation engine looks at it next (None: never), and its claim while it is being looked at.
+    `source_id` is whose key `provider_ref` names, None while that is the key's own source.
     """
 
     __tablename__ = "key_version"
@@ -157,6 +158,7 @@ class KeyVersion(SQLModel, table=True):
     prefix: str = ""
     fingerprint: str = ""
     provider_ref: str | None = None
+    source_id: UUID | None = None
     step_at: datetime | None = _maybe_moment()
     attempts: int = 0
     successes: int = 0

@@ -26,7 +26,7 @@ from tenants.fingerprint import fingerprint_of, prefix_of
 from tenants.lifecycle import IN_FLIGHT, VersionState
 from tenants.models import KeySource
 from tenants.rotation_commands import intent, promote
-from tenants.rotation_job import ENGINE, Alert, Desk, Job, facts_of, no_alert, schedule_of, timed
+from tenants.rotation_job import ENGINE, Alert, Desk, Job, facts_of, no_alert, schedule_of, source_id_of, timed
 from tenants.rotation_plan import (
     Do,
     is_delayed,
@@ -169,7 +169,7 @@ class RotationEngine:
             version = await rotations.held(session, claim)
             key = await keys.get(session, claim.tenant_id, version.key_id)
             others = [each for each in await keys.versions(session, claim.tenant_id, key.id) if each.id != version.id]
-            source = await rotations.source_of(session, claim.tenant_id, key.source_id)
+            source = await rotations.source_of(session, claim.tenant_id, source_id_of(version, key))
         driver = None
         if source is not None:
             credential = None
@@ -178,7 +178,8 @@ class RotationEngine:
                 plain = await self._sealer.open(claim.tenant_id, source.data_key_id, context, source.sealed)
                 credential = Secret(plain.decode())
             driver = self._make_driver(source, credential)
-        return Job(claim, version, others, key, load_settings(key.rotation), driver)
+        source_id = None if source is None else source.id
+        return Job(claim, version, others, key, load_settings(key.rotation), source_id, driver)
 
     async def _create(self, job: Job, *, recover: bool) -> None:
         driver = job.driver
@@ -209,7 +210,8 @@ class RotationEngine:
         if made is None:
             await self._note_attempt(job)
             serving = rotations.current(job.others)
-            made = await timed(driver.create(tag, in_use=serving.provider_ref if serving else None))
+            in_use = serving.provider_ref if serving and job.shares_source(serving) else None
+            made = await timed(driver.create(tag, in_use=in_use))
         if made.secret is None:
             raise SourceUnknown("the source made a key and did not tell its secret")
         await self._store(job, made.ref, made.secret)
@@ -218,9 +220,11 @@ class RotationEngine:
         async with self._sessions.tenant(job.claim.tenant_id) as session:
             version = await rotations.held(session, job.claim)
             version.attempts += 1
+            version.source_id = job.source_id
             if job.driver is not None and job.driver.capabilities.slots is not None:
                 for each in await keys.versions(session, job.claim.tenant_id, version.key_id):
-                    if each.state == VersionState.DISABLED:  # its slot is about to be overwritten
+                    # its slot is about to be overwritten
+                    if each.state == VersionState.DISABLED and job.shares_source(each):
                         each.step_at = None
                         await keys.move(session, each, VersionState.REVOKED, at=self._now())
 
@@ -287,7 +291,8 @@ class RotationEngine:
         if job.driver is None or ref is None or not job.driver.capabilities.revokes:
             return
         # A slot that a newer version has taken over since is that version's: nothing of the old one is left in it.
-        if any(each.provider_ref == ref and each.number > job.version.number for each in job.others):
+        newer = (each for each in job.others if each.number > job.version.number and job.shares_source(each))
+        if any(each.provider_ref == ref for each in newer):
             return
         await timed(job.driver.revoke(ref))
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
+from uuid import UUID
 
 from auth.storage import Sessions
 from tenants import audit
@@ -37,14 +38,24 @@ def no_alert(event: str, subject: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A claimed version with its key, the key's other versions, and the driver of its source."""
+    """A claimed version with its key, the key's other versions, and its source with the driver."""
 
     claim: Claim
     version: KeyVersion
     others: Sequence[KeyVersion]
     key: ProviderKey
     settings: RotationSettings
+    source_id: UUID | None
     driver: Driver | None
+
+    def shares_source(self, other: KeyVersion) -> bool:
+        """Tell whether another version of the key is of the same source: else its reference means nothing here."""
+        return source_id_of(other, self.key) == self.source_id
+
+
+def source_id_of(version: KeyVersion, key: ProviderKey) -> UUID | None:
+    """Return the source that a version is of; the key may have got another one since."""
+    return version.source_id or key.source_id
 
 
 def facts_of(version: KeyVersion) -> Facts:

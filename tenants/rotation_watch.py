@@ -128,6 +128,7 @@ class Watch:
         """
         ref = back.provider_ref
         switches = back.state == VersionState.DISABLED and ref is not None
+        switches = switches and job.shares_source(back)
         if job.driver is None or ref is None or not switches or not job.driver.capabilities.disables:
             return await self._trial.of(job, back) == "works"
         await timed(job.driver.enable(ref))

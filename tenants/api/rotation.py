@@ -111,6 +111,7 @@ async def _supply(
             raise Conflict("The key was rotated by someone else just now.", hint="Read the key and try again.")
         version = await store.add_version(session, supplied(key, number, secret, sealed, at=now))
         version.provider_ref = data.provider_ref
+        version.source_id = None if data.provider_ref is None else key.source_id
         moved = {} if base_url == key.base_url else {"base_url": base_url}
         if later:
             if moved:

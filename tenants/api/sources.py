@@ -31,7 +31,7 @@ from tenants.models import KeySource, new_id
 from tenants.names import NAME_RULE, is_name
 from tenants.schemas import SourceIn, SourceOut, SourcePage, TrustOut
 from tenants.sources.registry import KEYLESS, NEEDS_CREDENTIAL, OWN_CREDENTIAL, SETTINGS, settings_refusal
-from tenants.store.rotations import source_of
+from tenants.store.rotations import forget_source, source_of
 from tenants.store.violations import conflicts
 
 
@@ -118,12 +118,13 @@ async def read_source(source_id: FromPath[UUID], call: Caller, services: Service
 
 @delete("/{source_id:uuid}", summary="Delete a source", guards=[requires(KEYS_ROTATE)])
 async def delete_source(source_id: FromPath[UUID], call: Caller, services: Services) -> None:
-    """Refused while keys take their versions from it."""
+    """Refused while keys take their versions from it. What it made before stays at the provider: revoke it first."""
     now = services.now()
     async with services.sessions.tenant(call.tenant_id) as session:
-        row = await source_of(session, call.tenant_id, source_id)
+        row = await source_of(session, call.tenant_id, source_id, for_change=True)
         if row is None:
             raise NotFound("The source does not exist.", hint="List the sources: GET /api/v1/sources.")
+        await forget_source(session, row)
         async with conflicts():
             await session.delete(row)
             await session.flush()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -81,12 +82,25 @@ async def held(session: AsyncSession, claim: Claim) -> KeyVersion:
     return version
 
 
-async def source_of(session: AsyncSession, tenant_id: UUID, source_id: UUID | None) -> KeySource | None:
-    """Return the key's source, None for keys whose secrets are supplied by hand."""
+async def source_of(
+    session: AsyncSession, tenant_id: UUID, source_id: UUID | None, *, for_change: bool = False
+) -> KeySource | None:
+    """Return the key's source, None for keys whose secrets are supplied by hand. `for_change` locks the row."""
     if source_id is None:
         return None
     query = select(KeySource).where(col(KeySource.tenant_id) == tenant_id, col(KeySource.id) == source_id)
-    return (await session.execute(query)).scalar_one_or_none()
+    return (await session.execute(query.with_for_update() if for_change else query)).scalar_one_or_none()
+
+
+async def forget_source(session: AsyncSession, source: KeySource) -> None:
+    """Let go of what a source that goes has made: without it nobody can switch these keys off, nor look for them.
+
+    No other source is to be asked for them by a reference that may name another key there.
+    """
+    made = (col(KeyVersion.tenant_id) == source.tenant_id, col(KeyVersion.source_id) == source.id)
+    await session.execute(update(KeyVersion).where(*made).values(provider_ref=None))
+    lost = col(KeyVersion.state).in_((VersionState.ORPHANED.value, VersionState.REVOKED.value))
+    await session.execute(update(KeyVersion).where(*made, lost).values(step_at=None))
 
 
 async def need_source(session: AsyncSession, tenant_id: UUID, source_id: UUID | None) -> KeySource | None:

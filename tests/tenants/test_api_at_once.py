@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from auth.storage import Connections
 from tests.tenants.conftest import Planted
 from tests.tenants.test_api import KEY, Api, acme, api, client, key_body, now
 
@@ -55,6 +56,23 @@ async def test_a_pool_goes_while_another_comes_to_fall_back_to_it(api: Api) -> N
         names = {each["name"] for each in (await api("GET", "/pools?limit=200")).json()["items"]}
         fallbacks = (await api("GET", f"/pools/{kept}")).json()["settings"].get("fallbacks", [])
         assert {each["pool"] for each in fallbacks} <= names
+
+
+async def test_a_source_is_deleted_once_and_takes_its_references_along(
+    api: Api, acme: Planted, database: Connections
+) -> None:
+    body = {"name": "s", "driver": "openai", "config": {"project_id": "p1"}, "credential": "sk-admin-0123456789"}
+    source = (await api("POST", "/sources", body, expect=201)).json()["id"]
+    path = f"/keys/{acme.key_id}"
+    await api("PUT", f"{path}/rotation", {"source_id": source}, expect=200)
+    await api("POST", f"{path}/rotate", {"api_key": KEY, "provider_ref": "theirs"}, expect=200)
+    await api("DELETE", f"/sources/{source}", expect=409)
+    assert (await api("GET", f"{path}/versions")).json()["items"][0]["provider_ref"] == "theirs"
+    await api("PUT", f"{path}/rotation", {}, expect=200)
+    assert await at_once(*(api("DELETE", f"/sources/{source}") for _ in range(4))) == {204: 1, 404: 3}
+    assert (await api("GET", f"{path}/versions")).json()["items"][0]["provider_ref"] is None
+    async with database.tenant(acme.tenant_id) as connection:
+        assert await connection.fetchval("select count(*) from audit_event where action = 'source.delete'") == 1
 
 
 async def test_a_keys_own_quota_goes_while_other_keys_are_put_on_it(api: Api, acme: Planted) -> None:

@@ -131,7 +131,7 @@ class Bench:
             key = await keys.get(session, self.planted.tenant_id, self.planted.key_id)
             key.source_id, key.rotation = source.id, settings
             (version,) = await keys.versions(session, self.planted.tenant_id, self.planted.key_id)
-            version.provider_ref = "old"
+            version.provider_ref, version.source_id = "old", source.id
 
     async def start(self) -> KeyVersion:
         async with self.sessions.tenant(self.planted.tenant_id) as session:
@@ -552,6 +552,41 @@ async def test_rotations_in_a_row_leave_no_gap(bench: Bench) -> None:
     assert len(seen) == 8
     await bench.run(seconds=200, step_s=20)
     assert len(bench.source.keys) == 1
+
+
+async def test_what_a_source_made_is_ended_there_when_the_key_has_another(bench: Bench) -> None:
+    """Both count their references from one: asked at the new source, the serving key would be taken away."""
+    first, second = bench.source, Faulty(clock=lambda: bench.now)
+    by_name = {"admin": first, "other": second}
+
+    def driver_of(source: KeySource, credential: Secret | None) -> Faulty:
+        return by_name[source.name]
+
+    class Either(InMemorySource):
+        async def probe(self, provider: str, base_url: str | None, secret: Secret, **more: Any) -> ProbeResult:
+            found = [await each.probe(provider, base_url, secret) for each in (first, second)]
+            return "works" if "works" in found else "refused"
+
+    bench.engine = RotationEngine(
+        bench.sessions, bench.data_keys, driver_of, Either(), now=lambda: bench.now, rng=random.Random(7)
+    )
+    await bench.start()
+    await bench.run(seconds=3)
+    assert set(first.keys) == {"old", "ref-1"}
+    async with bench.sessions.tenant(bench.planted.tenant_id) as session:
+        other = KeySource(tenant_id=bench.planted.tenant_id, name="other", driver="memory")
+        session.add(other)
+        await session.flush()
+        key = await keys.get(session, bench.planted.tenant_id, bench.planted.key_id, for_change=True)
+        key.source_id = other.id
+    await bench.start()
+    await bench.run(seconds=3)
+    refs = {version.number: version.provider_ref for version in await bench.versions()}
+    assert refs == {3: "ref-1", 2: "ref-1", 1: "old"}
+    await bench.run(seconds=200, step_s=10)
+    assert await bench.states() == {3: "current", 2: "revoked", 1: "revoked"}
+    assert (set(second.keys), second.keys["ref-1"].enabled) == ({"ref-1"}, True)
+    assert first.keys == {}
 
 
 def test_tags_name_the_version() -> None:
