@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,11 +22,14 @@ from gateway.upstream.errors import ConnectFailed
 from gateway.upstream.guard import EgressPolicy, check_addresses
 from gateway.upstream.http1 import Http1Connection
 from gateway.upstream.message import Origin
+from gateway.upstream.names import Names
 
 HAPPY_EYEBALLS_S = 0.25
 """RFC 8305 section 5: the delay before the next address is tried beside the first."""
 RESOLVED_FOR_S = 10.0
 """Checked addresses are kept this long, so that a burst of connects is one look-up."""
+PATIENCE_S = 0.5
+"""How long a name may take whose addresses are known from before, until those are used once more."""
 _RESOLVED_LIMIT = 1024
 _PROXY_HEAD_LIMIT = 16 * 1024
 
@@ -80,13 +85,6 @@ def tls_context(extra_ca_file: str | None = None) -> ssl.SSLContext:
     return context
 
 
-async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """Resolve with the system's resolver, in its order (RFC 6724)."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    return [str(entry[4][0]) for entry in found]
-
-
 class DirectConnector:
     """Connects to checked addresses only; one instance a process."""
 
@@ -94,12 +92,12 @@ class DirectConnector:
         self,
         policy: EgressPolicy,
         *,
-        resolver: Resolver = system_resolver,
+        resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
         proxy: EgressProxy | None = None,
     ) -> None:
         self._policy = policy
-        self._resolver = resolver
+        self._resolver = resolver or Names()
         self._tls = tls or tls_context()
         self._proxy = proxy
         self._resolved: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {}
@@ -149,7 +147,7 @@ class DirectConnector:
         until, tried = self._resolved.get(key, (0.0, ()))
         try:
             if asyncio.get_running_loop().time() >= until:
-                return await race(await self._addresses(origin), origin.port)
+                return await race(await self._addresses_soon(origin, tried), origin.port)
             try:
                 return await race(tried, origin.port)
             except OSError:
@@ -161,6 +159,17 @@ class DirectConnector:
             # Also when the time is up: an address that swallows everything must not be kept for the next attempt.
             self._resolved.pop(key, None)
             raise
+
+    async def _addresses_soon(self, origin: Origin, before: tuple[str, ...]) -> tuple[str, ...]:
+        """Give the addresses as they are now; those of before, if there are any, where that takes its time."""
+        try:
+            async with asyncio.timeout(PATIENCE_S if before else None):
+                return await self._addresses(origin)
+        except TimeoutError:
+            if not before:
+                raise
+            self._resolved[origin.host, origin.port] = (asyncio.get_running_loop().time() + RESOLVED_FOR_S, before)
+            return before
 
     async def _addresses(self, origin: Origin) -> tuple[str, ...]:
         if _is_address(origin.host):
@@ -268,9 +277,33 @@ async def _connect(address: str, port: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        await _begun(sock, (address, port))
     except BaseException:
         with contextlib.suppress(OSError):
             sock.close()
         raise
     return sock
+
+
+async def _begun(sock: socket.socket, address: tuple[str, int]) -> None:
+    """Connect as the loop's `sock_connect` does, without its look-up: uvloop takes a thread for that, always.
+
+    So this works while all of those are taken (see `names`).
+    """
+    error = sock.connect_ex(address)
+    if error == errno.EINPROGRESS:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(sock, _tell, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_writer(sock)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def _tell(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

@@ -55,6 +55,16 @@ class Isolated:
         """Return a listening socket in here."""
         return self._inside(lambda: socket.create_server((address, port), backlog=128))
 
+    def swallow(self, address: str, port: int) -> socket.socket:
+        """Return a UDP socket in here that takes what it is sent and says nothing."""
+
+        def make() -> socket.socket:
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.bind((address, port))
+            return made
+
+        return self._inside(make)
+
     def connect(self, port: int, timeout_s: float = 30.0) -> socket.socket:
         """Return a connection to a port of this loopback."""
         return self._inside(lambda: socket.create_connection(("127.0.0.1", port), timeout=timeout_s))

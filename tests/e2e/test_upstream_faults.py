@@ -27,6 +27,8 @@ pytestmark = pytest.mark.skipif(not can_isolate(), reason="needs root, and a mac
 
 HOME, MOVED, EMPTY, EXPIRED, MISNAMED, UNKNOWN = ADDRESSES = [f"93.184.216.{number}" for number in range(11, 17)]
 """Addresses that are public everywhere else."""
+SWALLOWS = "127.0.0.53"
+"""Where a name server swallows what it is asked: a name that /etc/hosts does not have is looked up for ten seconds."""
 SECRET = "sk-upstream-0000000000001"
 BODY = b'{"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"hello"}}],"usage":{}}'
 
@@ -138,8 +140,11 @@ class World:
 async def world(directory: Path, roots: bytes) -> AsyncIterator[World]:
     trusted = directory / "roots.pem"
     trusted.write_bytes(Path(certifi.where()).read_bytes() + roots)
+    resolver = directory / "resolv.conf"
+    resolver.write_text(f"nameserver {SWALLOWS}\n")
     control, port = free_port(), free_port()
-    with isolated(directory, ADDRESSES, {Path(certifi.where()): trusted}) as inside:
+    mounts = {Path(certifi.where()): trusted, Path("/etc/resolv.conf"): resolver}
+    with isolated(directory, ADDRESSES, mounts) as inside, inside.swallow(SWALLOWS, 53):
         async with installation(directory, control, LLM_PROXY_ALLOW_PRIVATE_UPSTREAMS="false") as running:
             relay = await running.postgres.relay_from(inside.listen("127.0.0.1", running.postgres.port))
             control_url = await running.start("control", control)
@@ -218,3 +223,19 @@ async def test_a_name_that_leads_elsewhere(tmp_path: Path) -> None:
         assert (await w.ask("main"))[0] == 502
         assert [provider.connections for _, provider in inner] == [0, 0]
         assert len(moved.requests) == 3
+
+
+async def test_a_name_whose_servers_are_silent_holds_up_no_other_provider(tmp_path: Path) -> None:
+    authority = Authority("known")
+    async with world(tmp_path, authority.pem) as w:
+        host = "good.example.com"
+        w.inside.name({host: [HOME]})
+        _, home = await w.serve(HOME, authority.server(tmp_path, host))
+        await w.new_pool("good", [host])
+        await w.new_pool("silent", ["silent.example.com"])
+        lost = [asyncio.create_task(w.ask("silent")) for _ in range(12)]
+        for connections in range(1, 4):
+            home.leave()
+            assert (await w.ask("good"))[0] == 200
+            assert home.connections >= connections, "over a new connection"
+        assert {status for status, _ in await asyncio.gather(*lost)} == {502}
