@@ -10,8 +10,8 @@ _HEAD = """# Configuration
 
 Everything is configured by environment variables; there is no configuration file. Set a variable wrongly and the
 process refuses to start, saying which one, why and how to mend it: `llm-proxy config check` says the same without
-starting. A variable marked *secret* may be given as a file instead: `NAME_FILE=/run/secrets/name`. Secrets are never
-logged.
+starting, and warns of variables named `LLM_PROXY_…` that nothing reads. A variable marked *secret* may be given as a
+file instead: `NAME_FILE=/run/secrets/name`. Secrets are never logged.
 
 `llm-proxy dev` needs none of this. The smallest production environment:
 

@@ -6,6 +6,7 @@ A variable that is set and wrong is always an error, never passed over.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from ipaddress import ip_address
@@ -121,9 +122,19 @@ class Settings:
         return self.migration_url or self.database_url
 
 
+_OURS = "LLM_PROXY_"
+_SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT|PORT)(_[A-Z0-9_]+)?$")
+"""What Kubernetes puts into pods beside a Service whose name begins with llm-proxy."""
+
+
 def settings_from_environment() -> Settings:
     """Read this process's environment; the only place that does."""
     return read_settings(os.environ)
+
+
+def unread_in_environment() -> list[str]:
+    """Say of each variable of this process that looks like ours and is read by nothing what it may be meant for."""
+    return unread(os.environ)
 
 
 def environment_secret(name: str) -> Secret | None:
@@ -148,6 +159,20 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if problems:
         raise invalid(problems)
     return Settings(**{field.name: values[field.name] for field in fields(Settings)})
+
+
+def unread(environ: Mapping[str, str]) -> list[str]:
+    """Say of each name in `environ` that begins like ours and is none what it may be meant for: a misspelt one."""
+    from difflib import get_close_matches  # which nobody needs who spells well
+
+    names = {variable.name: variable.secret for variable in VARIABLES if variable.name.startswith(_OURS)}
+    known = [*names, *(f"{name}_FILE" for name, secret in names.items() if secret)]
+    said = []
+    for name in sorted(set(environ) - set(known)):
+        if name.startswith(_OURS) and not _SERVICE_LINK.search(name):
+            near = get_close_matches(name.removeprefix(_OURS), [each.removeprefix(_OURS) for each in known], 1, 0.7)
+            said.append(f"{name} is read by nothing{f': did you mean {_OURS}{near[0]}?' if near else '.'}")
+    return said
 
 
 def invalid(problems: list[tuple[str, str]]) -> ConfigurationInvalid:

@@ -10,11 +10,12 @@ from typing import Any
 
 import rich_click as click
 from rich.table import Table
+from rich.text import Text
 
 from auth.errors import Fault
 from auth.secret import Secret
 from gateway.cli.output import console, errors, print_one
-from gateway.settings import settings_from_environment
+from gateway.settings import settings_from_environment, unread_in_environment
 from gateway.variables import VARIABLES
 
 
@@ -142,6 +143,8 @@ def check() -> None:
     settings = settings_from_environment()
     with errors.status("checking the database"):
         asyncio.run(preflight(settings))
+    for sentence in unread_in_environment():
+        errors.print(Text(sentence, style="yellow"), soft_wrap=True)
     console.print("ready to serve", style="green")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import signal
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from gateway.settings import settings_from_environment
+from gateway.settings import settings_from_environment, unread_in_environment
 from gateway.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from gateway.settings import Settings
 
+
+log = logging.getLogger(__name__)
 
 _DATABASE_PATIENCE_S = 60.0
 
@@ -75,6 +78,8 @@ def _run(*, data_path: bool, control: bool, workers: str | None = "1") -> None:
     signal.signal(signal.SIGTERM, _leave)
     settings = settings_from_environment()
     configure_logging(settings.log_level, settings.log_format)
+    for sentence in unread_in_environment():
+        log.warning(sentence)
     asyncio.run(preflight(settings, control=control, patience_s=_DATABASE_PATIENCE_S))
     try:
         count = settings.workers if workers is None else parse_workers(workers)

@@ -13,7 +13,7 @@ from gateway.configuration_page import configuration_page
 from gateway.custody import parse_peppers
 from gateway.preflight import preflight, role_findings, static_findings
 from gateway.schema import RoleCheck
-from gateway.settings import ConfigurationInvalid, is_loopback, read_settings
+from gateway.settings import ConfigurationInvalid, is_loopback, read_settings, unread
 from gateway.variables import VARIABLES
 from tests.conftest import TestDatabase
 
@@ -98,6 +98,24 @@ def test_prices_that_cannot_be_read_are_found_before_the_start(tmp_path: Path) -
 
     assert name == "LLM_PROXY_PRICES"
     assert "No such file" in sentence
+
+
+def test_a_misspelt_variable_is_told_with_the_one_that_is_near() -> None:
+    environ = {
+        "LLM_PROXY_TRUSTED_PROXYS": "10.0.0.0/8",
+        "LLM_PROXY_REGION_FILE": "/run/region",
+        "LLM_PROXY_Q": "x",
+        "LLM_PROXY_PEPPERS_FILE": "/run/peppers",
+        "LLM_PROXY_GATEWAY_SERVICE_HOST": "10.0.0.1",
+        "LLM_PROXY_GATEWAY_PORT_80_TCP_ADDR": "10.0.0.1",
+        "PROXY": "x",
+    }
+
+    assert unread(environ) == [
+        "LLM_PROXY_Q is read by nothing.",
+        "LLM_PROXY_REGION_FILE is read by nothing: did you mean LLM_PROXY_REGION?",
+        "LLM_PROXY_TRUSTED_PROXYS is read by nothing: did you mean LLM_PROXY_TRUSTED_PROXIES?",
+    ]
 
 
 def test_addresses_and_networks_of_both_families_are_trusted_proxies() -> None:
