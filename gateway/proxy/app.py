@@ -205,7 +205,8 @@ class DataPath:
         if operation.body == "none":
             await self._answer_itself(tenant, inquiry)
             return
-        intake = await take_in(channel, operation, self._limits)
+        deployment = None if operation.model_in_path else inquiry.route.model
+        intake = await take_in(channel, operation, self._limits, deployment)
         record.model = intake.model or inquiry.route.model or ""
         leaver.watch(channel)
         answer = await self._send_as_it_is_now(tenant, inquiry, intake)

@@ -16,7 +16,7 @@ from gateway.proxy.channel import Channel
 from gateway.proxy.faults import BadBody, BodyTooSlow, WrongContentType
 from gateway.proxy.form_model import ModelCut, boundary_of, find_model
 from gateway.proxy.head import RequestHead
-from gateway.proxy.json_model import decode, locate_model, model_name, replace_model
+from gateway.proxy.json_model import add_model, decode, locate_model, model_name, replace_model
 from gateway.proxy.routes import Operation
 from gateway.proxy.upload import Upload, too_large
 
@@ -83,8 +83,13 @@ class Intake(msgspec.Struct):
 NO_BODY = Intake(model="", held=b"")
 
 
-async def take_in(channel: Channel, operation: Operation, limits: IntakeLimits) -> Intake:
-    """Read what `operation` takes from `channel`. Raises a RequestFault, or CallerGone."""
+async def take_in(
+    channel: Channel, operation: Operation, limits: IntakeLimits, deployment: str | None = None
+) -> Intake:
+    """Read what `operation` takes from `channel`. Raises a RequestFault, or CallerGone.
+
+    `deployment` is the model of an Azure path, whose JSON bodies need not name one: it is added to those.
+    """
     if operation.body == "none":
         return NO_BODY
     head, length = channel.head, channel.length
@@ -97,7 +102,7 @@ async def take_in(channel: Channel, operation: Operation, limits: IntakeLimits) 
     if is_form:
         boundary = boundary_of(head.content_type)
         return await _take_form(channel, operation, boundary, length, limits)
-    return await _take_json(channel, operation, bound, limits.body_s)
+    return await _take_json(channel, operation, bound, limits.body_s, deployment)
 
 
 def _judge_type(head: RequestHead, operation: Operation) -> None:
@@ -121,7 +126,9 @@ def _judge_type(head: RequestHead, operation: Operation) -> None:
         )
 
 
-async def _take_json(channel: Channel, operation: Operation, bound: int, body_s: float) -> Intake:
+async def _take_json(
+    channel: Channel, operation: Operation, bound: int, body_s: float, deployment: str | None
+) -> Intake:
     body = await channel.receive()
     if not channel.body_over:
         body, _ = await _read_on(channel, body, bound, body_s)
@@ -138,6 +145,8 @@ async def _take_json(channel: Channel, operation: Operation, bound: int, body_s:
     elif fields.model is None and operation.name == "moderations":
         model = DEFAULT_MODERATION
     else:
+        if fields.model is None and deployment is not None:
+            body, fields.model = add_model(body, deployment), deployment
         model = model_name(fields.model)
         span = locate_model(body) if size < BIG_JSON_BYTES else await asyncio.to_thread(locate_model, body)
     return Intake(

@@ -70,6 +70,7 @@ _MODEL_KEY = re.compile(
     rb'"(?:m|\\u00[46]d)(?:o|\\u00[46]f)(?:d|\\u00[46]4)(?:e|\\u00[46]5)(?:l|\\u00[46]c)"', re.IGNORECASE
 )
 _VALUE = re.compile(rb'\s*+:\s*+("(?:[^"\\]|\\.)*+")')
+_OVER = re.compile(rb"\s*+\}")
 _AFTER_KEY = re.compile(rb"\s*+:")
 # One step over JSON text: everything up to the next bracket, or up to the next string that may be a key.
 _STEP = re.compile(rb'[^"{}\[\]]*+(?:([{}\[\]])|("(?:[^"\\]|\\.)*+"))')
@@ -128,6 +129,13 @@ def locate_model(body: bytes) -> tuple[int, int]:
         return _value(body, _only_top_level_key(body))
     # There is one candidate only, and the decoder has found the field: this is it.
     return _value(body, first.end())
+
+
+def add_model(body: bytes, model: str) -> bytes:
+    """Return `body`, which has passed `decode`, with a first member that names the model."""
+    start = body.index(b"{") + 1
+    comma = b"" if _OVER.match(body, start) else b","
+    return body[:start] + b'"model":' + msgspec.json.encode(model) + comma + body[start:]
 
 
 def replace_model(body: bytes, span: tuple[int, int], model: str) -> bytes:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.proxy.faults import BadBody
-from gateway.proxy.json_model import decode, locate_model, model_name, replace_model
+from gateway.proxy.json_model import add_model, decode, locate_model, model_name, replace_model
 
 
 @pytest.mark.parametrize(
@@ -122,3 +122,11 @@ def test_any_body_is_renamed_as_a_parser_would(fields: dict[str, Any], at: int, 
     body = json.dumps(dict(items), ensure_ascii=escape).encode()
     renamed = replace_model(body, locate_model(body), "new")
     assert json.loads(renamed) == {**dict(items), "model": "new"}
+
+
+@pytest.mark.parametrize("body", [b"{}", b" {\n}", b'{"a":{"model":1}}', b'\t{ "messages" : [] }'])
+def test_a_model_is_added_in_front(body: bytes) -> None:
+    added = add_model(body, 'gpt "4"')
+
+    assert json.loads(added) == {"model": 'gpt "4"', **json.loads(body)}
+    assert added[slice(*locate_model(added))] == b'"gpt \\"4\\""'

@@ -159,6 +159,20 @@ async def test_aliases_and_model_maps_rename_only_the_model(provider: RunningPro
         assert (row.model, row.served_model) == ("fast", "gpt-4o-mini")
 
 
+async def test_an_azure_path_names_the_model_where_the_body_does_not(provider: RunningProvider) -> None:
+    mapped = key("a", provider.base_url, models=("gpt-4o",), model_map={"gpt-4o": "gpt-4o-mini"})
+    path = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21"
+    async with running_gateway(tenant(pool("main", mapped))) as gateway:
+        reply = await gateway.call(path, {"messages": CHAT["messages"]}, token=None, headers={"api-key": "good"})
+        assert reply.json()["model"] == "gpt-4o-mini"
+        row = await gateway.row()
+        assert (row.model, row.served_model) == ("gpt-4o", "gpt-4o-mini")
+        named = await gateway.call(path.replace("gpt-4o", "other"), {**CHAT, "model": "gpt-4o"})
+        assert named.status == 200, "a body that names a model goes before the path"
+        spelt = await gateway.call(path, b'{"Model":"x","messages":[]}')
+        assert (spelt.status, spelt.json()["error"]["code"]) == (400, "invalid_body")
+
+
 async def test_pools_by_path_header_default_and_model(provider: RunningProvider) -> None:
     pools = (
         pool("b-default", key("a", provider.base_url, models=("gpt-*",)), is_default=True),
