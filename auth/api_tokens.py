@@ -108,14 +108,17 @@ async def get_token(session: AsyncSession, tenant_id: UUID, token_id: UUID) -> A
     return found
 
 
-async def revoke_token(session: AsyncSession, tenant_id: UUID, token_id: UUID, *, now: datetime) -> ApiToken:
-    """Refuse the token everywhere from now on; doing it twice changes nothing."""
+async def revoke_token(
+    session: AsyncSession, tenant_id: UUID, token_id: UUID, *, now: datetime
+) -> tuple[ApiToken, bool]:
+    """Refuse the token everywhere from now on; doing it twice changes nothing, which the second member tells."""
     row = await get_token(session, tenant_id, token_id)
-    if row.revoked_at is None:
-        row.revoked_at = now
-        await session.flush()
-        await revoke_key(session, tenant_id, row.jti, now=now, expires_at=row.expires_at)
-    return row
+    if row.revoked_at is not None:
+        return row, False
+    row.revoked_at = now
+    await session.flush()
+    await revoke_key(session, tenant_id, row.jti, now=now, expires_at=row.expires_at)
+    return row, True
 
 
 def _check(maker: Principal, spec: TokenSpec) -> None:

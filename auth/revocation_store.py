@@ -8,12 +8,16 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
-from auth.models import TokenRevocation
+from auth.models import ApiToken, TokenRevocation
 
 
 async def revoke_key(session: AsyncSession, tenant_id: UUID, key: str, *, now: datetime, expires_at: datetime) -> None:
-    """Refuse what `key` names (a jti, `client:…`, `tenant:…`) from now on, as long as such a token can live."""
+    """Refuse what `key` names (a jti, `client:…`, `tenant:…`) from now on, as long as such a token can live.
+
+    Long-lived tokens among it are listed as revoked.
+    """
     statement = insert(TokenRevocation).values(jti=key, tenant_id=tenant_id, revoked_at=now, expires_at=expires_at)
     await session.execute(
         statement.on_conflict_do_update(
@@ -24,6 +28,21 @@ async def revoke_key(session: AsyncSession, tenant_id: UUID, key: str, *, now: d
                 "expires_at": sa.func.greatest(TokenRevocation.expires_at, statement.excluded.expires_at),
             },
         )
+    )
+    await _list_as_revoked(session, tenant_id, key, now)
+
+
+async def _list_as_revoked(session: AsyncSession, tenant_id: UUID, key: str, now: datetime) -> None:
+    kind, _, name = key.rpartition(":")
+    whose = {
+        "": col(ApiToken.jti) == name,
+        "client": col(ApiToken.client_id) == name,
+        "tenant": sa.true(),
+    }[kind]
+    owner = UUID(name) if kind == "tenant" else tenant_id
+    good = (col(ApiToken.revoked_at).is_(None), col(ApiToken.expires_at) > now)
+    await session.execute(
+        sa.update(ApiToken).where(col(ApiToken.tenant_id) == owner, whose, *good).values(revoked_at=now)
     )
 
 

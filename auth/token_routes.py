@@ -89,8 +89,9 @@ async def revoke_token(token_id: FromPath[UUID], request: AnyRequest, services: 
     """It is refused everywhere within a second and stays listed."""
     caller = _owner(request)
     async with services.sessions.tenant(caller.tenant_id) as session:
-        row = await api_tokens.revoke_token(session, caller.tenant_id, token_id, now=services.now())
-        await services.record(session, request, caller, "token.revoke", f"token:{row.jti}", name=row.name)
+        row, changed = await api_tokens.revoke_token(session, caller.tenant_id, token_id, now=services.now())
+        if changed:
+            await services.record(session, request, caller, "token.revoke", f"token:{row.jti}", name=row.name)
 
 
 def token_router() -> Router:

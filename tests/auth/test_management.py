@@ -168,6 +168,39 @@ async def test_an_operator_that_may_manage_takes_away_what_leaked(world: World) 
     assert (await world.http.delete(path + rescue.client_id, headers=headers)).status_code == 204
 
 
+async def long_lived(world: World, headers: dict[str, str]) -> tuple[str, str]:
+    """Make a token; return its address and itself."""
+    wish = {"name": "t", "scopes": ["pools:read"], "expires_in_s": 86_400}
+    made = await world.http.post("/api/v1/tokens", json=wish, headers=headers)
+    assert made.status_code == 201, made.text
+    return f"/api/v1/tokens/{made.json()['id']}", made.json()["access_token"]
+
+
+async def test_a_token_is_listed_as_revoked_whichever_way_it_was(world: World) -> None:
+    owner = await world.client("acme")
+    headers = await world.bearer(owner)
+    made = await registered(world, headers, scopes=["tokens:issue", "pools:read"])
+    app = as_client(world, owner, made)
+    path, token = await long_lived(world, headers)
+    of_app, _ = await long_lived(world, await world.bearer(app))
+    kept, _ = await long_lived(world, headers)
+
+    async def revoked(address: str) -> bool:
+        return (await world.http.get(address, headers=headers)).json()["revoked_at"] is not None
+
+    assert [await revoked(each) for each in (path, of_app, kept)] == [False] * 3
+    assert (await world.post("/oauth2/revoke", {"token": token}, headers=owner.basic)).status_code == 200
+    assert [await revoked(each) for each in (path, of_app, kept)] == [True, False, False]
+    await world.http.patch(f"/api/v1/clients/{app.client_id}", json={"status": "disabled"}, headers=headers)
+    assert [await revoked(each) for each in (path, of_app, kept)] == [True, True, False]
+    for _ in range(2):
+        assert (await world.http.delete(kept, headers=headers)).status_code == 204
+    assert await revoked(kept)
+    assert [event.action for event in world.trail.events].count("token.revoke") == 2, (
+        "one by each way, none by a repeat"
+    )
+
+
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE", "POST"])
 async def test_another_tenants_client_does_not_exist(world: World, method: str) -> None:
     owner, rival = await world.client("acme"), await world.client("rival")
