@@ -22,7 +22,7 @@ from gateway.proxy.upload import Upload, too_large
 
 HOLD_BYTES = 256 * 1024
 """How much of an upload is held to find its model; one that is no longer than this can be tried on another key."""
-BIG_JSON_BYTES = 1024 * 1024
+BIG_JSON_BYTES = 256 * 1024
 """Above this the search for a repeated `model` leaves the event loop."""
 DEFAULT_OUTPUT_TOKENS = 512
 """What is reserved for an answer whose request sets no maximum; settled by the real count afterwards."""

@@ -7,7 +7,7 @@ which `model` stands twice, or in another spelling beside it, is refused (parser
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -16,6 +16,9 @@ from gateway.proxy.faults import BadBody
 MAX_MODEL_CHARS = 256
 MAX_OUTPUT_TOKENS = 1_000_000
 
+_MAX_DIGITS = 20
+"""Of a longer number only the beginning is read: it is beyond the bound either way."""
+_ABSENT = msgspec.Raw()
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
 
 
@@ -26,7 +29,7 @@ class _Config(msgspec.Struct):
 class Fields(msgspec.Struct):
     """What is decoded; every other field is skipped, though its syntax is checked."""
 
-    model: Any = None
+    model: str | None = None
     stream: bool | None = None
     max_completion_tokens: _Count | None = None
     max_output_tokens: _Count | None = None
@@ -41,29 +44,49 @@ class Fields(msgspec.Struct):
         return self.max_completion_tokens or self.max_output_tokens or self.max_tokens or of_gemini
 
 
-class AnyFields(msgspec.Struct):
-    """The same of a body in which some of them are not as documented: it is the provider's to refuse it."""
+class _AnyConfig(msgspec.Struct):
+    max_output_tokens: msgspec.Raw = msgspec.field(default=_ABSENT, name="maxOutputTokens")
 
-    model: Any = None
-    stream: Any = None
-    max_completion_tokens: Any = None
-    max_output_tokens: Any = None
-    max_tokens: Any = None
-    generation_config: Any = msgspec.field(default=None, name="generationConfig")
 
-    @property
-    def asked_output(self) -> int | None:
-        """The maximum of output tokens that the caller sets, None for none that can be read."""
+class _AnyFields(msgspec.Struct):
+    """The same of a body in which some of them are not as documented: it is the provider's to refuse it.
+
+    Nothing is made of them here: thirty megabytes of empty lists would be a gigabyte of objects.
+    """
+
+    model: msgspec.Raw = _ABSENT
+    stream: msgspec.Raw = _ABSENT
+    max_completion_tokens: msgspec.Raw = _ABSENT
+    max_output_tokens: msgspec.Raw = _ABSENT
+    max_tokens: msgspec.Raw = _ABSENT
+    generation_config: msgspec.Raw = msgspec.field(default=_ABSENT, name="generationConfig")
+
+    def read(self) -> Fields:
+        """Read what can be read; a model that is no string is "", a maximum that is none is left out."""
         config = self.generation_config
-        of_gemini = config.get("maxOutputTokens") if isinstance(config, dict) else None
-        for value in (self.max_completion_tokens, self.max_output_tokens, self.max_tokens, of_gemini):
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                return min(value, MAX_OUTPUT_TOKENS)
-        return None
+        of_gemini = _ANY_CONFIG.decode(config).max_output_tokens if _begins(config, 1) == b"{" else _ABSENT
+        counts = (self.max_completion_tokens, self.max_output_tokens, self.max_tokens, of_gemini)
+        asked = next(filter(None, map(_count_in, counts)), None)
+        model: str | None = None
+        if _begins(self.model, 1) == b'"':
+            model = msgspec.json.decode(self.model, type=str)
+        elif _begins(self.model, 4) not in {b"", b"null"}:
+            model = ""
+        return Fields(model=model, stream=_begins(self.stream, 5) == b"true", max_tokens=asked)
+
+
+def _begins(raw: msgspec.Raw, count: int) -> bytes:
+    return bytes(memoryview(raw)[:count])
+
+
+def _count_in(raw: msgspec.Raw) -> int | None:
+    digits = _begins(raw, _MAX_DIGITS)
+    return min(int(digits), MAX_OUTPUT_TOKENS) if digits.isdigit() else None
 
 
 _DECODER = msgspec.json.Decoder(Fields)
-_ANY_DECODER = msgspec.json.Decoder(AnyFields)
+_ANY_DECODER = msgspec.json.Decoder(_AnyFields)
+_ANY_CONFIG = msgspec.json.Decoder(_AnyConfig)
 
 # "model" in every spelling that some parser takes for it: JSON escapes, and letter case (Go matches keys without it).
 _MODEL_KEY = re.compile(
@@ -76,7 +99,7 @@ _AFTER_KEY = re.compile(rb"\s*+:")
 _STEP = re.compile(rb'[^"{}\[\]]*+(?:([{}\[\]])|("(?:[^"\\]|\\.)*+"))')
 
 
-def decode(body: bytes) -> Fields | AnyFields:
+def decode(body: bytes) -> Fields:
     """Decode the needed fields. Raises BadBody for what is no JSON object."""
     try:
         return _DECODER.decode(body)
@@ -84,9 +107,9 @@ def decode(body: bytes) -> Fields | AnyFields:
         return _decode_any(body)
 
 
-def _decode_any(body: bytes) -> AnyFields:
+def _decode_any(body: bytes) -> Fields:
     try:
-        return _ANY_DECODER.decode(body)
+        return _ANY_DECODER.decode(body).read()
     except msgspec.ValidationError as error:
         raise BadBody(
             "The request body is not a JSON object.",

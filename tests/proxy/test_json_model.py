@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -96,6 +97,29 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(BadBody) as caught:
         model_name(decode(body).model)
     assert caught.value.hint
+
+
+LISTS = b"[" + b"[]," * 700_000 + b"[]]"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b'"model":%b',
+        b'"model":"m","stream":%b',
+        b'"model":"m","max_tokens":%b',
+        b'"model":"m","stream":7,"generationConfig":{"maxOutputTokens":%b}',
+        b'"model":"m","stream":7,"generationConfig":{"a":%b}',
+    ],
+)
+def test_nothing_is_made_of_what_is_not_as_documented(fields: bytes) -> None:
+    body = b"{%b}" % (fields % LISTS)
+    tracemalloc.start()
+    try:
+        decode(body)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("value", [None, "", 7, [], {}, True, "a" * 257, "a\nb", "a\0"])
