@@ -322,7 +322,13 @@ class Gateway:
     async def _watch_keks(self, data_keys: DataKeys) -> None:
         while True:
             await asyncio.sleep(self._settings.kek_poll_s)
-            for tenant_id in await data_keys.drop_disabled():
+            data_keys.drop_stale()
+            try:
+                concerned = await data_keys.drop_disabled()
+            except Exception as error:  # noqa: BLE001 - a loop's boundary: the next look may tell
+                log.warning("key-encryption keys not looked at", extra={"reason": f"{type(error).__name__}: {error}"})
+                continue
+            for tenant_id in concerned:
                 if self._data_path is not None:
                     self._data_path.changed(Change("data_key", tenant_id))
 

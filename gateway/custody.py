@@ -20,6 +20,7 @@ from tenants.shares.protocol import ShareStore
 from tenants.shares.vault import VaultShares
 from tenants.spare import NO_SPARE, SpareKek
 from tenants.wrappers.choose import WrapperParts, make_wrapper, vault_scheme
+from tenants.wrappers.renewal import read_identity
 
 if TYPE_CHECKING:
     from auth.storage import Connections
@@ -83,7 +84,7 @@ def _parts(settings: Settings, http: HttpCalls) -> WrapperParts:
 def _vault_token(settings: Settings) -> Callable[[], Secret] | None:
     path, fixed = settings.vault_token_path, settings.vault_token
     if path is not None:
-        return lambda: Secret(path.read_text().strip())  # read anew each time: an agent renews it
+        return lambda: Secret(read_identity(path))
     return None if fixed is None else lambda: fixed
 
 

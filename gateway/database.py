@@ -155,16 +155,17 @@ class Postgres:
         while True:
             try:
                 connection = await self.connect_directly()
-            except DatabaseAway as error:
-                if connected_before:
-                    log.warning("notifications: the database is away, trying again", extra={"reason": error.debug})
+            except Exception as error:  # noqa: BLE001 - a loop's boundary: a server that refuses may take us later
+                if connected_before or not isinstance(error, DatabaseAway):
+                    reason = error.debug if isinstance(error, DatabaseAway) else f"{type(error).__name__}: {error}"
+                    log.warning("notifications: the database is away, trying again", extra={"reason": reason})
                     connected_before = False
                 await asyncio.sleep(retry_s)
                 continue
             connected_before = True
             try:
                 await self._hear(connection, heard, also or {}, heartbeat_s)
-            except AWAY as error:
+            except Exception as error:  # noqa: BLE001 - likewise
                 log.warning("notifications: connection lost, reconnecting", extra={"reason": type(error).__name__})
                 await asyncio.sleep(retry_s)
             finally:

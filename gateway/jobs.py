@@ -59,6 +59,8 @@ class Jobs:
                     connection.terminate()
             except (DatabaseAway, *AWAY) as error:
                 log.info("jobs: the database is away", extra={"reason": type(error).__name__})
+            except Exception as error:  # noqa: BLE001 - a loop's boundary: a server that refuses may take us later
+                log.warning("jobs: cannot lead", extra={"reason": f"{type(error).__name__}: {error}"})
             await asyncio.sleep(_RETRY_S * (0.5 + self._rng.random()))
 
     async def _lead_if_free(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:

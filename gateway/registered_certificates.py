@@ -11,7 +11,7 @@ from uuid import UUID
 
 from auth.certificates import registered_certificates
 from auth.storage import Connections
-from gateway.database import AWAY, EVERYTHING, Change, DatabaseAway
+from gateway.database import EVERYTHING, Change
 from gateway.tls import ServerTls
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class RegisteredCertificates:
             delay_s = self._poll_s
             try:
                 await self.refresh()
-            except (DatabaseAway, *AWAY) as error:
+            except Exception as error:  # noqa: BLE001 - a loop's boundary: the last ones are trusted on
                 log.warning("registered certificates not refreshed", extra={"reason": type(error).__name__})
                 delay_s = _RETRY_S
             with suppress(TimeoutError):

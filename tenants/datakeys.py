@@ -1,7 +1,8 @@
 """Each tenant's data keys, unwrapped and cached: the `auth.sealing.Sealer` that everything sealed goes through.
 
-A plain data key lives in memory for `FRESH_S`, then its row is read and unwrapped again. While the database or the
-KEK's provider is away it stays usable until `STALE_S`; when the provider says *disabled* it is dropped at once.
+A plain data key is used for `FRESH_S`, then its row is read and unwrapped again. While the database or the KEK's
+provider is away it stays usable until `STALE_S`, and in memory no longer; when the provider says *disabled* it is
+dropped at once.
 Concurrent callers share one unwrap. No database connection is held while a KMS is asked.
 """
 
@@ -182,6 +183,17 @@ class DataKeys:
         for key_id in [i for i, (owner, _) in self._known.items() if tenant_id is None or owner == tenant_id]:
             self._cache.pop(key_id, None)
             del self._known[key_id]
+
+    def drop_stale(self) -> int:
+        """Drop plain data keys that are too old to be used whatever happens, and return how many.
+
+        Those that nobody asks for any more would lie in memory for good. To be called every few seconds.
+        """
+        now = self._clock()
+        old = [key_id for key_id, entry in self._cache.items() if now - entry.unwrapped_at >= self._stale_s]
+        for key_id in old:
+            del self._cache[key_id]
+        return len(old)
 
     async def drop_disabled(self) -> frozenset[UUID]:
         """Ask for the status of every KEK in use, drop what disabled ones wrapped, and return the tenants concerned.

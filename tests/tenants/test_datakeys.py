@@ -297,3 +297,12 @@ async def test_what_was_warmed_opens_without_database_and_kms(
 async def test_a_kms_that_is_away_ends_the_warming(keys: DataKeys, kms: RemoteKeyring, tenant: UUID) -> None:
     kms.away = True
     assert await keys.warm() == 0
+
+
+async def test_plain_data_keys_that_nobody_asks_for_leave_memory(keys: DataKeys, tenant: UUID, clock: Clock) -> None:
+    sealed = await keys.seal(tenant, CONTEXT, b"x")
+    clock.now += STALE_S - 1
+    assert keys.drop_stale() == 0
+    clock.now += 1
+    assert keys.drop_stale() == 1
+    assert await keys.open(tenant, sealed.data_key_id, CONTEXT, sealed.blob) == b"x"
