@@ -274,6 +274,7 @@ class DataPathParts:
         gauge("llm_proxy_rate_exchange_failures", "Rate exchanges failed in a row.", lambda: rates.failures)
         gauge("llm_proxy_budget_exchange_failures", "Budget exchanges failed in a row.", lambda: budgets.failures)
         counter("llm_proxy_keys_unopened", "Provider keys that did not open.", lambda: loader.unopened_total)
+        gauge("llm_proxy_keys_left_out", "Provider keys that do not open now.", lambda: loader.unopened_now)
         gauge("llm_proxy_upstream_connections", "Provider connections.", lambda: pool.view().open)
         tokens = self._tokens
         gauge("llm_proxy_federated_tokens", "Short-lived provider tokens that keys need.", lambda: tokens.wanted)

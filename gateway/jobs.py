@@ -47,6 +47,9 @@ class Jobs:
         self._jobs = jobs
         self._metrics = metrics
         self._rng = rng
+        for job in jobs:  # a count that begins with its first failure shows Prometheus no increase
+            for result in ("done", "failed"):
+                metrics.job_runs.labels(job.name, result)
 
     async def run(self) -> None:
         """Try to become leader, for ever; lead until the lock's connection is lost."""

@@ -25,6 +25,14 @@ CALL_TIMEOUT_S: Final = 30.0
 
 ENGINE: Final = Actor("rotation")
 
+EVENTS: Final = (
+    *(f"rotation.{word}" for word in ("failed", "delayed", "stuck", "rolled_back", "orphaned", "defect")),
+    "federation.failed",
+    "provisioning.failed",
+    "provisioning.defect",
+)
+"""Everything that a person is told of."""
+
 Alert = Callable[[str, str], None]
 """Is told (event, subject) of what a person should look at."""
 

@@ -136,12 +136,21 @@ class SnapshotLoader:
         self._sealer = sealer
         self._warm = warm
         self.unopened_total = 0
+        self._unopened: dict[UUID, int] = {}
+
+    @property
+    def unopened_now(self) -> int:
+        """How many keys are left out of what was loaded last: unlike the total, it tells of a start too."""
+        return sum(self._unopened.values())
 
     async def load(self, tenant_id: UUID) -> TenantSnapshot | None:
         """Load one tenant, None if it does not exist; `KekUnavailable` when its keys cannot be opened for now."""
         async with self._connections.tenant(tenant_id) as connection:
             rows = await read_rows(connection, tenant_id)
-        return await self._assemble(rows, rows.tenants[0]) if rows.tenants else None
+        if not rows.tenants:
+            self._unopened.pop(tenant_id, None)
+            return None
+        return await self._assemble(rows, rows.tenants[0])
 
     async def load_all(self) -> list[TenantSnapshot]:
         """Load every tenant; one whose keys cannot be opened for now is left out: `load` it later.
@@ -183,7 +192,10 @@ class SnapshotLoader:
     async def revisions(self) -> dict[UUID, int]:
         """Return the revision of every tenant: what the poll behind LISTEN compares."""
         async with self._connections.platform() as connection:
-            return {row["id"]: row["config_revision"] for row in await connection.fetch(_TENANTS)}
+            found = {row["id"]: row["config_revision"] for row in await connection.fetch(_TENANTS)}
+        for gone in self._unopened.keys() - found.keys():
+            del self._unopened[gone]
+        return found
 
     async def mark(self) -> object:
         """Return what equals an earlier mark only if no tenant has come, gone or got another revision since.
@@ -213,6 +225,9 @@ class SnapshotLoader:
             else:
                 keys[row["pool_id"]].append(_key(row, secret, source))
         pools = tuple(_pool(row, keys[row["id"]], quotas) for row in rows.pools[tenant_id])
+        self._unopened.pop(tenant_id, None)
+        if unopened:
+            self._unopened[tenant_id] = len(unopened)
         return TenantSnapshot(
             tenant_id=tenant_id,
             slug=tenant["slug"],

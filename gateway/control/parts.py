@@ -54,6 +54,7 @@ from tenants.catalogue import Catalogue, ProviderRule
 from tenants.models import KeySource
 from tenants.provisioning import Provisioner
 from tenants.rotation import RotationEngine
+from tenants.rotation_job import EVENTS
 from tenants.routes import make_router as make_tenants_router
 from tenants.shredding import shred_noted
 from tenants.sources.federated import Identity
@@ -228,6 +229,9 @@ class ControlParts:
             return make_driver(
                 source.driver, source.config, credential, http=calls, now_unix=time.time, identity=identity
             )
+
+        for event in EVENTS:  # a count that begins with its first event shows Prometheus no increase
+            metrics.alerts.labels(event)
 
         def alert(event: str, subject: str) -> None:
             metrics.alerts.labels(event).inc()

@@ -85,3 +85,15 @@ async def test_notifications_come_once_the_server_takes_the_process(
         await postgres.refused.wait()
         await admin.execute(f"alter role {role} login")
         await heard.wait()
+
+
+def test_a_job_that_never_ran_is_counted_too() -> None:
+    async def work() -> None:
+        """Do nothing."""
+
+    metrics = Metrics()
+    Jobs(Postgres("postgresql://nowhere/x"), [Job("hourly", 3600.0, work)], metrics, rng=random.Random(1))
+
+    told = metrics.render().decode()
+
+    assert 'llm_proxy_job_runs_total{result="failed",task="hourly"} 0.0' in told

@@ -123,13 +123,13 @@ async def test_a_row_swapped_in_sql_is_left_out_and_the_rest_served(
     assert other is not None
     assert (hit.unopened, hit.pools[0].keys) == ((a.key_id,), ())
     assert other.pools[0].keys[0].secret == b.secret
-    assert loader.unopened_total == 1
+    assert (loader.unopened_total, loader.unopened_now) == (1, 1)
     assert str(a.key_id) in caplog.text
     assert a.secret.reveal() not in caplog.text
 
 
 async def test_a_disabled_kek_leaves_keys_out(
-    loader: SnapshotLoader, data_keys: DataKeys, keyring: LocalKeyring, plant: Plant
+    loader: SnapshotLoader, data_keys: DataKeys, keyring: LocalKeyring, plant: Plant, database: Connections
 ) -> None:
     planted = await plant("acme")
     keyring.disable(keyring.uri)
@@ -137,3 +137,8 @@ async def test_a_disabled_kek_leaves_keys_out(
     loaded = await loader.load(planted.tenant_id)
     assert loaded is not None
     assert loaded.unopened == (planted.key_id,)
+    assert loader.unopened_now == 1
+    async with database.platform() as connection:
+        await connection.execute("delete from tenant where id = $1", planted.tenant_id)
+    assert planted.tenant_id not in await loader.revisions()
+    assert loader.unopened_now == 0
