@@ -25,6 +25,8 @@ class Dimension(IntEnum):
 REQUESTS = (Dimension.RPM, Dimension.RPD)
 DAILY = (Dimension.RPD, Dimension.TPD)
 NO_OUTPUT = frozenset({*REQUESTS, Dimension.ITPM})
+OUTPUT = 2
+"""Where the output stands among the `Sizes`."""
 _TOTALS = (Dimension.TPM, Dimension.TPD)
 _REFUNDED_TOKENS = frozenset(
     {OutcomeKind.RATE_LIMITED, OutcomeKind.CLIENT_ERROR, OutcomeKind.SERVER_ERROR, OutcomeKind.AUTH_REJECTED}
@@ -53,7 +55,7 @@ def unit_of(dimension: Dimension) -> int:
     if dimension in REQUESTS:
         return 0
     if dimension is Dimension.OTPM:
-        return 2
+        return OUTPUT
     return 3 if dimension in _TOTALS else 1
 
 
@@ -103,7 +105,9 @@ def correction(
     charged_input = float(usage.input if semantics.counts_cached else usage.input - usage.cached_input)
     # Where the head told the remainder, the provider had counted the input already: only the output is still open.
     input_delta = 0.0 if told else charged_input - reservation.input_tokens
-    output_delta = usage.output - reservation.output_tokens
+    # An estimate that is larger than the whole limit was taken only up to it: no more than that can be given back.
+    estimated = SIZES[semantics.total](reservation.input_tokens, reservation.output_tokens)[unit_of(dimension)]
+    output_delta = usage.output - reservation.output_tokens + max(0.0, estimated - reserved)
     if dimension is Dimension.ITPM:
         return max(-reserved, input_delta)
     if dimension is Dimension.OTPM:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import inf, nan
 
-from gateway.balancing.charging import DAILY, NO_OUTPUT, REQUESTS, SIZES, Dimension, Reservation, correction
+from gateway.balancing.charging import DAILY, NO_OUTPUT, OUTPUT, REQUESTS, SIZES, Dimension, Reservation, correction
 from gateway.balancing.concurrency import Concurrency
 from gateway.balancing.cooldown import Cooldown
 from gateway.balancing.decision import Ask
@@ -147,9 +147,10 @@ class Ledger:
         unset = self._semantics.unset_output
         return unset if ask.output_unset and unset is not None else ask.est_output_tokens
 
-    def _capped(self, amount: float, limit: float, input_tokens: float) -> float:
+    def _capped(self, amount: float, limit: float, unit: int, input_tokens: float) -> float:
         """An estimate of output above the whole limit is only an estimate, unless the provider refuses on it."""
-        return amount if input_tokens > limit or self._semantics.strict_estimate else limit
+        too_long = unit != OUTPUT and input_tokens > limit
+        return amount if too_long or self._semantics.strict_estimate else limit
 
     def ready_at(self, input_tokens: float, output_tokens: float, now: float, *, leased: bool = True) -> float:
         """Give the moment from which one request of this size fits every limit; <= now: at once; inf: never.
@@ -162,7 +163,7 @@ class Ledger:
         for _, unit, meter in self._meters.rows:
             amount, limit, available = counted[unit], meter.limit, meter.available(now)
             if amount > limit:
-                amount = self._capped(amount, limit, input_tokens)
+                amount = self._capped(amount, limit, unit, input_tokens)
             elif margin:
                 amount = min(amount * (1.0 + margin * meter.spare), limit)
             if available < amount and (free_at := meter.earliest(amount, now)) > at:
@@ -230,7 +231,7 @@ class Ledger:
         for dimension, unit, meter in self._meters.rows:
             amount = counted[unit]
             if amount > meter.limit:
-                amount = self._capped(amount, meter.limit, input_tokens)
+                amount = self._capped(amount, meter.limit, unit, input_tokens)
             meter.take(amount, now)
             entries.append((dimension, meter, amount, meter.taken))
         self._share_at, self._unposted = nan, self._unposted + output_tokens

@@ -104,6 +104,16 @@ SETTLED: list[tuple[str, str, dict[str, int], tuple[int, int], Outcome, dict[Dim
         Outcome(OutcomeKind.ABANDONED, usage=TokenUsage(100, 20)),
         {TPM: 880},
     ),
+    ("what was used of an estimate above the limit stays", "groq", {"tpm": 1000}, (100, 4000), ok(90, 60), {TPM: 850}),
+    ("and where the output is posted", "unheard-of", {"tpm": 1000}, (100, 4000), ok(90, 60), {TPM: 850}),
+    (
+        "and of output alone",
+        "anthropic",
+        {"itpm": 9000, "otpm": 500},
+        (400, 4000),
+        ok(400, 70),
+        {ITPM: 8600, OTPM: 430},
+    ),
 ]
 
 
@@ -125,6 +135,7 @@ def test_settled(
 def test_too_large_is_never_ready_where_the_provider_refuses_on_the_estimate() -> None:
     assert ledger("openai", tpm=1000).ready_at(100, 1001, 0.0) == inf
     assert ledger("anthropic", otpm=500).ready_at(100, 1000, 0.0) <= 0.0
+    assert ledger("anthropic", itpm=5000, otpm=500).ready_at(501, 1000, 0.0) <= 0.0, "input is none of its output"
     assert ledger("anthropic", itpm=500).ready_at(501, 10, 0.0) == inf
 
 
