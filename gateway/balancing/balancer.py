@@ -21,6 +21,7 @@ from gateway.balancing.explain import Explanation, explain
 from gateway.balancing.fates import bind_fates
 from gateway.balancing.hints import Hint
 from gateway.balancing.illegal import UnknownLease
+from gateway.balancing.last_resort import least_bad
 from gateway.balancing.learns import Learns
 from gateway.balancing.ledger import Ledger
 from gateway.balancing.outage import CommonBreaker, Fate
@@ -230,11 +231,11 @@ class Balancer:
             if ask.falls_back:
                 # The trials that are due were let through above: no other request need find out again.
                 return Refused(Refusal.EXHAUSTED)
-            # All breakers open at once means that the cause is shared (the provider, our network): such an outage is
-            # the provider's to report, so the least bad key is asked rather than the pool shut.
-            least_bad = min(broken, key=lambda candidate: (candidate.state.breaker.streak, candidate.load))
-            if least_bad.ledger.ready_at(ask.est_input_tokens, least_bad.ledger.output_of(ask), now) <= now:
-                return Picked(self._lease(least_bad, ask, now), "all_breakers_open")
+            chosen, room_at, lack = least_bad(broken, ask, now)
+            if chosen is not None:
+                return Picked(self._lease(chosen, ask, now), "all_breakers_open")
+            if lack is not None and (free_at := room_at if room_at < inf else now + RECHECK_S) < until:
+                until, why = free_at, lack
         for candidate in limited:
             if candidate.ledger.may_probe(ask.est_input_tokens, candidate.ledger.output_of(ask), now):
                 return Picked(self._lease(candidate, ask, now, probe=True), "probe")

@@ -145,6 +145,16 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
         answering = state.in_flight > 0 and breaker.consecutive == 0 and not common.is_tried_by(state.endpoint.id)
         if not answering:
             return Exclusion.OUTAGE, at
+    if (lack := room_in(candidate, ask, now)) is not None:
+        return lack
+    if floor > 0.0 and candidate.ledger.headroom(now) <= floor:
+        return Exclusion.RESERVED, inf
+    return None
+
+
+def room_in(candidate: Candidate, ask: Ask, now: float) -> tuple[Exclusion, float] | None:
+    """Give what `candidate` lacks to serve one more request, and until when, as `exclusion_of`; well or not."""
+    state = candidate.state
     ledger, quota = candidate.ledger, state.quota
     cap, quota_cap, family = state.slots, quota.slots, ledger.concurrency
     if (
@@ -161,8 +171,6 @@ def exclusion_of(candidate: Candidate, ask: Ask, now: float, floor: float = 0.0)
         if at == inf:
             return Exclusion.TOO_LARGE, inf
         return (Exclusion.COOLING if ledger.cooldown.until >= at else Exclusion.LIMITED), at
-    if floor > 0.0 and ledger.headroom(now) <= floor:
-        return Exclusion.RESERVED, inf
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -116,6 +117,25 @@ def test_the_whole_pool_is_never_ejected_by_one_outage() -> None:
     assert decision.reason == "all_breakers_open"
     end(balancer, decision.lease)
     assert serve(balancer) == decision.lease.endpoint.id
+
+
+@pytest.mark.parametrize("caps", [{"max_in_flight": 2}, {"quota": Limits(concurrency=2)}])
+def test_caps_on_requests_in_flight_hold_when_every_key_is_broken(caps: dict[str, Any]) -> None:
+    quota = caps.pop("quota", Limits())
+    balancer = pool(endpoint("a", **caps), limits={"q-a": quota})
+    for _ in range(3):
+        serve(balancer, kind=OutcomeKind.SERVER_ERROR)
+    asked = [balancer.acquire(ASK, now=0.1) for _ in range(5)]
+    assert [type(each) for each in asked] == [Picked, Picked, Wait, Wait, Wait]
+    end(balancer, picked(asked[0]), OutcomeKind.SERVER_ERROR, now=0.2)
+    assert isinstance(balancer.acquire(ASK, now=0.2), Picked)
+
+
+def test_when_every_key_is_broken_one_that_has_room_is_asked() -> None:
+    balancer = pool(endpoint("a"), endpoint("b"), limits={"q-a": Limits(rpm=3), "q-b": Limits(rpm=30)})
+    asked = [serve(balancer, kind=OutcomeKind.SERVER_ERROR) for _ in range(33)]
+    assert (asked.count("a"), asked.count("b")) == (3, 30)
+    assert isinstance(balancer.acquire(ASK, now=0.0), Wait)
 
 
 def test_a_half_open_key_gets_one_trial_while_others_serve() -> None:
