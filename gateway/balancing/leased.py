@@ -10,10 +10,11 @@ After `until` nothing may be spent: a process that was stopped and wakes finds i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
 from gateway.balancing.charging import Dimension, unit_of
+from gateway.balancing.limiter import FixedWindow, Meter
 
 CREDIT = 1.0 / 64.0
 """Of each limit so much may be spent before the first exchange; what is smaller than one request waits for it."""
@@ -83,6 +84,11 @@ class QuotaLease:
         else:
             known[1].limit = limit
 
+    def fit_all(self, limits: Mapping[Dimension, float]) -> None:
+        """Take over the limits of another ledger: nobody would be granted anything of those that it does not have."""
+        for dimension in Dimension:
+            self.fit(dimension, limits.get(dimension))
+
     def ready_at(self, counted: Sequence[float], now: float) -> float:
         """Give when a request of this size may be sent: `now`, or when more is expected to be granted."""
         short = False
@@ -120,15 +126,23 @@ class QuotaLease:
             self.noted = True
             self._on_need()
 
-    def adjust(self, dimension: Dimension, delta: float, age_s: float, window_s: float) -> None:
-        """Correct what was taken `age_s` ago; a refund older than the window has been refilled by time already."""
+    def adjust(self, dimension: Dimension, delta: float, still: float, posted: float = 0.0) -> None:
+        """Correct what was taken; of a refund the part `still` counts (`still_taken`). `posted` of it is taken anew."""
         known = self.meters.get(dimension)
         if known is None:
             return
         meter = known[1]
         if delta < 0.0:
-            delta *= max(0.0, 1.0 - age_s / window_s)
+            delta *= still
         else:
             meter.gross += delta
+        delta += posted
         meter.balance -= delta
         meter.spent += delta
+
+
+def still_taken(meter: Meter, taken_at: float, now: float) -> float:
+    """Give what part (0..1) of an amount has not come back by time since it was taken."""
+    if isinstance(meter, FixedWindow):
+        return 1.0 if taken_at >= meter.begun(now) else 0.0
+    return max(0.0, 1.0 - (now - taken_at) / meter.window_s)

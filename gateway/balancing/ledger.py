@@ -15,7 +15,7 @@ from gateway.balancing.cooldown import Cooldown
 from gateway.balancing.decision import Ask
 from gateway.balancing.hints import Hint, WindowHint
 from gateway.balancing.known import KnownLimits, named_by
-from gateway.balancing.leased import QuotaLease
+from gateway.balancing.leased import QuotaLease, still_taken
 from gateway.balancing.limiter import Meter
 from gateway.balancing.meters import Meters
 from gateway.balancing.outcome import Outcome, OutcomeKind
@@ -101,8 +101,7 @@ class Ledger:
     def share(self, lease: QuotaLease) -> None:
         """Take from now on only what `lease` grants."""
         self.lease = lease
-        for dimension, _, meter in self._meters.rows:
-            lease.fit(dimension, meter.limit)
+        lease.fit_all({dimension: meter.limit for dimension, _, meter in self._meters.rows})
 
     def hear_limit(self, dimension: Dimension, limit: int, now: float) -> None:
         """Take in a limit that the provider named to another process."""
@@ -265,14 +264,16 @@ class Ledger:
             return
         for dimension, meter, reserved, _ in reservation.entries:
             delta = correction(self._semantics, dimension, reserved, reservation, outcome, learned=learner is not None)
+            posted = 0.0
             if self._semantics.posts_output and outcome.usage is not None and dimension not in NO_OUTPUT:
                 # Held from admission, since it is owed, until a whole window after it was posted.
-                delta -= outcome.usage.output
-                meter.adjust(outcome.usage.output, now, now)
+                posted = float(outcome.usage.output)
+                delta -= posted
+                meter.adjust(posted, now, now)
             if delta:
                 meter.adjust(delta, reservation.started_at, now)
-                if self.lease is not None:
-                    self.lease.adjust(dimension, delta, now - reservation.started_at, meter.window_s)
+            if self.lease is not None:
+                self.lease.adjust(dimension, delta, still_taken(meter, reservation.started_at, now), posted)
             # Less is left than it needed, whatever the account says; far from a limit the cause is another one.
             if dimension in suspects and 0.99 * reserved < (rest := meter.available(now)) < NEAR * meter.limit:
                 meter.take(rest - 0.99 * reserved, now)

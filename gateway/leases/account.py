@@ -105,6 +105,10 @@ class Account(msgspec.Struct, array_like=True):
         oldest = self._slot(now) - SLOTS
         self.slots = sorted((slot, held) for slot, held in counts.items() if slot >= oldest and held > 0.0)
 
+    def has_begun_anew(self, within_s: float, now: float) -> bool:
+        """Tell whether a fixed window began in the last `within_s` seconds."""
+        return self.kind == "fixed" and self._number(now) > self._number(now - within_s)
+
     def _roll(self, now: float) -> None:
         if (number := self._number(now)) > self.at:
             self.at, self.level = number, 0.0

@@ -107,6 +107,7 @@ class Desk:
         held.ledger = ledger
         ledger.share(held.lease)
         if book is not None:
+            held.book = book
             self._words.know(tenant_id, book)
 
     def of(self, tenant_id: UUID) -> TenantLeases:

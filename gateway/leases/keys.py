@@ -87,11 +87,13 @@ class KeyShares:
         """Take over what others told; True: there may be capacity that was not there before."""
         more = self.short = False
         self._has_company = answer.others > 0
-        grant = answer.grants.get("concurrency")
-        if grant is not None:
+        grant, cap = answer.grants.get("concurrency"), quota.quota.limits.concurrency
+        # A cap may have changed since the report: of the old one no more is held than the new one allows.
+        if grant is not None and cap is not None:
             self.short |= grant.short
-            more |= quota.slots is None or grant.held > quota.slots
-            quota.slots = int(grant.held)
+            slots = min(int(grant.held), cap)
+            more |= quota.slots is None or slots > quota.slots
+            quota.slots = slots
         self._families = {family: cap for family, cap in self._families.items() if family in quota.ledgers}
         for family, ledger in quota.ledgers.items():
             grant = answer.grants.get(f"{family}|concurrency")
@@ -101,11 +103,12 @@ class KeyShares:
                 ledger.concurrency.grant(int(grant.held))
                 more |= before is None or before < (ledger.concurrency.slots or 0)
         for state in keys:
-            grant = answer.grants.get(f"key|{state.endpoint.id}")
-            if grant is not None:
+            grant, cap = answer.grants.get(f"key|{state.endpoint.id}"), state.endpoint.max_in_flight
+            if grant is not None and cap is not None:
                 self.short |= grant.short
-                more |= state.slots is None or grant.held > state.slots
-                state.slots = int(grant.held)
+                slots = min(int(grant.held), cap)
+                more |= state.slots is None or slots > state.slots
+                state.slots = slots
         return self.hear_words(keys, answer, now) or more
 
     def hear_words(self, keys: Sequence[EndpointState], answer: Answer, now: float) -> bool:

@@ -224,10 +224,12 @@ def _charge(row: Row, me: Lessee, name: str, draw: Draw, now: float) -> Account:
     holding = me.holdings.get(name)
     if holding is None:
         holding = me.holdings[name] = Holding(spent=draw.acked)
-    if draw.recent is None or account.kind != "sliding":
-        account.charge(draw.spent - holding.spent, now, span_s=draw.span_s if draw.span_s > LEASE_S else 0.0)
-    else:
-        account.charge_dated(draw.spent - holding.spent, draw.recent, now)
+    spent = draw.spent - holding.spent
+    if draw.recent is not None and account.kind == "sliding":
+        account.charge_dated(spent, draw.recent, now)
+    # What is given back of a window that is over is nothing to the next one.
+    elif spent > 0.0 or not account.has_begun_anew(draw.span_s, now):
+        account.charge(spent, now, span_s=draw.span_s if draw.span_s > LEASE_S else 0.0)
     holding.spent, holding.want, holding.need, holding.rate = draw.spent, draw.want, draw.need, draw.rate
     return account
 

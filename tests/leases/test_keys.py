@@ -6,6 +6,7 @@ from random import Random
 from uuid import UUID
 
 import msgspec
+import pytest
 
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.book import QuotaBook
@@ -16,7 +17,7 @@ from gateway.balancing.outcome import Outcome, OutcomeKind
 from gateway.balancing.quota import Limits, Quota
 from gateway.balancing.strategies.least_connections import LeastConnections
 from gateway.leases.driver import LeaseDriver
-from gateway.leases.row import MAX_ACCOUNTS, Row
+from gateway.leases.row import MAX_ACCOUNTS, Row, exchange
 from gateway.leases.store import InMemoryLeaseStore
 from tests.leases.world import STEP_S, lease_driver
 
@@ -95,6 +96,27 @@ async def fill(fleet: Fleet, seconds: int, *, key: str | None = "a", model: str 
 async def test_a_keys_cap_on_requests_in_flight_holds_over_all_processes() -> None:
     fleet = Fleet(4, max_in_flight=10)
     assert await fill(fleet, 12) == 10
+
+
+@pytest.mark.parametrize(("caps", "expected"), [({}, (None, None)), ({"max_in_flight": 2, "concurrency": 3}, (2, 3))])
+async def test_a_cap_that_is_changed_while_the_store_answers_holds_as_changed(
+    caps: dict[str, int], expected: tuple[int | None, int | None]
+) -> None:
+    fleet = Fleet(1, max_in_flight=64, concurrency=64)
+    pool, key_cap, quota_cap = fleet.pools[0], caps.get("max_in_flight"), caps.get("concurrency")
+    lease = fleet.send(0, key="a")
+    assert lease is not None
+    reports = fleet.drivers[0].desk.collect(fleet.now, everything=True)
+    pool.reconfigure(
+        [Endpoint(name, f"quota {name}", "generic", max_in_flight=key_cap) for name in "ab"],
+        [Quota(f"quota {name}", Limits(rpm=600, concurrency=quota_cap)) for name in "ab"],
+        LeastConnections(),
+    )
+    for key, report in reports.items():
+        answer = exchange(Row(), report, fleet.now + 1e9)
+        fleet.drivers[0].desk.granted(key, answer, sent_at=fleet.now, now=fleet.now, retry_at=fleet.now + 1.0)
+    state = next(each for each in pool.endpoint_states() if each.endpoint.id == "a")
+    assert (state.slots, state.quota.slots) == expected
 
 
 async def test_a_quotas_concurrency_holds_over_all_processes() -> None:

@@ -181,3 +181,19 @@ def test_a_clock_that_jumps_back_neither_prolongs_leases_nor_refills() -> None:
     granted(row, report("a", want=60.0), NOW)
     granted(row, report("a", want=60.0, spent=60.0), NOW)
     assert granted(row, report("a", want=60.0, spent=60.0), NOW - 3600).held == 0.0
+
+
+def test_what_is_given_back_of_a_window_that_is_over_is_nothing_to_the_next_one() -> None:
+    row, ends = Row(), (NOW // 60.0 + 1.0) * 60.0
+
+    def spend(lessee: str, spent: float, now: float) -> float:
+        draw = Draw("fixed", 60.0, 60.0, spent=spent, want=60.0, span_s=1.0)
+        return exchange(row, Report(lessee, {"|tpm": draw}), now).grants["|tpm"].available
+
+    spend("a", 0.0, ends - 2.0)
+    spend("a", 50.0, ends - 1.0)
+    assert spend("a", 10.0, ends - 0.5) == 50.0, "in its own window it is there again"
+    spend("a", 50.0, ends - 0.4)
+    spend("b", 0.0, ends + 0.1)
+    spend("b", 40.0, ends + 0.2)
+    assert spend("a", 10.0, ends + 0.3) == 20.0
