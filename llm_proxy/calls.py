@@ -19,7 +19,7 @@ Dialect = Literal["openai", "anthropic", "gemini"]
 Headers = Sequence[tuple[bytes, bytes]]
 
 DEFAULT_OUTPUT_TOKENS = 512
-"""What is reserved for an answer whose request sets no maximum; settled by the real count afterwards."""
+"""What is reserved for an answer whose request sets no maximum, where the provider reserves no default of its own."""
 MAX_OUTPUT_TOKENS = 1_000_000
 
 _JSON_HEADERS: Headers = (
@@ -53,7 +53,7 @@ _NOT_FORWARDED = frozenset({
 class Call:
     """One request, the same for every key. `model` "" means that any key will do; `path` begins at the dialect's root.
 
-    `est_*` are tokens that are reserved before sending.
+    `est_*` are tokens that are reserved before sending. `output_unset`: it sets no maximum, the output is a guess.
     """
 
     dialect: Dialect
@@ -64,6 +64,7 @@ class Call:
     model: str
     est_input_tokens: int
     est_output_tokens: int
+    output_unset: bool = False
 
 
 class _Fields(msgspec.Struct):
@@ -85,6 +86,7 @@ def json_call(dialect: Dialect, path: str, parameters: Mapping[str, Any]) -> Cal
         raise InvalidRequest(
             f"The arguments cannot be written as JSON: {error}.", hint="Pass strings, numbers, lists and dicts."
         ) from None
+    output = _output_tokens(msgspec.convert(parameters, _Fields)) if path in _GENERATING else 0
     return Call(
         dialect=dialect,
         method="POST",
@@ -93,7 +95,8 @@ def json_call(dialect: Dialect, path: str, parameters: Mapping[str, Any]) -> Cal
         body=body,
         model=model,
         est_input_tokens=len(body) // 4 + 1,
-        est_output_tokens=_output_tokens(msgspec.convert(parameters, _Fields)) if path in _GENERATING else 0,
+        est_output_tokens=DEFAULT_OUTPUT_TOKENS if output is None else output,
+        output_unset=output is None,
     )
 
 
@@ -158,6 +161,7 @@ def http_call(method: str, raw_path: bytes, query: bytes, headers: Headers, body
     model, fields = _described(headers, body)
     suffix = "?alt=sse" if gemini is not None and b"alt=sse" in query.split(b"&") else ""
     generates = operation in _GENERATING or (gemini is not None and "enerateContent" in operation)
+    output = _output_tokens(fields) if generates and fields is not None else 0
     return Call(
         dialect=dialect,
         method=method,
@@ -166,7 +170,8 @@ def http_call(method: str, raw_path: bytes, query: bytes, headers: Headers, body
         body=body,
         model=gemini.group(1) if gemini is not None else model,
         est_input_tokens=min(len(body), 4 * MAX_OUTPUT_TOKENS) // 4 + 1 if fields is not None else 256,
-        est_output_tokens=_output_tokens(fields) if generates and fields is not None else 0,
+        est_output_tokens=DEFAULT_OUTPUT_TOKENS if output is None else output,
+        output_unset=output is None,
     )
 
 
@@ -184,7 +189,7 @@ def _described(headers: Headers, body: bytes) -> tuple[str, _Fields | None]:
     return (fields.model if isinstance(fields.model, str) else ""), fields
 
 
-def _output_tokens(fields: _Fields) -> int:
+def _output_tokens(fields: _Fields) -> int | None:
     config = fields.generation_config if isinstance(fields.generation_config, dict) else {}
     for value in (
         fields.max_completion_tokens,
@@ -194,4 +199,4 @@ def _output_tokens(fields: _Fields) -> int:
     ):
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return min(value, MAX_OUTPUT_TOKENS)
-    return DEFAULT_OUTPUT_TOKENS
+    return None

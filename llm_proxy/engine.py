@@ -20,7 +20,7 @@ from gateway.balancing.fallback import Cause, Ladder, Rung, cause_of_answer, cau
 from gateway.balancing.hedging import HedgePolicy, Hedging
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.retry import RetryBudget, RetryPolicy
-from gateway.balancing.steps import BACKOFF, Failure, Pause
+from gateway.balancing.steps import BACKOFF, CallerGone, Failure, Pause
 from gateway.balancing.strategies.registry import make_strategy
 from gateway.upstream.connect import DirectConnector, EgressProxy, tls_context
 from gateway.upstream.dispatch import MIN_TOTAL_S, Answer, Prepared, dispatch
@@ -103,6 +103,7 @@ class Engine:
         self._connector = _connector(options)
         self._connections: ConnectionPool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._exchanges: list[Exchange] = []
         self._closed = False
 
     async def open(self, call: Call, deadlines: Deadlines | None = None, *, answer_s: float | None = None) -> Opened:
@@ -168,12 +169,14 @@ class Engine:
                 est_input_tokens=call.est_input_tokens,
                 est_output_tokens=call.est_output_tokens,
                 deadline=deadline,
+                output_unset=call.output_unset,
             ),
             self._policy if wait_s >= self._policy.max_pause_s else replace(self._policy, max_pause_s=wait_s),
             self._budget,
             rng=self._rng,
             hedge=None if hedging is None or self._lines.size else hedging.begin(model, now),
         )
+        self._remember(exchange)
         until = min(deadline, now + wait_s)
         attempt = _Attempts(self, call, deadlines, Place(self._lines, (call.dialect, model)), until)
         try:
@@ -248,7 +251,21 @@ class Engine:
             # The loop it was used on is over (as after asyncio.run): its sockets are too; what was learned stays.
             self._connections, self._loop = ConnectionPool(self._connector), loop
             self._lines.waiting.clear()
+            self._give_up()
         return self._connections
+
+    def _remember(self, exchange: Exchange) -> None:
+        """Keep hold of a call, as long as it is under way."""
+        if len(self._exchanges) >= 64 + 2 * self._balancer.in_flight:
+            self._exchanges = [each for each in self._exchanges if not each.is_over]
+        self._exchanges.append(exchange)
+
+    def _give_up(self) -> None:
+        """Give back what calls of a loop that is over still hold: their streams cannot be closed any more."""
+        left, self._exchanges = self._exchanges, []
+        for exchange in left:
+            if not exchange.is_over:
+                exchange.step(CallerGone(), self._clock())
 
     def _any_model(self, dialect: str) -> str:
         """Name a model for calls that name none: one that as many keys as possible serve."""

@@ -5,7 +5,8 @@ No message, attribute or repr of these ever holds a provider key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 
 class LLMProxyError(Exception):
@@ -15,6 +16,18 @@ class LLMProxyError(Exception):
         super().__init__(f"{message} {hint}".strip())
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Callable[..., LLMProxyError], tuple[Any, ...]]:
+        # Exceptions are made anew from `args` by default, which are not what these take: a pool of processes would
+        # break on one that a worker raised.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[LLMProxyError], args: tuple[Any, ...], attributes: Mapping[str, Any]) -> LLMProxyError:
+    made = kind.__new__(kind)
+    made.args = args
+    made.__dict__.update(attributes)
+    return made
 
 
 class ConfigurationError(LLMProxyError):

@@ -8,7 +8,8 @@ import msgspec
 
 from auth.secret import Secret
 from gateway.balancing.decision import Refusal
-from gateway.balancing.hints import parse_seconds
+from gateway.balancing.error_hints import parse_error_hint
+from gateway.balancing.hints import parse_retry_after
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.steps import Failure
 from gateway.upstream.errors import UpstreamError, UpstreamTimeout
@@ -75,18 +76,22 @@ def provider_error(
     body: bytes,
     *,
     headers: Sequence[tuple[bytes, bytes]] = (),
+    now_unix: float = 0.0,
     key: str,
     provider: str,
     secret: Secret,
 ) -> LLMProxyError:
-    """Turn the provider's own error into its exception; a key that it quotes is blotted out."""
+    """Turn the provider's own error into its exception; a key that it quotes is blotted out.
+
+    `now_unix` (seconds) turns a date in `headers` into a delay.
+    """
     if kind is OutcomeKind.AUTH_REJECTED:
         # Such answers quote parts of the key.
         return AllKeysRejected(f"{provider} rejected {key!r} in the middle of its answer.", hint="Check the key.")
     text = body.decode("utf-8", "replace").replace(secret.reveal(), "[key]")[:BODY_CHARACTERS]
     sentence = f"{provider} answered {status}: {_sentence(text)}"
     if kind is OutcomeKind.RATE_LIMITED:
-        return RateLimited(sentence, retry_after_s=_retry_after(headers))
+        return RateLimited(sentence, retry_after_s=_retry_after(headers, body, now_unix))
     return ProviderError(sentence, status=status, body=text, key=key, provider=provider)
 
 
@@ -101,8 +106,9 @@ def _sentence(text: str) -> str:
     return str(found)[:SENTENCE_CHARACTERS]
 
 
-def _retry_after(headers: Sequence[tuple[bytes, bytes]]) -> float | None:
-    for name, value in headers:
-        if name == b"retry-after":
-            return parse_seconds(value.decode("latin-1"))
-    return None
+def _retry_after(headers: Sequence[tuple[bytes, bytes]], body: bytes, now_unix: float) -> float | None:
+    told = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+    delay_s = parse_retry_after(told, now_unix=now_unix)
+    if delay_s is None and (said := parse_error_hint(body)) is not None:
+        delay_s = said.retry_after_s
+    return delay_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -63,6 +64,7 @@ async def raise_if_error(opened: Opened) -> None:
         answer.status,
         body,
         headers=answer.headers,
+        now_unix=time.time(),
         key=opened.key.name,
         provider=opened.key.provider,
         secret=opened.key.secret,

@@ -63,7 +63,7 @@ def make_stats(view: BalancerView, *, waiting: int, open_connections: int, idle_
                 outcomes=dict(key.outcomes),
                 health=key.breaker,
                 health_s=key.breaker_s,
-                headroom=_headroom(quotas.get(key.quota_id)),
+                headroom=_headroom(key.quota_id, quotas),
                 first_byte_s=key.first_byte_s,
             )
             for key in view.endpoints
@@ -71,5 +71,8 @@ def make_stats(view: BalancerView, *, waiting: int, open_connections: int, idle_
     )
 
 
-def _headroom(quota: QuotaView | None) -> float:
+def _headroom(quota_id: str, quotas: Mapping[str, QuotaView]) -> float:
+    quota = quotas.get(quota_id)
+    if quota is not None and quota.counted_as is not None:
+        quota = quotas.get(quota.counted_as, quota)
     return min((ledger.headroom for ledger in quota.ledgers), default=1.0) if quota else 1.0

@@ -95,6 +95,25 @@ def test_it_outlives_its_loop_and_keeps_what_it_learned(provider: RunningProvide
         gc.collect()
 
 
+def test_a_stream_that_outlives_its_loop_gives_its_place_back(provider: RunningProvider) -> None:
+    balancer = AsyncLoadBalancer(document(provider, max_in_flight=1))
+    kept = []
+
+    async def begin(balancer: AsyncLoadBalancer) -> None:
+        kept.append(await balancer.stream(model="gpt-4o", messages=HELLO))
+        await anext(kept[-1])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        for _ in range(2 * len(WEIGHTS)):
+            asyncio.run(begin(balancer))
+        assert balancer.stats().in_flight == 1, "that of the last loop"
+        asyncio.run(balancer.close())
+        kept.clear()
+        del balancer
+        gc.collect()
+
+
 async def test_two_loops_at_once_are_refused(provider: RunningProvider) -> None:
     async with AsyncLoadBalancer(document(provider)) as balancer:
         await balancer.complete(model="gpt-4o", messages=HELLO)

@@ -99,6 +99,14 @@ def test_sdk_requests_are_recognised(method: str, path: str, dialect: str, model
     assert (call.dialect, call.model, call.est_output_tokens, call.path) == (dialect, model, output, path)
 
 
+def test_a_request_that_sets_no_maximum_says_so() -> None:
+    """Bedrock reserves 64,000 tokens for it, and OpenAI none."""
+    assert http_call("POST", b"/v1/chat/completions", b"", [], body_of(model="m")).output_unset
+    assert json_call("openai", "chat/completions", {"model": "m"}).output_unset
+    assert not json_call("openai", "chat/completions", {"model": "m", "max_tokens": 7}).output_unset
+    assert not json_call("openai", "embeddings", {"model": "m"}).output_unset
+
+
 def test_gemini_streams_as_events() -> None:
     call = http_call("POST", b"/v1beta/models/g:streamGenerateContent", b"alt=sse&key=x", [], b"{}")
     assert call.path.endswith(":streamGenerateContent?alt=sse")
