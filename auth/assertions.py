@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from joserfc import jwk, jws
+from joserfc import jws
 from joserfc.errors import JoseError
 
+from auth.client_keys import ALGORITHMS_OF, public_key
 from auth.client_metadata import ASSERTION_ALGORITHMS
 
 MAX_LIFETIME_S = 3600.0
@@ -21,7 +22,6 @@ MAX_LIFETIME_S = 3600.0
 MAX_FEDERATED_LIFETIME_S = 86_400.0
 SKEW_S = 30.0
 _COMPACT = re.compile(r"([A-Za-z0-9_-]{2,4096})\.([A-Za-z0-9_-]{2,12000})\.[A-Za-z0-9_-]{8,2048}")
-_ALGORITHMS_OF = {"EC": ("ES256",), "RSA": ("RS256", "PS256"), "OKP": ("Ed25519",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def signed_by(token: Unverified, keys: Iterable[Mapping[str, Any]]) -> bool:
     if alg not in ASSERTION_ALGORITHMS:
         return False
     for members in keys:
-        if alg not in _ALGORITHMS_OF.get(str(members.get("kty")), ()) or members.get("alg", alg) != alg:
+        if alg not in ALGORITHMS_OF.get(str(members.get("kty")), ()) or members.get("alg", alg) != alg:
             continue
         if kid is not None and members.get("kid") is not None and members["kid"] != kid:
             continue
@@ -66,15 +66,11 @@ def signed_by(token: Unverified, keys: Iterable[Mapping[str, Any]]) -> bool:
 
 def verify_with(token: Unverified, members: Mapping[str, Any], alg: str) -> bool:
     """Tell whether the JWK `members` signed `token` with exactly `alg`."""
-    public = {name: value for name, value in members.items() if name in {"kty", "crv", "x", "y", "n", "e"}}
     # The registry that ignores unknown header members: the standard one refuses what extensions put there.
     registry = jws.JWSRegistry(algorithms=[alg], strict_check_header=False)
     registry.max_header_length = 4096
     try:
-        key = jwk.import_key(public)
-        if isinstance(key, jwk.RSAKey) and key.public_key.key_size < 2048:
-            return False
-        jws.deserialize_compact(token.text, key, registry=registry)
+        jws.deserialize_compact(token.text, public_key(members), registry=registry)
     except (JoseError, ValueError, TypeError, KeyError):
         return False
     return True

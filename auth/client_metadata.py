@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from auth.certificates import is_self_signed, registered_certificates
+from auth.client_keys import public_key
 from auth.keyset import ALGORITHMS
 
 CLIENT_CREDENTIALS = "client_credentials"
@@ -58,6 +59,8 @@ def check(auth_method: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]
         errors.append(("/metadata", "is larger than 32 KiB"))
     if "jwks" in metadata or (auth_method == "private_key_jwt" and "jwks_uri" not in metadata):
         errors += _check_jwks(metadata.get("jwks"))
+        if auth_method == "private_key_jwt" and not errors:
+            errors += _check_usable(metadata["jwks"]["keys"])
     if "jwks" in metadata and "jwks_uri" in metadata:
         errors.append(("/metadata", "has jwks and jwks_uri: choose one (RFC 7591 section 2)"))
     if "jwks_uri" in metadata:
@@ -119,6 +122,17 @@ def _check_federation(federation: object) -> list[tuple[str, str]]:
 
 
 _PKI_NAMES = ("tls_client_auth_subject_dn", "tls_client_auth_san_dns", "tls_client_auth_san_uri")
+
+
+def _check_usable(keys: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Check that signatures can be verified by each: a client could else never authenticate, and nobody say why."""
+    errors = []
+    for place, key in enumerate(keys):
+        try:
+            public_key(key)
+        except ValueError as error:
+            errors.append((f"/metadata/jwks/keys/{place}", str(error)))
+    return errors
 
 
 def _check_jwks(jwks: object) -> list[tuple[str, str]]:

@@ -201,6 +201,29 @@ async def test_a_token_is_listed_as_revoked_whichever_way_it_was(world: World) -
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ({"kty": "EC", "kid": "x"}, "curve P-256"),
+        ({"kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA"}, "not a whole public key"),
+        ({"kty": "OKP", "crv": "X25519", "x": "A" * 43}, "curve Ed25519"),
+        ({"kty": "RSA", "e": "AQAB", "n": "_" * 170}, "2048 bits"),
+        ({"kty": "RSA", "e": "AQAB", "n": "é"}, "2048 bits"),
+        ({"kty": "RSA", "n": "_" * 342}, "not a whole public key"),
+    ],
+)
+async def test_a_key_that_could_never_authenticate_a_client_is_refused(
+    world: World, key: dict[str, Any], says: str
+) -> None:
+    headers = await world.bearer(await world.client("acme"))
+    body = {"name": "keyed", "auth_method": "private_key_jwt", "metadata": {"jwks": {"keys": [key]}}}
+    answer = await world.http.post("/api/v1/clients", json=body, headers=headers)
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["pointer"] == "/metadata/jwks/keys/0"
+    assert says in error["detail"]
+
+
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE", "POST"])
 async def test_another_tenants_client_does_not_exist(world: World, method: str) -> None:
     owner, rival = await world.client("acme"), await world.client("rival")
