@@ -113,7 +113,7 @@ class Call:
         self._tells = inquiry.explains
         self._explains = inquiry.explains or (share > 0.0 and rng.random() < share)
         sized = None
-        if pool.sizing is not None and route.operation.generates and not intake.is_form:
+        if pool.sizing is not None and route.operation.generates and intake.is_sizeable:
             principal = inquiry.record.principal
             requested = None if intake.output_unset else intake.est_output_tokens
             client_id = principal.client_id if principal is not None else ""

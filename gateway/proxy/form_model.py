@@ -18,6 +18,8 @@ _DISPOSITION = re.compile(rb"content-disposition\s*:\s*form-data\s*(;.*)", re.IG
 _PARAMETER = re.compile(rb';\s*([A-Za-z*]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;"]*)')
 _LATER = re.compile(rb'name\*?\s*=\s*"?model["\s;\r]', re.IGNORECASE)
 _MAX_PART_HEAD = 4096
+_MAX_PARTS = 1000
+"""Far more than any API takes: each costs a look, and 32 MB could hold six million."""
 _OVERLAP = 64
 
 
@@ -36,10 +38,15 @@ def boundary_of(content_type: bytes) -> bytes:
 def find_model(held: bytes, boundary: bytes) -> tuple[str, tuple[int, int]] | None:
     """Return the model and where it stands in `held`, None if no whole part of it is named model.
 
-    Raises BadBody when two parts are, or when the part holds no model's name, ModelCut when its end is not held.
+    Raises BadBody when two parts are, when the part holds no model's name, or when there are very many parts; ModelCut
+    when its end is not held.
     """
     delimiter = b"--" + boundary
     found: tuple[str, tuple[int, int]] | None = None
+    if held.count(b"\r\n" + delimiter) > _MAX_PARTS:
+        raise BadBody(
+            f"The form has more than {_MAX_PARTS} parts.", hint="Send fewer, or choose a boundary that is in none."
+        )
     start = held.find(delimiter)
     while start >= 0:
         start += len(delimiter)

@@ -23,7 +23,7 @@ from gateway.proxy.upload import Upload, too_large
 HOLD_BYTES = 256 * 1024
 """How much of an upload is held to find its model; one that is no longer than this can be tried on another key."""
 BIG_JSON_BYTES = 256 * 1024
-"""Above this the search for a repeated `model` leaves the event loop."""
+"""Above this the search for a repeated `model` leaves the event loop, and the output's maximum is left alone."""
 DEFAULT_OUTPUT_TOKENS = 512
 """What is reserved for an answer whose request sets no maximum; settled by the real count afterwards."""
 DEFAULT_MODERATION = "omni-moderation-latest"
@@ -64,6 +64,11 @@ class Intake(msgspec.Struct):
     def replayable(self) -> bool:
         """Tell whether the whole body is held."""
         return self.rest is None
+
+    @property
+    def is_sizeable(self) -> bool:
+        """Tell whether its maximum of output tokens may be lowered, which takes a walk through all of it."""
+        return not self.is_form and len(self.held) < BIG_JSON_BYTES
 
     def body(self, model: str) -> bytes | Upload:
         """Return what is sent upstream, with `model` in place of the caller's name and every other byte unchanged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from gateway.proxy.affinity import affinity_of
 
 SYSTEM = {"role": "system", "content": "be kind"}
 LONG = {"role": "system", "content": "x" * 5000}
+VERY_LONG = {"role": "system", "content": "é" * 50_000}
 
 
 def user(text: str) -> dict[str, str]:
@@ -26,6 +28,15 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"messages": [SYSTEM, user("hi")]},
         {"messages": [SYSTEM, user("hi"), {"role": "assistant", "content": "yes?"}, user("well")]},
     ),
+    "a shared prompt longer than what is looked at": (
+        {"messages": [VERY_LONG, user("a")]},
+        {"messages": [VERY_LONG, user("b")]},
+    ),
+    "many turns before the first of the user": (
+        {"messages": [SYSTEM] * 500 + [user("a")]},
+        {"messages": [SYSTEM] * 500 + [user("b")]},
+    ),
+    "tokens": ({"prompt": [*range(5000), 1]}, {"prompt": [*range(5000), 2]}),
     "a shared long prompt": ({"messages": [LONG, user("a")]}, {"messages": [LONG, user("b")]}),
     "anthropic, a shared long prompt": (
         {"system": "x" * 5000, "messages": [user("a")]},
@@ -61,6 +72,17 @@ def test_what_does_not() -> None:
     assert len({of(**body) for body in bodies}) == len(bodies)
 
 
-@pytest.mark.parametrize("body", [b"{}", b'{"messages": null}'[:2] + b"}", b"", b"[", b'{"messages": ['])
+@pytest.mark.parametrize("body", [b"{}", b"", b"[", b'{"messages": [', b'{"prompt_cache_key": "\\ud800"}'])
 def test_what_has_no_prompt(body: bytes) -> None:
     assert affinity_of(body) is None
+
+
+@pytest.mark.parametrize("member", ["messages", "prompt", "system", "prompt_cache_key"])
+def test_nothing_is_made_of_a_long_body(member: str) -> None:
+    body = b'{"%b":[' % member.encode() + b"[]," * 700_000 + b"[]]}"
+    tracemalloc.start()
+    try:
+        affinity_of(body)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

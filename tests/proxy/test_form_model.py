@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from gateway.proxy.faults import BadBody
@@ -45,6 +47,7 @@ def test_absent(body: bytes) -> None:
         MODEL % b"a\r\nb" + END,
         (MODEL % b"cut").removesuffix(b"\r\n"),
         b'--x\r\ncontent-disposition: form-data; name="file"; name="model"\r\n\r\nm\r\n' + END,
+        MODEL % b"m" + b"--x\r\n" * 1001 + END,
     ],
 )
 def test_refused(body: bytes) -> None:
@@ -95,5 +98,6 @@ def test_no_body_makes_the_search_quadratic() -> None:
         b"--x\r\ncontent-disposition: form-data" + b";" * 250_000,
         b'--x\r\ncontent-disposition: form-data; a="' + b"\\" * 3000 + b"\r\n\r\n",
     ):
-        find_model(body, b"x")
+        with suppress(BadBody):
+            find_model(body, b"x")
         ModelWatch(b"").check(body)

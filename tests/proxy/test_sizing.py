@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.balancing.outcome import TokenUsage
 from gateway.balancing.rightsizing import LEAST, MIN_SAMPLES
 from gateway.metering.sse import AnswerTap
+from gateway.proxy.intake import Intake
 from gateway.proxy.output_limit import is_structured, with_output_limit
 from gateway.proxy.sizing import Sized, Sizing
 from tests.fakes.provider import RunningProvider, provider_config, running_provider
@@ -211,6 +212,11 @@ def warmed(gateway: Gateway) -> Sizing:
     assert found is not None
     seen(found, tokens=20)
     return found
+
+
+@pytest.mark.parametrize(("size", "is_form", "may"), [(1000, False, True), (1000, True, False), (2**18, False, False)])
+def test_a_long_body_is_not_walked_through(size: int, is_form: bool, may: bool) -> None:
+    assert Intake(model="m", held=b" " * size, is_form=is_form).is_sizeable is may
 
 
 async def test_the_provider_gets_the_lower_limit_and_the_caller_is_told() -> None:
