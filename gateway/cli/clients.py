@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import rich_click as click
 
+from auth.errors import Fault
 from gateway.cli.connection import client_for, connected
 from gateway.cli.output import console, print_json, print_list, print_one
 from gateway.http_client import ManagementClient
@@ -20,11 +23,24 @@ def client() -> None:
     """Create, list and change the OAuth clients of a tenant."""
 
 
+def chosen(clients: Sequence[Mapping[str, Any]], wanted: str) -> str:
+    """Return the id of the client that is meant, by its id or by a name that no other has; else `Fault`.
+
+    Names are not unique, and one may even be another client's id.
+    """
+    if any(each["client_id"] == wanted for each in clients):
+        return wanted
+    named = [str(each["client_id"]) for each in clients if each["name"] == wanted]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise Fault(f"{len(named)} clients are called {wanted}.", hint=f"Say which one: {', '.join(named[:20])}.")
+    known = ", ".join(sorted({str(each["name"]) for each in clients})[:20]) or "none yet"
+    raise Fault(f"There is no client called {wanted}.", hint=f"Known: {known}.")
+
+
 def _find(api: ManagementClient, wanted: str) -> str:
-    for item in api.items(PATH):
-        if wanted in (item["client_id"], item["name"]):
-            return str(item["client_id"])
-    return wanted
+    return chosen(list(api.items(PATH)), wanted)
 
 
 @client.command("create")
@@ -116,9 +132,9 @@ def add_secret(*, client_name: str, profile: Path | None, as_json: bool) -> None
 
 @client.command("remove-secret")
 @click.argument("client_name", metavar="CLIENT")
-@click.argument("secret_id")
+@click.argument("secret_id", type=click.UUID)
 @connected
-def remove_secret(*, client_name: str, secret_id: str, profile: Path | None, as_json: bool) -> None:
+def remove_secret(*, client_name: str, secret_id: UUID, profile: Path | None, as_json: bool) -> None:
     """Remove one of a client's secrets, by the id that `show` lists."""
     del as_json
     with client_for(profile) as api:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from auth.errors import Invalid
+from auth.errors import Fault, Invalid
 from auth.secret import Secret
+from gateway.cli.clients import chosen
 from gateway.cli.connection import NoProfile, find_credentials, read_profile
 from gateway.cli.keys import print_key
 from gateway.cli.output import print_fault, reach, show
@@ -94,6 +95,28 @@ def test_every_command_has_help() -> None:
 def test_what_is_wrong_is_refused_before_anyone_is_asked(words: list[str]) -> None:
     result = CliRunner().invoke(program, words)
     assert result.exit_code == 2, result.output
+
+
+CLIENTS = [
+    {"client_id": "lpc_1", "name": "web"},
+    {"client_id": "lpc_2", "name": "batch"},
+    {"client_id": "lpc_3", "name": "web"},
+    {"client_id": "lpc_4", "name": "lpc_2"},
+]
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("lpc_3", "lpc_3"), ("batch", "lpc_2"), ("lpc_2", "lpc_2")])
+def test_a_client_is_named_by_its_id_or_by_a_name_of_its_own(wanted: str, found: str) -> None:
+    assert chosen(CLIENTS, wanted) == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hint"), [("web", "lpc_1, lpc_3"), ("", "Known: batch"), ("../tenants", "Known: batch, lpc_2, web")]
+)
+def test_a_client_that_is_none_or_one_of_several_is_not_guessed(wanted: str, hint: str) -> None:
+    with pytest.raises(Fault) as refused:
+        chosen(CLIENTS, wanted)
+    assert hint in refused.value.hint
 
 
 def test_values_in_tables() -> None:
