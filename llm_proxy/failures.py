@@ -54,7 +54,7 @@ def as_error(failure: Failure, pool: str, model: str, attempts: int) -> LLMProxy
         return full(pool, model, failure.retry_after_s)
     if kind in (OutcomeKind.AUTH_REJECTED, Refusal.EXHAUSTED, Refusal.NO_ENDPOINTS, Refusal.RESIDENCY):
         return AllKeysRejected(
-            f"No key of {pool!r} is accepted by its provider at the moment{tried}.",
+            f"No key of {pool!r} that was tried is accepted by its provider at the moment{tried}.",
             hint="Check the keys and their accounts: stats() says which were rejected.",
         )
     if kind in (OutcomeKind.TIMEOUT, "deadline"):

@@ -49,6 +49,7 @@ from gateway.balancing.steps import (
     Send,
     Step,
     Woke,
+    cause_of,
 )
 
 
@@ -200,7 +201,7 @@ class Exchange:
         if isinstance(decision, Wait):
             return self._pause(decision.until, decision.reason, now) or self._refuse_wait(decision.until, now)
         last = self.attempts[-1].kind if self.attempts else None
-        return self._fail(last or decision.reason)
+        return self._fail(cause_of(self.attempts, last) if last else decision.reason)
 
     def _on_answer(self, event: Answered, now: float) -> Step:
         attempt = self._current_attempt()
@@ -280,7 +281,7 @@ class Exchange:
         if has_answer and outcome.kind is not OutcomeKind.AUTH_REJECTED:
             self._state = _State.RELAYING
             return Relay(self._leased())
-        return self._fail("deadline" if now >= self._ask.deadline else outcome.kind)
+        return self._fail("deadline" if now >= self._ask.deadline else cause_of(self.attempts, outcome.kind))
 
     def _may_retry(self, kind: OutcomeKind, now: float, *, body_sent: bool) -> bool:
         return (

@@ -28,6 +28,7 @@ Where an event is not listed for a state, the driver is broken and `IllegalEvent
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +53,16 @@ class Attempt:
     total_s: float | None = None
     hedge: bool = False
     lost: bool = False
+
+
+_BROKEN = frozenset({OutcomeKind.CONNECT_FAILED, OutcomeKind.SERVER_ERROR, OutcomeKind.TIMEOUT})
+
+
+def cause_of(attempts: Sequence[Attempt], last: OutcomeKind) -> OutcomeKind:
+    """Say what a request failed of whose `last` attempt did: a key that is rejected in the end is no outage's cause."""
+    if last is not OutcomeKind.AUTH_REJECTED:
+        return last
+    return next((each.kind for each in reversed(attempts) if each.kind in _BROKEN and each.kind is not None), last)
 
 
 @value_type(frozen=True, slots=True)

@@ -334,7 +334,7 @@ class Call:
             return self._full(failure.retry_after_s)
         if kind in (OutcomeKind.AUTH_REJECTED, Refusal.EXHAUSTED, Refusal.NO_ENDPOINTS):
             return NoUsableKey(
-                f"No key of pool {pool!r} is accepted by its provider at the moment{tried}.",
+                f"No key of pool {pool!r} that was tried is accepted by its provider at the moment{tried}.",
                 hint="The pool's owner should check the keys: the provider rejected them, or they were all tried.",
                 retry_after_s=5.0,
             )

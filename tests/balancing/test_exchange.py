@@ -151,6 +151,23 @@ class Play:
 TWO = (endpoint("a"), endpoint("b"))
 THREE = (*TWO, endpoint("c"))
 
+
+@pytest.mark.parametrize(
+    ("events", "kind"),
+    [
+        ([UNREACHABLE, SLOW, REJECTED], K.TIMEOUT),
+        ([REJECTED, UNREACHABLE, REJECTED], K.CONNECT_FAILED),
+        ([REJECTED, REJECTED, REJECTED], K.AUTH_REJECTED),
+        ([REJECTED, REJECTED, UNREACHABLE], K.CONNECT_FAILED),
+    ],
+)
+def test_a_rejected_key_is_the_cause_where_nothing_else_is(events: list[Event], kind: OutcomeKind) -> None:
+    last = Play(*THREE, policy=RetryPolicy(max_attempts=3)).run(*events)
+
+    assert isinstance(last, Fail)
+    assert last.failure.kind is kind
+
+
 # name, endpoints, events, the steps that follow (start included), outcomes observed in order
 PLAYBOOKS: list[tuple[str, Sequence[Endpoint], list[Event], list[str], list[OutcomeKind]]] = [
     ("an answer", TWO, [OK, END], ["Send", "Relay", "Done"], [K.OK]),
