@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
 from auth.certificates import thumbprint
 from gateway.delivery import Delivery, acked_bytes, reset
 from gateway.descriptors import LINGERING
@@ -99,6 +101,14 @@ class DeadlineProtocol(PacedProtocol):
             self.write_refusal()
         else:
             self.idle_since = self.loop.time()
+            if self.headers is not None:
+                self._forget_scope()
+
+    def _forget_scope(self) -> None:
+        """Let go of what uvicorn keeps of an answered request until the next one comes."""
+        self.headers = self.scope = None  # type: ignore[assignment]
+        if isinstance(self.cycle, RequestResponseCycle):
+            self.cycle.scope = self.scope
 
     def _read_on(self) -> None:
         """A place in the line is free: parse on, then read on. The caller's clocks have stood still meanwhile."""

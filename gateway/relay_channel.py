@@ -219,6 +219,7 @@ class RelayChannel:
 
     def _complete(self) -> None:
         self.response_complete = True
+        self.head = NO_HEAD
         if not self.keep_alive:
             self._connection.hang_up(lingering=self.more_body)
         self._connection.on_response_complete()

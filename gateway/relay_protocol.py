@@ -60,6 +60,8 @@ class RelayProtocol(DeadlineProtocol):
         if lines is None:
             return
         parser, relay, judged = self.parser, self._relay, self.head
+        if judged is not None and not judged.is_kept:
+            self.head = None
         if relay is None or judged is None or not self._is_for_relay() or parser.get_method() != b"POST":
             self._take_the_other_way(lines)
             self.in_head = False

@@ -29,6 +29,8 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 200
 MAX_TARGET_BYTES: Final = 8 * 1024
 LINGER_S: Final = 2.0
+KEPT_HEAD_BYTES: Final = 4 * 1024
+"""A head beyond this is not kept for the next request: ten thousand idle callers may have sent 64 KiB each."""
 _JUDGED: Final = frozenset({b"host", b"expect", b"transfer-encoding"})
 _HOST: Final = re.compile(rb"[A-Za-z0-9.\-_~:\[\]%!$&'()*+,;=]*")
 
@@ -96,7 +98,7 @@ class JudgedHead:
     nor `read`, which is what the data path has made of them. The next head that differs takes the place of this one.
     """
 
-    __slots__ = ("_after", "_before", "coded", "expects_continue", "hosts", "length_at", "lines", "read")
+    __slots__ = ("_after", "_before", "coded", "expects_continue", "hosts", "is_kept", "length_at", "lines", "read")
 
     def __init__(self, lines: HeaderList, length_at: int) -> None:
         self.lines = lines
@@ -104,6 +106,7 @@ class JudgedHead:
         self._before, self._after = lines[:length_at], lines[length_at + 1 :]
         self.hosts = 0
         self.coded = self.expects_continue = False
+        self.is_kept = sum(len(name) + len(value) for name, value in lines) <= KEPT_HEAD_BYTES
         self.read: Any = None
 
     def is_said_again(self, lines: HeaderList) -> bool:
@@ -227,7 +230,8 @@ class StrictProtocol(HttpToolsProtocol):
                 self._stop(MALFORMED)
             self.declines = True
             return None
-        self.expect_100_continue = head.expects_continue
+        # RFC 9110 section 10.1.1: HTTP/1.0 does not know interim answers, who expects one there is not told.
+        self.expect_100_continue = head.expects_continue and version == "1.1"
         self.overhead = 0
         self.lines = []  # for trailers, which the lines of a judged head must not get
         return lines

@@ -240,6 +240,21 @@ async def test_who_expects_100_continue_is_told_to(running: Running) -> None:
     caller.close()
 
 
+@pytest.mark.parametrize("path", ["/v1/echo", "/other"])
+async def test_who_speaks_http_1_0_is_not_told(running: Running, path: str) -> None:
+    caller = await Caller.of(running)
+    head = b"POST %b HTTP/1.0\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n" % path.encode()
+    caller.writer.write(head)
+    await caller.writer.drain()
+    other = await Caller.of(running)
+    other.post("/v1/echo")
+    await other.answer()
+    other.close()
+    caller.writer.write(b"ok")
+    assert (await caller.rest()).startswith(b"HTTP/1.1 200")
+    caller.close()
+
+
 async def test_a_caller_that_asks_to_close_is_closed(running: Running) -> None:
     caller = await Caller.of(running)
     caller.post("/v1/echo", b"x", "connection: close")

@@ -1,0 +1,58 @@
+"""What an idle connection keeps of the request that it has carried: nothing of a long head."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from gateway.proxy.channel import Channel
+from gateway.relay_protocol import RelayProtocol
+from tests.fuzz.readers import Sink
+
+CONNECTIONS = 20
+MOST_KEPT_BYTES = 16 * 1024
+
+
+async def _app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    assert len(scope["headers"]) > 100
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
+async def _serve(channel: Channel) -> None:
+    while await channel.receive():
+        pass
+    assert len(channel.head.headers) > 100
+    await channel.answer(200, b"content-length: 0\r\n", b"")
+
+
+_CONFIG = uvicorn.Config(_app, log_config=None, access_log=False, lifespan="off")
+_CONFIG.load()
+_HEADS = b"host: g\r\nauthorization: Bearer wrong\r\n" + b"".join(b"x-%d: %b\r\n" % (n, b"y" * 290) for n in range(190))
+
+
+@pytest.mark.parametrize("line", [b"POST /v1/a HTTP/1.1", b"GET /a HTTP/1.1", b"POST /a HTTP/1.1"])
+async def test_an_idle_connection_keeps_no_long_head(line: bytes) -> None:
+    protocol: Any = type("Protocol", (RelayProtocol,), {"find_relay": staticmethod(lambda: _serve)})
+    state, kept = ServerState(), []
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(CONNECTIONS):
+            connection = protocol(config=_CONFIG, server_state=state, app_state={})
+            sink = Sink()
+            connection.connection_made(sink)
+            for _ in range(2):
+                connection.data_received(b"%b\r\n%bcontent-length: 2\r\n\r\n{}" % (line, _HEADS))
+                while state.tasks:
+                    await asyncio.sleep(0)
+            assert sink.written.count(b"HTTP/1.1 200") == 2
+            kept.append(connection)
+        assert (tracemalloc.get_traced_memory()[0] - before) / CONNECTIONS < MOST_KEPT_BYTES
+    finally:
+        tracemalloc.stop()
