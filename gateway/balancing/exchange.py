@@ -317,11 +317,14 @@ class Exchange:
                     return self._pause(until, reason, now)
                 case Refused():
                     return None
+        if not self._avoided:
+            # Rejected, and every other key is full: it waits for those as any request does, free of charge.
+            if isinstance(elsewhere, Wait):
+                return self._pause(elsewhere.until, elsewhere.reason, now) or self._refuse_wait(elsewhere.until, now)
+            return None
         retry_at = now + self._policy.backoff_s(len(self.attempts), self._rng)
         if isinstance(elsewhere, Wait):
-            retry_at = min(retry_at, elsewhere.until) if self._avoided else elsewhere.until
-        elif not self._avoided:
-            return None
+            retry_at = min(retry_at, elsewhere.until)
         if retry_at > self._patience_until or not self._budget.withdraw(now):
             return None
         return self._pause(retry_at, BACKOFF, now)

@@ -408,6 +408,32 @@ def test_waiting_for_a_429s_refill_needs_none() -> None:
     assert isinstance(play.run(LIMITED), Pause)
 
 
+def test_who_was_rejected_waits_in_line_for_the_other_keys_and_needs_no_budget() -> None:
+    play = Play(*TWO, budget=spent(), limits={"q-b": Limits(rpm=2)}, policy=RetryPolicy(max_pause_s=40.0))
+    while [serve(play.books.inner) for _ in range(2)] != ["a", "a"]:
+        pass
+    pause = play.run(REJECTED)
+    assert isinstance(pause, Pause)
+    assert pause.until == pytest.approx(30.0, abs=0.1)
+    assert pause.reason == "limited"
+    step = play.run(Woke(), now=31.0)
+    assert isinstance(step, Send)
+    assert step.lease.endpoint.id == "b"
+    play.run(OK, END, now=32.0)
+    play.assert_settled()
+
+
+def test_who_was_rejected_and_would_wait_too_long_for_the_other_keys_is_told_how_long() -> None:
+    play = Play(*TWO, limits={"q-b": Limits(rpm=2)}, policy=RetryPolicy(max_pause_s=10.0))
+    while [serve(play.books.inner) for _ in range(2)] != ["a", "a"]:
+        pass
+    step = play.run(REJECTED)
+    assert isinstance(step, Fail)
+    assert (step.failure.kind, step.failure.status) == (K.RATE_LIMITED, None)
+    assert step.failure.retry_after_s == pytest.approx(30.0, abs=0.1)
+    play.assert_settled()
+
+
 def test_hints_are_learned_when_the_head_arrives_and_once() -> None:
     hint = Hint(requests=WindowHint(100, 42))
     play = Play(*TWO)
