@@ -271,7 +271,8 @@ class Admission:
         bound = 2 * len(self._where) + 64
         for heap in (self._arrivals, self._deadlines, self._dues):
             if len(heap) > bound:
-                heap[:] = sorted(row for row in heap if row[1] in self._where)
+                # Who was put back stands in it more than once.
+                heap[:] = sorted({row for row in heap if row[1] in self._where})
 
     def _step_aside(self, now: float) -> None:
         while self._dues and self._dues[0][0] <= now:
@@ -287,6 +288,7 @@ class Admission:
         late = self.late_lane and ticket.due <= now
         self._insert(ticket, late=late, first=True)
         self._levels[ticket.priority, late].refund(ticket)
+        self._compact()
 
     def leave(self, ticket_id: int) -> bool:
         """Take a ticket out (the caller is gone); False when it does not wait."""

@@ -225,6 +225,18 @@ def test_clients_that_come_and_go_leave_nothing_behind() -> None:
     assert len(door.queue._deadlines) < 100
 
 
+def test_those_who_are_put_back_again_and_again_stand_in_the_queue_once() -> None:
+    door = Door()
+    for client in ("a", "b"):
+        door.join(client, deadline=1e9)
+    for _ in range(5_000):
+        ticket = door.queue.next(1.0)
+        assert ticket is not None
+        door.queue.put_back(ticket, 1.0)
+    assert max(len(door.queue._arrivals), len(door.queue._deadlines)) < 100
+    assert len(door.queue.expire(1e9)) == 2
+
+
 class Model(RuleBasedStateMachine):
     """Any history of the queue against a plain list of who waits."""
 
