@@ -194,9 +194,15 @@ class QuotaBook:
         for holder in self._held:
             holder.forget_slates()
 
-    def recall(self, saved: Beliefs) -> None:
-        """Take over what `beliefs` gave before a restart; it is applied as each family is first used."""
-        self._saved = saved
+    def recall(self, saved: Mapping[str, Mapping[str, object]]) -> None:
+        """Take over what `beliefs` gave before a restart; it is applied as each family is first used.
+
+        What a later version saved in another shape is left out: it must not fail the first request.
+        """
+        self._saved = {
+            quota_id: {family: state for family, state in families.items() if isinstance(state, Mapping)}
+            for quota_id, families in saved.items()
+        }
 
     def beliefs(self, now: float) -> dict[str, dict[str, dict[str, object]]]:
         """Give what was learned of limiters, by quota and model family, as plain JSON values to be kept."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 
 from gateway.balancing.charging import Dimension, Reservation
 from gateway.balancing.ewma import DecayingCounts
@@ -361,7 +361,8 @@ class Identification:
 
 def number(value: object) -> float | None:
     """Give a saved figure; None where there is none."""
-    return float(value) if isinstance(value, int | float) and isfinite(value) else None
+    # An integer may be too large to be a float at all.
+    return float(value) if isinstance(value, int | float) and -1e300 < value < 1e300 else None
 
 
 def by_dimension(value: object) -> Iterable[tuple[Dimension, float]]:

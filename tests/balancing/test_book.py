@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from gateway.balancing.balancer import Balancer
 from gateway.balancing.book import QuotaBook
@@ -117,3 +118,10 @@ def test_leases_of_a_closed_pool_are_given_back() -> None:
     first.balancer.close()
     end(first.balancer, lease, OutcomeKind.CONNECT_FAILED, hint=Hint(quota_name="late"))
     assert second.served() == 10
+
+
+def test_what_another_version_saved_in_another_shape_is_left_out() -> None:
+    book = QuotaBook()
+    of_another_version: Any = {"q": {"": [1, "two"], "other": {"told": {"rpm": 5}}}, "r": {"": None}}
+    book.recall(of_another_version)
+    assert Pool(book, endpoint("a", quota_id="q")).served() == 10
