@@ -25,8 +25,19 @@ from tenants.errors import SealBroken
 from tenants.fingerprint import fingerprint_of, prefix_of
 from tenants.lifecycle import IN_FLIGHT, VersionState
 from tenants.models import KeySource
-from tenants.rotation_commands import intent, promote
-from tenants.rotation_job import ENGINE, Alert, Desk, Job, facts_of, no_alert, schedule_of, source_id_of, timed
+from tenants.rotation_commands import promote
+from tenants.rotation_due import DueKeys
+from tenants.rotation_job import (
+    ENGINE,
+    Alert,
+    Desk,
+    Job,
+    facts_of,
+    no_alert,
+    schedule_of,
+    source_id_of,
+    timed,
+)
 from tenants.rotation_plan import (
     Do,
     is_delayed,
@@ -38,7 +49,7 @@ from tenants.rotation_plan import (
 )
 from tenants.rotation_trial import Trial
 from tenants.rotation_watch import Watch
-from tenants.schedule import next_due, retry_at
+from tenants.schedule import retry_at
 from tenants.sources.federated import FederatedDriver
 from tenants.sources.protocol import (
     Driver,
@@ -84,6 +95,7 @@ class RotationEngine:
         self._trial = Trial(sealer, prober)
         self._desk = Desk(sessions, now)
         self._watch = Watch(sessions, self._desk, self._trial, now=now, alert=alert)
+        self._due = DueKeys(sessions, now=now, rng=rng, alert=alert, batch=BATCH)
         self._now = now
         self._rng = rng
         self._alert = alert
@@ -93,7 +105,7 @@ class RotationEngine:
 
         A step often makes the next one due at once, so there are several rounds; what is left waits for the next run.
         """
-        await self._start_due()
+        await self._due.start()
         taken = 0
         for _ in range(ROUNDS):
             async with self._sessions.platform() as session:
@@ -103,21 +115,6 @@ class RotationEngine:
             await asyncio.gather(*(self._step(claim) for claim in claims))
             taken += len(claims)
         return taken
-
-    async def _start_due(self) -> None:
-        now = self._now()
-        async with self._sessions.platform() as session:
-            for key in await rotations.claim_due_keys(session, now=now, limit=BATCH):
-                schedule = schedule_of(load_settings(key.rotation))
-                key.due_at = None if schedule is None else next_due(schedule, after=now, rng=self._rng)
-                versions = await keys.versions(session, key.tenant_id, key.id)
-                if schedule is None or any(version.state in IN_FLIGHT for version in versions):
-                    continue
-                await keys.add_version(session, intent(key, versions, at=now))
-                detail = {"name": key.name, "by": "schedule"}
-                await audit.record(
-                    session, key.tenant_id, ENGINE, "rotation.start", f"key:{key.id}", at=now, detail=detail
-                )
 
     async def _step(self, claim: Claim) -> None:
         try:
@@ -214,7 +211,26 @@ class RotationEngine:
             made = await timed(driver.create(tag, in_use=in_use))
         if made.secret is None:
             raise SourceUnknown("the source made a key and did not tell its secret")
-        await self._store(job, made.ref, made.secret)
+        try:
+            await self._store(job, made.ref, made.secret)
+        except ClaimLost:
+            await self._let_go(job, driver, made.ref)
+            raise
+
+    async def _let_go(self, job: Job, driver: Driver, ref: str) -> None:
+        """Revoke what was made for a version that nobody looks after any more: deleted meanwhile, or made anew."""
+        async with self._sessions.tenant(job.claim.tenant_id) as session:
+            version = await rotations.find(session, job.claim)
+        found_by_its_tag = version is not None and version.state in (VersionState.PENDING, VersionState.ORPHANED)
+        if found_by_its_tag or (version is not None and version.provider_ref == ref):
+            return
+        if not driver.capabilities.revokes:
+            return
+        try:
+            await timed(driver.revoke(ref))
+        except (SourceAway, SourceRefused, TimeoutError) as error:
+            _log.error("%s is left at its provider as %s: %s", tag_of(job.version.id), ref, error)
+            self._alert("rotation.orphaned", str(job.key.id))
 
     async def _note_attempt(self, job: Job) -> None:
         async with self._sessions.tenant(job.claim.tenant_id) as session:

@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 from typing import Final, TypeVar
 from uuid import UUID
 
+import msgspec
+
 from auth.storage import Sessions
 from tenants import audit
 from tenants.audit import Actor
 from tenants.lifecycle import VersionState
 from tenants.models import KeyVersion, ProviderKey
-from tenants.rotation_plan import Facts, RotationSettings
+from tenants.rotation_plan import Facts, RotationSettings, load_settings
 from tenants.schedule import Schedule, parse_schedule
 from tenants.sources.protocol import Driver
 from tenants.store import keys, rotations
@@ -81,6 +83,23 @@ def schedule_of(settings: RotationSettings) -> Schedule | None:
     """Return the stored schedule, None without one."""
     parsed = None if settings.schedule is None else parse_schedule(settings.schedule)
     return parsed if isinstance(parsed, Schedule) else None
+
+
+def stored_schedule(key: ProviderKey) -> Schedule | None:
+    """Return a key's schedule, None without one; `ValueError` for what this release cannot read.
+
+    A newer release may have written it, or a time zone may be missing here: no reason to end a schedule in silence.
+    """
+    try:
+        settings = load_settings(key.rotation)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+    if settings.schedule is None:
+        return None
+    parsed = parse_schedule(settings.schedule)
+    if isinstance(parsed, list):
+        raise ValueError("; ".join(f"schedule{pointer} {sentence}" for pointer, sentence in parsed))
+    return parsed
 
 
 async def timed(call: Awaitable[T]) -> T:

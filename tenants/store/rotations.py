@@ -64,15 +64,17 @@ async def claim_due_keys(session: AsyncSession, *, now: datetime, limit: int) ->
     return (await session.execute(query)).scalars().all()
 
 
+async def find(session: AsyncSession, claim: Claim) -> KeyVersion | None:
+    """Return the version of a claim, whoever holds it now; None when it is gone."""
+    query = select(KeyVersion).where(
+        col(KeyVersion.tenant_id) == claim.tenant_id, col(KeyVersion.id) == claim.version_id
+    )
+    return (await session.execute(query)).scalar_one_or_none()
+
+
 async def held(session: AsyncSession, claim: Claim) -> KeyVersion:
     """Lock and return the claimed version, its key locked before it; `ClaimLost` when the fence has moved."""
-    version = (
-        await session.execute(
-            select(KeyVersion).where(
-                col(KeyVersion.tenant_id) == claim.tenant_id, col(KeyVersion.id) == claim.version_id
-            )
-        )
-    ).scalar_one_or_none()
+    version = await find(session, claim)
     if version is None:
         raise ClaimLost
     await keys.get(session, claim.tenant_id, version.key_id, for_change=True)

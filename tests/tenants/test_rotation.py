@@ -350,6 +350,75 @@ async def test_a_schedule_runs_once_for_all_missed_runs(bench: Bench) -> None:
     assert key.due_at == datetime(2026, 1, 6, 3, tzinfo=UTC)
 
 
+async def schedule(bench: Bench, **members: Any) -> None:
+    async with bench.sessions.tenant(bench.planted.tenant_id) as session:
+        key = await keys.get(session, bench.planted.tenant_id, bench.planted.key_id, for_change=True)
+        key.rotation = {**key.rotation, "schedule": members}
+        key.due_at = START - timedelta(hours=5)
+
+
+async def due_at(bench: Bench) -> datetime | None:
+    async with bench.sessions.tenant(bench.planted.tenant_id) as session:
+        return (await keys.get(session, bench.planted.tenant_id, bench.planted.key_id)).due_at
+
+
+async def test_a_missed_run_is_not_caught_up_in_a_blackout(bench: Bench) -> None:
+    await schedule(bench, cron="0 3 * * *", blackouts=[{"days": ["mon"], "start": "08:00", "end": "18:00"}])
+    await bench.run(seconds=5)
+    assert await bench.states() == {1: "current"}
+    assert await due_at(bench) == START.replace(hour=18)
+    bench.now = START.replace(hour=18)
+    await bench.run(seconds=5)
+    assert await bench.states() == {2: "current", 1: "draining"}
+
+
+@pytest.mark.parametrize("members", [{"cron": "0 3 * * *", "time_zone": "Moon/Tranquility"}, {"lunar": "full moon"}])
+async def test_a_schedule_that_cannot_be_read_is_told_and_holds_nobody_up(
+    bench: Bench, plant: Plant, members: dict[str, Any]
+) -> None:
+    """As after going back to a release before, or on a machine without that time zone."""
+    await schedule(bench, **members)
+    other = Bench(bench.sessions, bench.database, bench.data_keys, await plant("other"))
+    await other.prepare()
+    await schedule(other, cron="0 3 * * *")
+    await bench.engine.run_once()
+    assert (await other.states()).keys() == {1, 2}
+    assert await bench.states() == {1: "current"}
+    assert bench.alerts == ["rotation.failed"]
+    assert await due_at(bench) == START + timedelta(hours=6)
+
+
+async def test_what_is_made_for_a_key_that_was_deleted_meanwhile_is_revoked(bench: Bench) -> None:
+    await bench.start()
+    make = bench.source.create
+
+    async def slow(tag: str, *, in_use: str | None) -> ProviderKeyMade:
+        made = await make(tag, in_use=in_use)
+        async with bench.sessions.tenant(bench.planted.tenant_id) as session:
+            await keys.remove(session, await keys.get(session, bench.planted.tenant_id, bench.planted.key_id))
+        return made
+
+    bench.source.create = slow  # type: ignore[method-assign]
+    await bench.run(seconds=5)
+    assert set(bench.source.keys) == {"old"}
+
+
+async def test_what_is_made_too_late_is_revoked_unless_it_was_adopted(bench: Bench) -> None:
+    await bench.start()
+    make, other = bench.source.create, bench.fresh_engine()
+
+    async def slow(tag: str, *, in_use: str | None) -> ProviderKeyMade:
+        bench.source.create = make  # type: ignore[method-assign]
+        bench.now += timedelta(seconds=LEASE_S)
+        await other.run_once()
+        return await make(tag, in_use=in_use)
+
+    bench.source.create = slow  # type: ignore[method-assign]
+    await bench.run(seconds=5)
+    await bench.assert_serving()
+    assert set(bench.source.keys) == {"old", "ref-1"}
+
+
 Command = Callable[..., Awaitable[Any]]
 
 
