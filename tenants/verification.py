@@ -34,8 +34,9 @@ async def verify_everything(
 ) -> AsyncIterator[Progress]:
     """Open it all; yields after each batch, `failed` names what does not open, and why.
 
-    `spare` opens spare wraps, else the configured one does if it can: of a key pair whose private half lies in a safe
-    they are counted as `unchecked`. A shredded tenant's rows are neither done nor failed. Resumable at `cursor`.
+    `spare` opens spare wraps, and each that it does not open has failed; without it the configured one does if it can:
+    of a key pair whose private half lies in a safe they are counted as `unchecked`. A shredded tenant's rows are
+    neither done nor failed. Resumable at `cursor`.
     """
     progress = Progress()
     name, _, identity = cursor.partition(":")
@@ -45,7 +46,7 @@ async def verify_everything(
             progress.total = await connection.fetchval("select count(*) from data_key where id > $1", after)
             for shelf, first in shelves_after(""):
                 progress.total += await count_rows(connection, shelf, "", first)
-        async for _ in _data_keys(connections, data_keys, spare or data_keys.spare.wrapper, after, progress):
+        async for _ in _data_keys(connections, data_keys, spare, after, progress):
             yield progress
         cursor = ""
     else:
@@ -79,8 +80,9 @@ async def verify_everything(
 
 
 async def _data_keys(
-    connections: Connections, data_keys: DataKeys, spare: KeyWrapper | None, after: UUID, progress: Progress
+    connections: Connections, data_keys: DataKeys, named: KeyWrapper | None, after: UUID, progress: Progress
 ) -> AsyncIterator[None]:
+    spare = named or data_keys.spare.wrapper
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def check(row: asyncpg.Record) -> None:
@@ -99,7 +101,12 @@ async def _data_keys(
             if row["spare_uri"] is None:
                 return
             if spare is None or not spare.opens(row["spare_uri"]):
-                progress.unchecked += 1
+                if named is None:
+                    progress.unchecked += 1
+                else:
+                    progress.failed[f"{SPARES}:{row['id']}"] = (
+                        f"the key that was named does not open {row['spare_uri']}"
+                    )
                 return
             try:
                 second = await spare.unwrap(context, Wrapped(row["spare_uri"], bytes(row["spare_wrapped"])))

@@ -47,6 +47,11 @@ async def test_the_drill(database: Connections, keyring: LocalKeyring, data_keys
     drill = await last(verify_everything(database, data_keys, spare=IN_THE_SAFE))
     assert (drill.done, drill.failed, drill.unchecked) == (4, {}, 0)
 
+    another = rsa.generate_private_key(65537, 3072)
+    for wrong in (OFFLINE, RsaKek(another.public_key(), another)):
+        drill = await last(verify_everything(database, data_keys, spare=wrong))
+        assert (drill.done, len(drill.failed), drill.unchecked) == (4, 2, 0), "a drill with the wrong key has failed"
+
     new = LocalKeyring([NEW_KEK])
     lost = await last(verify_everything(database, DataKeys(database, new)))
     assert (lost.done, len(lost.failed)) == (0, 4)
