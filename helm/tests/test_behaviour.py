@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from chart import merged, nested, profile, render
 
@@ -77,3 +79,26 @@ def test_the_digest_wins_over_the_tag() -> None:
     (container,) = pod(values)["containers"]  # type: ignore[misc, attr-defined]
 
     assert container["image"] == f"registry.example.com/llm-proxy@{digest}"
+
+
+def test_policies_let_out_to_the_port_that_the_urls_name() -> None:
+    elsewhere = merged(profile("minimal"), {"database": {"host": "db.internal", "port": 6432}})
+
+    for policy in render(elsewhere).of_kind("NetworkPolicy"):
+        ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", [])}
+        assert {5432, 6432} <= ports, policy["metadata"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "url"),
+    [
+        ({}, "http://rel-llm-proxy-control:80"),
+        ({"tls": {"existingSecret": "llm-tls"}}, "https://llm.example.com"),
+        ({"tls": {"existingSecret": "t"}, "declarations": {"url": "https://in.example"}}, "https://in.example"),
+    ],
+)
+def test_declarations_are_applied_where_the_certificate_holds(changes: dict[str, Any], url: str) -> None:
+    job = render(merged(profile("declarations"), changes)).one("Job", "-apply")
+
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert {"name": "LLM_PROXY_URL", "value": url} in container["env"]

@@ -22,6 +22,7 @@ SAMPLES: dict[str, Any] = {
     "issuer": "https://changed.example.com",
     "declarations.files": {"changed.yaml": "version: 1"},
     "declarations.secrets": ["changed"],
+    "declarations.url": "https://changed.example.com",
     "image.digest": "sha256:" + "c" * 64,
     "image.pullSecrets": ["changed"],
     "encryption.kek": "file:/changed",
@@ -42,7 +43,7 @@ SAMPLES: dict[str, Any] = {
     "tmpSizeLimit": "1Gi",
     "gateway.state.sizeLimit": "1Gi",
     "gateway.spool.sizeLimit": "2Gi",
-    "gateway.spool.processSize": "2GiB",
+    "gateway.spool.processSize": "256MiB",
     "cnpg.storageSize": "9Gi",
     "devDatabase.storageSize": "9Gi",
     "httpRoute.requestTimeout": "90s",
@@ -51,6 +52,7 @@ SAMPLES: dict[str, Any] = {
     "gateway.topologySpreadConstraints": [{"maxSkew": 9, "topologyKey": "x", "whenUnsatisfiable": "ScheduleAnyway"}],
 }
 DECLARED = (
+    "url",
     "files",
     "operatorSecret",
     "secrets",
@@ -219,6 +221,16 @@ def test_what_no_value_may_be_is_refused_by_the_schema(changes: dict[str, Any], 
         ({"config": {"LLM_PROXY_CLIENT_CERTIFICATES": "server"}}, "the pods do not end TLS"),
         ({"encryption": {"kek": "vault://v:8200/transit/k,env"}}, "vault:// needs a token"),
         ({"database": {"maxConnections": 50}}, "above database.maxConnections"),
+        ({"gateway": {"workers": 3}}, "less than gateway.workers (3) times"),
+        ({"gateway": {"spool": {"processSize": "1200M", "sizeLimit": "1Gi"}}}, "a pod beyond it is evicted"),
+        (
+            {"encryption": {"kek": "env,vault://v:8200/transit/k", "vault": {"tokenPath": "/t"}}},
+            "Vault's port 8200 is closed by networkPolicy",
+        ),
+        (
+            {"devDatabase": {"enabled": True}, "migrations": {"mode": "initContainer"}, "database": {"port": 6432}},
+            "listens on 5432",
+        ),
     ],
 )
 def test_contradictions_are_refused_with_the_mend(changes: dict[str, Any], sentence: str) -> None:

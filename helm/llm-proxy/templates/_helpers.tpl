@@ -128,3 +128,28 @@ annotations:
 {{- $controls := mul (add .Values.control.replicas .Values.control.maxSurge) (include "llm-proxy.controlConnections" . | int) -}}
 {{- add $gateways $controls 1 -}}
 {{- end -}}
+
+{{- /* Where the Job of declarations finds the API: a certificate of the pods names the public host, no Service. */ -}}
+{{- define "llm-proxy.declarationsUrl" -}}
+{{- if .Values.declarations.url -}}
+{{- .Values.declarations.url -}}
+{{- else if .Values.tls.existingSecret -}}
+{{- .Values.issuer -}}
+{{- else -}}
+http://{{ include "llm-proxy.fullname" . }}-control:{{ .Values.control.service.port }}
+{{- end -}}
+{{- end -}}
+
+{{- /* A size in MiB, of Kubernetes (1Gi, 500M) or of the program (512MiB, 1G); empty for what is written otherwise. */ -}}
+{{- define "llm-proxy.mebibytes" -}}
+{{- $number := regexFind "^[0-9]+" . | int64 -}}
+{{- $unit := regexReplaceAll "^[0-9]+ *" . "" | lower | trimSuffix "b" | trimSuffix "i" -}}
+{{- with get (dict "m" 1 "g" 1024 "t" 1048576) $unit -}}{{ mul $number . }}{{- end -}}
+{{- end -}}
+
+{{- /* Ports of the database: the one that the policy names, and the one that the URLs are put together with. */ -}}
+{{- define "llm-proxy.databasePorts" -}}
+{{- $ports := list (int .Values.networkPolicy.databasePort) -}}
+{{- if include "llm-proxy.databaseHost" . -}}{{- $ports = append $ports (int .Values.database.port) -}}{{- end -}}
+{{- join "," (uniq $ports) -}}
+{{- end -}}

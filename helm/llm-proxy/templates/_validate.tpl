@@ -32,6 +32,24 @@ values.schema.json.
 {{- if and (include "llm-proxy.kekIn" (list . "vault://")) (not .encryption.vault.tokenPath) (not .encryption.vault.existingSecret) -}}
 {{- $e = append $e "vault:// needs a token: set encryption.vault.tokenPath (an agent's file) or encryption.vault.existingSecret" -}}
 {{- end -}}
+{{- if and .networkPolicy.enabled (not .networkPolicy.extraEgress) -}}
+{{- range splitList "," (printf "%s,%s,%s" .encryption.kek .encryption.spare .encryption.shares) -}}
+{{- $port := trim . | regexFind "^vault://[^/]+:[0-9]+/" | regexFind ":[0-9]+/" | trimPrefix ":" | trimSuffix "/" -}}
+{{- if and $port (not (has $port (toStrings $.Values.networkPolicy.providerPorts))) -}}
+{{- $e = append $e (printf "Vault's port %s is closed by networkPolicy: add it to networkPolicy.providerPorts, or a rule to networkPolicy.extraEgress" $port) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (or .cnpg.enabled .devDatabase.enabled) (ne (int .database.port) 5432) -}}
+{{- $e = append $e "database.port: the release's own database listens on 5432" -}}
+{{- end -}}
+{{- if .gateway.spool.enabled -}}
+{{- $each := include "llm-proxy.mebibytes" .gateway.spool.processSize -}}
+{{- $room := include "llm-proxy.mebibytes" .gateway.spool.sizeLimit -}}
+{{- if and $each $room (gt (mul (int .gateway.workers) (int64 $each)) (int64 $room)) -}}
+{{- $e = append $e (printf "gateway.spool.sizeLimit (%s) is less than gateway.workers (%d) times gateway.spool.processSize (%s): a pod beyond it is evicted, with its usage rows" .gateway.spool.sizeLimit (int .gateway.workers) .gateway.spool.processSize) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .database.directUrlKey (or .database.host .cnpg.enabled .devDatabase.enabled) -}}
 {{- $e = append $e "database.directUrlKey goes with URLs from the Secret only: empty it, or empty database.host" -}}
 {{- end -}}
