@@ -105,6 +105,7 @@ class Provisioner:
                 continue  # the engine still has something to clean up at the provider
             was_made = key.retiring_at is not None
             why = versions[0].error or "it did not come into service"
+            await quotas.lock_own(session, row.tenant_id, (key.quota_id,))
             await keys.remove(session, key)
             await quotas.remove_unused_own(session, row.tenant_id)
             found.remove((key, versions))

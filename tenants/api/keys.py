@@ -130,6 +130,7 @@ async def change_key(
             name: value for name, value in msgspec.structs.asdict(data).items() if value is not UNSET
         }
         if "quota_id" in changes:
+            await quotas_store.lock_own(session, call.tenant_id, (row.quota_id, changes["quota_id"]))
             check_quota_provider(await quotas_store.get(session, call.tenant_id, changes["quota_id"]), row.provider)
         for name, value in changes.items():
             setattr(row, name, value)
@@ -148,6 +149,7 @@ async def delete_key(key_id: FromPath[UUID], call: Caller, services: Services, i
     now = services.now()
     async with services.sessions.tenant(call.tenant_id) as session:
         row = await store.get(session, call.tenant_id, key_id, if_match=if_match, for_change=True)
+        await quotas_store.lock_own(session, call.tenant_id, (row.quota_id,))
         await store.remove(session, row)
         await quotas_store.remove_unused_own(session, call.tenant_id)
         await audit.record(

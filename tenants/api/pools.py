@@ -139,6 +139,9 @@ async def delete_pool(pool_id: FromPath[UUID], call: Caller, services: Services,
                 f"Pool {others[0].name!r} falls back to this one.",
                 hint="Take it out of settings.fallbacks there first, or delete that pool.",
             )
+        await store.lock_whole(session, row)
+        drawn_on = await quotas_store.drawn_on_by(session, call.tenant_id, pool_id)
+        await quotas_store.lock_own(session, call.tenant_id, drawn_on)
         await store.remove(session, row)
         await quotas_store.remove_unused_own(session, call.tenant_id)
         await audit.record(

@@ -60,6 +60,11 @@ async def lock_all(session: AsyncSession, tenant_id: UUID) -> None:
     await session.execute(query.with_for_update(key_share=True))
 
 
+async def lock_whole(session: AsyncSession, pool: Pool) -> None:
+    """Lock a pool that is to go also against keys that are just being added to it."""
+    await session.execute(select(Pool.id).where(col(Pool.id) == pool.id).with_for_update())
+
+
 async def names(session: AsyncSession, tenant_id: UUID) -> set[str]:
     """Return the names of the tenant's pools."""
     return set((await session.execute(select(Pool.name).where(col(Pool.tenant_id) == tenant_id))).scalars())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -88,16 +88,31 @@ async def remove(session: AsyncSession, quota: Quota) -> None:
         await session.flush()
 
 
-async def remove_unused_own(session: AsyncSession, tenant_id: UUID) -> None:
-    """Delete the quotas that were made for single keys and that no key draws on any more.
+async def lock_own(session: AsyncSession, tenant_id: UUID, quota_ids: Iterable[UUID]) -> None:
+    """Lock those of the quotas that were made for single keys, before a key that draws on one changes or goes.
 
-    They are locked before: a key that is just being put on one is waited for, and then looked at.
+    Whoever is just putting another key on one is waited for here. Later it would be too late: each change of a key
+    locks the tenant's row, which that one needs too.
     """
+    query = select(Quota.id).where(
+        col(Quota.tenant_id) == tenant_id, col(Quota.id).in_(list(quota_ids)), col(Quota.name).contains("/")
+    )
+    await session.execute(query.order_by(col(Quota.id)).with_for_update())
+
+
+async def drawn_on_by(session: AsyncSession, tenant_id: UUID, pool_id: UUID) -> Sequence[UUID]:
+    """Return the quotas that a pool's keys draw on."""
+    query = select(ProviderKey.quota_id).where(
+        col(ProviderKey.tenant_id) == tenant_id, col(ProviderKey.pool_id) == pool_id
+    )
+    return (await session.execute(query)).scalars().all()
+
+
+async def remove_unused_own(session: AsyncSession, tenant_id: UUID) -> None:
+    """Delete the quotas that were made for single keys and that no key draws on any more; lock them with `lock_own`."""
     unused = (
         col(Quota.tenant_id) == tenant_id,
         col(Quota.name).contains("/"),
         ~exists().where(col(ProviderKey.quota_id) == col(Quota.id)),
     )
-    locked = await session.execute(select(Quota.id).where(*unused).order_by(col(Quota.id)).with_for_update())
-    if found := locked.scalars().all():
-        await session.execute(delete(Quota).where(*unused, col(Quota.id).in_(found)))
+    await session.execute(delete(Quota).where(*unused))

@@ -75,13 +75,33 @@ async def test_a_source_is_deleted_once_and_takes_its_references_along(
         assert await connection.fetchval("select count(*) from audit_event where action = 'source.delete'") == 1
 
 
-async def test_a_keys_own_quota_goes_while_other_keys_are_put_on_it(api: Api, acme: Planted) -> None:
+async def test_keys_own_quotas_go_while_other_keys_are_put_on_them(api: Api, acme: Planted) -> None:
     path = f"/pools/{acme.pool_id}/keys"
-    for turn in range(6):
-        own = (await api("POST", path, key_body(name=f"own-{turn}"), expect=201)).json()
-        more = [key_body(name=f"more-{turn}-{n}", api_key=f"{KEY}{n}", quota_id=own["quota_id"]) for n in range(3)]
-        counted = await at_once(api("DELETE", f"/keys/{own['id']}"), *(api("POST", path, body) for body in more))
+    for turn in range(3):
+        owns = [(await api("POST", path, key_body(name=f"own-{turn}-{n}"), expect=201)).json() for n in range(4)]
+        more = [
+            api("POST", path, key_body(name=f"more-{turn}-{n}-{again}", api_key=f"{KEY}{n}", quota_id=own["quota_id"]))
+            for n, own in enumerate(owns)
+            for again in range(3)
+        ]
+        counted = await at_once(*(api("DELETE", f"/keys/{own['id']}") for own in owns), *more)
+        assert counted[204] == len(owns)
+        assert set(counted) <= {204, 201, 404, 409}
+        used = {each["quota_id"] for each in (await api("GET", f"{path}?limit=200")).json()["items"]}
+        quotas = (await api("GET", "/quotas?limit=200")).json()["items"]
+        assert {each["id"] for each in quotas if "/" in each["name"]} == {
+            each for each in used if each != str(acme.quota_id)
+        }
+
+
+async def test_a_pool_goes_while_keys_are_added_to_it(api: Api) -> None:
+    for turn in range(3):
+        pool = (await api("POST", "/pools", {"name": f"going-{turn}"}, expect=201)).json()["id"]
+        path = f"/pools/{pool}/keys"
+        first = (await api("POST", path, key_body(name="first"), expect=201)).json()
+        bodies = [key_body(name=f"more-{n}", api_key=f"{KEY}{n}", quota_id=first["quota_id"]) for n in range(4)]
+        counted = await at_once(api("DELETE", f"/pools/{pool}"), *(api("POST", path, body) for body in bodies))
         assert counted[204] == 1
         assert set(counted) <= {204, 201, 404, 409}
         quotas = {each["id"] for each in (await api("GET", "/quotas?limit=200")).json()["items"]}
-        assert (own["quota_id"] in quotas) == (counted[201] > 0)
+        assert first["quota_id"] not in quotas
