@@ -108,7 +108,7 @@ class DeadlineProtocol(PacedProtocol):
         """Let go of what uvicorn keeps of an answered request until the next one comes."""
         self.headers = self.scope = None  # type: ignore[assignment]
         if isinstance(self.cycle, RequestResponseCycle):
-            self.cycle.scope = self.scope
+            self.cycle.scope, self.cycle.body = self.scope, bytearray()
 
     def _read_on(self) -> None:
         """A place in the line is free: parse on, then read on. The caller's clocks have stood still meanwhile."""

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.proxy.channel import CallerGone, Channel
 from gateway.proxy.head import NO_HEAD, RequestHead
+from gateway.upstream.response import PIECE_BYTES
 
 if TYPE_CHECKING:
     from gateway.relay_protocol import RelayProtocol
@@ -118,7 +119,7 @@ class RelayChannel:
     def feed(self, body: bytes) -> bool:
         """Take bytes of the body; False when so many are held that no more should be read."""
         self._held.append(body)
-        self.held_bytes += len(body)
+        self.held_bytes += len(body) + PIECE_BYTES
         if self._arrived is not None:
             self._wake()
         return self.held_bytes <= HIGH_WATER_LIMIT
@@ -219,7 +220,11 @@ class RelayChannel:
 
     def _complete(self) -> None:
         self.response_complete = True
+        # The connection keeps this until the next request: what it was sent and nobody has read is not wanted any more.
         self.head = NO_HEAD
+        if self._held:
+            self._held.clear()
+            self.held_bytes = 0
         if not self.keep_alive:
             self._connection.hang_up(lingering=self.more_body)
         self._connection.on_response_complete()

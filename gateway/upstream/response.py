@@ -10,6 +10,8 @@ from gateway.upstream.head_shape import HeadShape, shape_of
 
 HIGH_WATER_BYTES = 256 * 1024
 """Body bytes held for a slow reader before the socket is no longer read."""
+PIECE_BYTES = 64
+"""What a piece of a body takes beside its bytes: a chunk may hold two of them."""
 DISCARD_BYTES = 64 * 1024
 DISCARD_S = 1.0
 """How much of an unwanted answer is read to keep its connection: beyond it a new connection is cheaper."""
@@ -32,7 +34,8 @@ class Feeder(Protocol):
 
 
 class UpstreamResponse:
-    """`status`, `shape` (of the head) and the headers' `values` are set before the caller sees it.
+    """`status`, `shape` (of the head) and the headers' `values` are set before the caller sees it. `held_bytes` is the
+    memory that body bytes take which nobody has read.
 
     One reader calls `read` until b"" and may stop early with `aclose`; cancelling `read` ends the connection. What had
     arrived before an error is still delivered, then the error is raised.
@@ -170,7 +173,7 @@ class UpstreamResponse:
                 raise UpstreamBroken("the rest of the unwanted answer is too long to read")
             return
         self._parts.append(data)
-        self.held_bytes += len(data)
+        self.held_bytes += len(data) + PIECE_BYTES
 
     def wake(self) -> None:
         """Tell the reader that something has changed."""

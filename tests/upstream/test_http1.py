@@ -162,6 +162,29 @@ async def test_a_slow_reader_bounds_what_is_held() -> None:
         assert pool.view().idle == 1
 
 
+async def test_small_chunks_that_nobody_reads_are_bounded_by_what_they_take() -> None:
+    chunks = 0
+
+    async def script(wire: Wire) -> None:
+        nonlocal chunks
+        await wire.request()
+        await wire.say(H + b"transfer-encoding: chunked\r\n\r\n")
+        while chunks < 4_000_000:
+            await wire.say(b"2\r\nxy\r\n" * 1000)
+            chunks += 1000
+
+    async with serving(script) as server, pooling() as pool:
+        response = await pool.send(server.origin, post(), FAST)
+        before = -1
+        while before != chunks:  # until the server is stuck
+            before = chunks
+            for _ in range(50):
+                await asyncio.sleep(0)
+        # What one read from the socket brought, and hardly more: each takes some thirty times its bytes.
+        assert len(response._parts) < HIGH_WATER_BYTES / 4
+        await response.aclose()
+
+
 async def _hang(wire: Wire) -> None:
     await wire.request()
     await wire.gone()
