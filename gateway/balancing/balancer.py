@@ -310,9 +310,9 @@ class Balancer:
             running.ended(now)
         if kind is OutcomeKind.OK and opened.trials is None:
             state.breaker.worked(now)
-            state.common.worked(now)
+            state.common.worked(lease.started_at, now)
         else:
-            state.end_trials(kind, opened.trials, now, self._rng)
+            state.end_trials(kind, opened.trials, lease.started_at, now, self._rng)
         if kind is OutcomeKind.OK and outcome.first_byte_s is not None:
             state.latency.add(outcome.first_byte_s, now)
         elif kind is OutcomeKind.TIMEOUT:
@@ -353,7 +353,7 @@ class Balancer:
     def checked(self, endpoint_id: str, kind: OutcomeKind, *, now: float) -> None:
         """Take in what an active health check of a key that is in service found. Unknown ids are ignored."""
         if (state := self._states.get(endpoint_id)) is not None:
-            state.end_trials(kind, None, now, self._rng)
+            state.end_trials(kind, None, now, now, self._rng)
 
     def out_of_service(self) -> list[str]:
         """Give the ids of keys whose breaker is not closed, for an active health check to probe."""

@@ -77,7 +77,8 @@ class Breaker:
     """One endpoint's breaker; see the module's table. It adds itself to `open_ones` whenever it opens."""
 
     __slots__ = (
-        "_counts", "_open_ones", "_trial_since", "consecutive", "ejected", "streak", "tripped", "until", "worked_at",
+        "_counts", "_open_ones", "_trial_since", "consecutive", "ejected", "opened_at", "streak", "tripped", "until",
+        "worked_at",
     )  # fmt: skip
 
     def __init__(self, open_ones: OpenBreakers | None = None) -> None:
@@ -87,6 +88,8 @@ class Breaker:
         self.tripped = False
         self.ejected = False
         self.until = -inf
+        self.opened_at = -inf
+        """When it was last opened, or kept open."""
         self.streak = 0
         self.consecutive = 0
         self.worked_at = -inf
@@ -158,6 +161,11 @@ class Breaker:
         self.until = self._trial_since = -inf
         self.streak = self.consecutive = 0
 
+    def half_open(self) -> None:
+        """Let it be tried at once: what others failed of too is over. A key that was rejected stays out."""
+        if not self.ejected:
+            self.until = -inf
+
     def hear(self, until: float, streak: int, now: float, *, ejected: bool) -> bool:
         """Take in that it opened in another process; for no longer than it would have here.
 
@@ -168,7 +176,7 @@ class Breaker:
         self.until = max(self.until, min(until, now + (EJECTED_CAP_S if ejected else OPEN_CAP_S)))
         self.streak = max(self.streak, streak)
         self.ejected = self.ejected or ejected
-        self._open()
+        self._open(now)
         return True
 
     def _trip(self, now: float, base_s: float, cap_s: float, rng: Random, *, renew: bool) -> None:
@@ -178,9 +186,10 @@ class Breaker:
         # Jitter keeps replicas and keys from coming back in step.
         self.until = now + delay_s * rng.uniform(0.75, 1.0)
         self.streak += 1
-        self._open()
+        self._open(now)
 
-    def _open(self) -> None:
+    def _open(self, now: float) -> None:
         self.tripped = True
+        self.opened_at = now
         if self._open_ones is not None:
             self._open_ones.add(self)

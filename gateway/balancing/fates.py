@@ -18,8 +18,10 @@ def bind_fates(states: Collection[EndpointState], before: Mapping[str, CommonBre
         for name, keys in names.items():
             if keys >= least:
                 commons[name] = before.get(name) or CommonBreaker(kinds)
-                commons[name].keys = keys
+                commons[name].keys, commons[name].own = keys, []
     for state in states:
-        quota = commons.get(f"quota {state.quota.quota.id}")
-        state.common = Fate(commons[address_of(state.endpoint)], quota)
+        address, quota = commons[address_of(state.endpoint)], commons.get(f"quota {state.quota.quota.id}")
+        state.common = Fate(address, quota)
+        for common in (address, quota) if quota is not None else (address,):
+            common.own.append(state.breaker)
     return commons

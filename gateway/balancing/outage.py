@@ -7,7 +7,10 @@ at the cost of some requests per key; here the failures of different keys add up
 - any success clears the count: the address works;
 - open, it excludes all its keys, so that others in the pool are asked; one trial at a time finds out when it is back.
   Keys with answers under way and no failure are left in: a long answer is no success yet, but no failure either;
-- when every key of a pool is excluded, the balancer asks the least bad one: a pool is never shut.
+- when every key of a pool is excluded, the balancer asks the least bad one: a pool is never shut;
+- what was sent since it opened, and succeeds, closes it, trial or not: else a pool whose keys are all excluded would
+  have to live on a few of them until the next trial;
+- when it closes each of its keys whose own breaker is open gets a trial at once: what they failed of is over.
 
 Of an address rejected keys say nothing, of a quota unreachable addresses: an organisation that has not paid, or is
 blocked, has all its keys rejected while the address serves others. Quotas of a single key need no breaker but its own.
@@ -35,9 +38,12 @@ def address_of(endpoint: Endpoint) -> str:
 
 
 class CommonBreaker:
-    """The breaker of one address or quota; see the module. `keys`: how many share it; `tried`: the last trial's id."""
+    """The breaker of one address or quota; see the module. `tried`: the last trial's id.
 
-    __slots__ = ("_breaker", "_failing", "_failures", "_silent", "keys", "tried")
+    `keys`: how many share it, `own` are the breakers that each of them has of its own.
+    """
+
+    __slots__ = ("_breaker", "_failing", "_failures", "_silent", "keys", "own", "tried")
 
     def __init__(self, kinds: tuple[Kinds, Kinds] = ADDRESS) -> None:
         self._failures, silent = kinds
@@ -45,6 +51,7 @@ class CommonBreaker:
         self._breaker = Breaker()
         self._failing: set[str] = set()
         self.keys = 0
+        self.own: list[Breaker] = []
         self.tried: str | None = None
 
     @property
@@ -72,13 +79,20 @@ class CommonBreaker:
         self.tried = endpoint_id
         return self._breaker.started(now)
 
-    def worked(self, now: float) -> None:
+    def worked(self, sent_at: float, now: float) -> None:
         """Take in the success of an attempt that was no trial: `ended`, in short."""
         if self._failing:
             self._failing.clear()
         self._breaker.worked(now)
+        if self._was_sent_since(sent_at):
+            self.revive()
 
-    def ended(self, endpoint_id: str, kind: OutcomeKind, now: float, *, trial: bool, rng: Random) -> None:
+    def _was_sent_since(self, sent_at: float) -> bool:
+        return self._breaker.tripped and sent_at > self._breaker.opened_at
+
+    def ended(
+        self, endpoint_id: str, kind: OutcomeKind, sent_at: float, now: float, *, trial: bool, rng: Random
+    ) -> None:
         """Take in the outcome of an attempt with one of the keys."""
         if kind in self._silent:
             if trial:
@@ -91,12 +105,18 @@ class CommonBreaker:
             return
         if self._failing:
             self._failing.clear()
-        self._breaker.ended(kind, now, trial=trial, rng=rng)
+        was_open = self._breaker.tripped
+        self._breaker.ended(kind, now, trial=trial or self._was_sent_since(sent_at), rng=rng)
+        if was_open and not self._breaker.tripped:
+            self.revive()
 
     def revive(self) -> None:
         """Close it: one of the keys was seen to work."""
         self._failing.clear()
-        self._breaker.revive()
+        if self._breaker.tripped:
+            self._breaker.revive()
+        for breaker in self.own:
+            breaker.half_open()
 
 
 class Fate:
@@ -128,17 +148,19 @@ class Fate:
         quota = self._quota
         return self._address.started(endpoint_id, now), quota is not None and quota.started(endpoint_id, now)
 
-    def worked(self, now: float) -> None:
+    def worked(self, sent_at: float, now: float) -> None:
         """Take in the success of an attempt that was no trial."""
-        self._address.worked(now)
+        self._address.worked(sent_at, now)
         if self._quota is not None:
-            self._quota.worked(now)
+            self._quota.worked(sent_at, now)
 
-    def ended(self, endpoint_id: str, kind: OutcomeKind, now: float, *, trials: tuple[bool, bool], rng: Random) -> None:
+    def ended(
+        self, endpoint_id: str, kind: OutcomeKind, sent_at: float, now: float, *, trials: tuple[bool, bool], rng: Random
+    ) -> None:
         """Take in the outcome of an attempt."""
-        self._address.ended(endpoint_id, kind, now, trial=trials[0], rng=rng)
+        self._address.ended(endpoint_id, kind, sent_at, now, trial=trials[0], rng=rng)
         if self._quota is not None:
-            self._quota.ended(endpoint_id, kind, now, trial=trials[1], rng=rng)
+            self._quota.ended(endpoint_id, kind, sent_at, now, trial=trials[1], rng=rng)
 
     def revive(self) -> None:
         """Close both: the key was seen to work."""

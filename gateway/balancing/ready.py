@@ -71,11 +71,11 @@ class EndpointState:
         trials = self.breaker.started(now), *self.common.started(self.endpoint.id, now)
         return trials if any(trials) else None
 
-    def end_trials(self, kind: OutcomeKind, trials: Trials, now: float, rng: Random) -> None:
+    def end_trials(self, kind: OutcomeKind, trials: Trials, sent_at: float, now: float, rng: Random) -> None:
         """Take in the outcome of an attempt."""
         own, address, quota = trials or (False, False, False)
         self.breaker.ended(kind, now, trial=own, rng=rng)
-        self.common.ended(self.endpoint.id, kind, now, trials=(address, quota), rng=rng)
+        self.common.ended(self.endpoint.id, kind, sent_at, now, trials=(address, quota), rng=rng)
 
 
 class Candidate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -11,6 +12,7 @@ from gateway.balancing.balancer import Balancer
 from gateway.balancing.decision import Picked, Refusal, Refused
 from gateway.balancing.outage import QUOTA, CommonBreaker, address_of
 from gateway.balancing.outcome import OutcomeKind
+from gateway.balancing.quota import Limits
 from tests.balancing.pools import ASK, end, endpoint, pick, pool, serve
 
 RNG = Random(1)
@@ -22,7 +24,7 @@ def fed(*rows: tuple[str, OutcomeKind], keys: int = 6) -> CommonBreaker:
     common = CommonBreaker()
     common.keys = keys
     for name, kind in rows:
-        common.ended(name, kind, 0.0, trial=False, rng=RNG)
+        common.ended(name, kind, 0.0, 0.0, trial=False, rng=RNG)
     return common
 
 
@@ -47,10 +49,10 @@ def test_a_trial_that_learns_nothing_makes_room_for_the_next() -> None:
     common = fed(*[("a", DOWN), ("b", DOWN)] * 3, keys=2)
     assert common.started("a", 10.0)
     assert common.ready_at(10.0) > 10.0
-    common.ended("a", OutcomeKind.AUTH_REJECTED, 10.1, trial=True, rng=RNG)
+    common.ended("a", OutcomeKind.AUTH_REJECTED, 10.0, 10.1, trial=True, rng=RNG)
     assert common.ready_at(10.1) <= 10.1
     assert common.started("b", 10.2)
-    common.ended("b", OK, 10.3, trial=True, rng=RNG)
+    common.ended("b", OK, 10.2, 10.3, trial=True, rng=RNG)
     assert not common.tripped
 
 
@@ -93,6 +95,33 @@ def test_a_pool_on_one_address_is_never_shut() -> None:
         end(balancer, decision.lease, DOWN)
 
 
+def test_a_pool_on_one_address_is_whole_again_with_the_first_answer() -> None:
+    limits = {f"q-k{n}": Limits(rpm=60) for n in range(5)}
+    balancer = pool(*(endpoint(f"k{n}") for n in range(5)), strategy="round_robin", limits=limits)
+    now = 0.0
+    while now < 600.0:
+        end(balancer, pick(balancer, now=now), DOWN, now)
+        now += 0.5
+    assert set(balancer.view(now).outages.values()) == {"open"}
+    end(balancer, pick(balancer, now=now), OK, now + 0.1)
+    assert not balancer.view(now + 0.1).outages
+    trials = [pick(balancer, now=now + 0.2) for _ in range(20)]
+    assert len({lease.endpoint.id for lease in trials}) == 5, "each key that had failed is tried at once, one at a time"
+    for lease in trials:
+        end(balancer, lease, OK, now + 0.3)
+    asked = Counter(serve(balancer, now=now + 0.4) for _ in range(200))
+    assert set(asked.values()) == {40}
+
+
+def test_an_answer_to_what_was_sent_before_it_opened_does_not_close_it() -> None:
+    balancer = pool(*(endpoint(f"k{n}") for n in range(5)), strategy="round_robin")
+    early = pick(balancer)
+    for _ in range(20):
+        end(balancer, pick(balancer, now=1.0), DOWN, 1.0)
+    end(balancer, early, OK, 2.0)
+    assert balancer.view(2.0).outages
+
+
 def test_a_probe_that_succeeds_reopens_the_address() -> None:
     balancer = pool(*(endpoint(f"k{n}") for n in range(5)), strategy="round_robin")
     for _ in range(20):
@@ -122,7 +151,7 @@ def of_quota(*outcomes: tuple[str, OutcomeKind], keys: int = 4) -> CommonBreaker
     common = CommonBreaker(QUOTA)
     common.keys = keys
     for name, kind in outcomes:
-        common.ended(name, kind, 0.0, trial=False, rng=RNG)
+        common.ended(name, kind, 0.0, 0.0, trial=False, rng=RNG)
     return common
 
 
