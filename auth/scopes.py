@@ -37,10 +37,15 @@ SCOPES = MappingProxyType(
         for scope in (
             Scope(INFERENCE, "Send requests to the inference paths through the tenant's pools."),
             Scope(POOLS_READ, "List and read pools and quotas."),
-            Scope(POOLS_WRITE, "Create, change and delete pools and quotas."),
-            Scope(KEYS_READ, "List provider keys; key material is never shown."),
+            Scope(POOLS_WRITE, "Create, change and delete quotas and pools; a pool's keys go with it."),
+            Scope(
+                KEYS_READ, "List and read provider keys, versions, rotations and sources; key material is never shown."
+            ),
             Scope(KEYS_WRITE, "Add, change, disable and delete provider keys."),
-            Scope(KEYS_ROTATE, "Start, promote and roll back rotations of provider keys."),
+            Scope(
+                KEYS_ROTATE,
+                "Rotate, roll back and revoke provider keys' secrets; set schedules, sources and growth of pools.",
+            ),
             Scope(CLIENTS_READ, "List and read OAuth clients, members and sessions."),
             Scope(
                 CLIENTS_WRITE,
@@ -51,9 +56,13 @@ SCOPES = MappingProxyType(
                 TOKENS_ISSUE,
                 "Hand out narrower tokens: token exchange and POST /api/v1/tokens; list and revoke the tenant's.",
             ),
-            Scope(USAGE_READ, "Read usage and cost of the tenant."),
+            Scope(USAGE_READ, "Read usage and cost of the tenant, and what became of requests."),
             Scope(AUDIT_READ, "Read the tenant's audit log."),
-            Scope(PLATFORM, "Operate the installation: create, suspend and delete tenants.", operators_only=True),
+            Scope(
+                PLATFORM,
+                "Operate the installation: create, suspend and delete tenants; look after KEKs and signing keys.",
+                operators_only=True,
+            ),
             Scope(
                 TENANTS_ACT,
                 "With `platform`: act in a tenant for five minutes at a time, seen in its audit log.",
