@@ -45,9 +45,15 @@ async def make_link(request: AnyRequest, services: Services, data: JSONBody[Link
             f"The link would hold scopes that this token lacks: {format_scope(beyond)}.",
             hint=f"Choose from {format_scope(caller.scopes)}.",
         )
+    opens = scopes - {INFERENCE}
+    if not opens:
+        raise NotPermitted(
+            "The link would open no page: its only scope is inference, or it has none.",
+            hint="Use a token with scopes of the management API, such as pools:read.",
+        )
     async with services.sessions.tenant(caller.tenant_id) as session:
         secret, end = await people.make_link(
-            session, caller, subject=wanted.subject, scopes=scopes - {INFERENCE}, now=services.clock()
+            session, caller, subject=wanted.subject, scopes=opens, now=services.clock()
         )
         await services.record(session, request, caller, "sign_in_link.create", f"person:{wanted.subject}")
     url = f"{services.config.issuer.rstrip('/')}/sign-in/{secret.reveal()}"

@@ -178,3 +178,17 @@ def test_the_cookie_is_bound_to_host_and_tls() -> None:
 
 def test_a_hidden_referrer_is_no_other_site() -> None:
     assert is_same_origin({"origin": "null", "sec-fetch-site": "same-origin"}, ISSUER)
+
+
+async def test_a_token_for_inference_alone_signs_nobody_in(world: World) -> None:
+    """It is what customers hold: with it they could put sign-ins of anybody into the audit trail."""
+    plain = await world.client("acme", scopes=["inference"])
+    answer = await world.http.post(
+        "/api/v1/sign-in-links", json={"subject": "ada@acme.example"}, headers=await world.bearer(plain)
+    )
+    assert answer.status_code == 403
+    assert "no page" in answer.json()["detail"]
+    wide = await world.bearer(await world.client("acme"))
+    none = await world.http.post("/api/v1/sign-in-links", json={"scopes": []}, headers=wide)
+    assert none.status_code == 403
+    assert not [event for event in world.trail.events if event.action == "sign_in_link.create"]
