@@ -150,7 +150,14 @@ class GatewayServer(uvicorn.Server):
 
         for each in self._sockets:
             # A copy: it is closed with the server, and there may be another server later.
-            server = await loop.create_server(make_protocol, sock=each.dup(), ssl=config.ssl, backlog=config.backlog)
+            server = await loop.create_server(
+                make_protocol,
+                sock=each.dup(),
+                ssl=config.ssl,
+                backlog=config.backlog,
+                # No connection yet, so the sweep does not see it: a caller has as long for it as for a head after it.
+                ssl_handshake_timeout=self._timeouts_s[0] if config.ssl else None,
+            )
             self.servers.append(server)
 
     def leave_off(self) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ from gateway.forwarded import certificate_of
 from gateway.preflight import static_findings
 from gateway.registered_certificates import MAX_PER_TENANT, RegisteredCertificates
 from gateway.server import make_server, open_socket
-from gateway.settings import read_settings
+from gateway.settings import Settings, read_settings
 from gateway.tls import ServerTls, TlsFiles, TlsUnusable
 
 SETTINGS = replace(read_settings({}), drain_lead_s=0.0, drain_s=1.0)
@@ -80,14 +81,14 @@ NAMESAKE = issue("the operators' CA", is_ca=True)
 class Running:
     """A TLS server that says which certificate its application saw."""
 
-    def __init__(self, directory: Path, **files: Any) -> None:
+    def __init__(self, directory: Path, *, settings: Settings = SETTINGS, **files: Any) -> None:
         self.directory = directory
         CA.save(directory / "ca.pem")
         SERVER.save(directory / "server.pem")
         self.tls = ServerTls(TlsFiles(directory / "server.pem", **files))
         self.socket = open_socket("127.0.0.1", 0)
         self.port: int = self.socket.getsockname()[1]
-        self.server = make_server(self.app, SETTINGS, on_drain=lambda: None, tls=self.tls)
+        self.server = make_server(self.app, settings, on_drain=lambda: None, tls=self.tls)
         self.task = asyncio.create_task(self.server._serve([self.socket]))
 
     async def app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -207,6 +208,16 @@ async def test_without_asking_no_certificate_is_seen(start: Callable[..., Runnin
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 async def test_old_versions_are_refused(start: Callable[..., Running], version: ssl.TLSVersion) -> None:
     assert await start().ask(None, version) is None
+
+
+async def test_a_handshake_that_does_not_come_is_given_up(start: Callable[..., Running]) -> None:
+    running = start(settings=replace(SETTINGS, header_timeout_s=0.2))
+    assert await running.ask() is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    async with asyncio.timeout(30):
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+    writer.close()
 
 
 async def test_a_renewed_certificate_is_taken_up_while_connections_go_on(
