@@ -40,9 +40,8 @@ async def create_client(data: JSONBody[ClientIn], request: AnyRequest, services:
                 session, caller.tenant_id, spec, peppers=services.peppers, now=services.now()
             )
             shown = _out(made.client, await clients.list_secrets(session, made.client))
-            await services.record(
-                session, request, caller, "client.create", f"client:{shown.client_id}", scopes=list(data.scopes)
-            )
+            about = {"name": data.name, "scopes": list(data.scopes)}
+            await services.record(session, request, caller, "client.create", f"client:{shown.client_id}", **about)
             secret = made.secret.reveal() if made.secret else None
             return ClientCreated(client_secret=secret, **msgspec.structs.asdict(shown))
 
@@ -93,7 +92,12 @@ async def update_client(
             session, caller.tenant_id, client_id, changes, if_match=if_match, now=services.now()
         )
         secrets = await clients.list_secrets(session, client)
-        await services.record(session, request, caller, "client.update", f"client:{client_id}", changed=sorted(changes))
+        shown: dict[str, Any] = {name: changes[name] for name in ("name", "status") if name in changes}
+        if "scopes" in changes:
+            shown["scopes"] = list(client.scopes)
+        await services.record(
+            session, request, caller, "client.update", f"client:{client_id}", changed=sorted(changes), **shown
+        )
     return _reply(_out(client, secrets), client.version)
 
 

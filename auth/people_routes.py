@@ -55,7 +55,8 @@ async def make_link(request: AnyRequest, services: Services, data: JSONBody[Link
         secret, end = await people.make_link(
             session, caller, subject=wanted.subject, scopes=opens, now=services.clock()
         )
-        await services.record(session, request, caller, "sign_in_link.create", f"person:{wanted.subject}")
+        subject = f"person:{wanted.subject}"
+        await services.record(session, request, caller, "sign_in_link.create", subject, scopes=sorted(opens))
     url = f"{services.config.issuer.rstrip('/')}/sign-in/{secret.reveal()}"
     return Response(LinkOut(url, end), status_code=201, headers={"cache-control": "no-store"})
 

@@ -61,6 +61,11 @@ async def test_a_client_lives_its_life(world: World) -> None:
     actions = [(event.action, event.actor) for event in world.trail.events]
     assert actions == [(f"client.{verb}", owner.client_id) for verb in ("create", "update", "delete")]
     assert app.secret not in repr(world.trail.events)
+    assert [dict(event.detail) for event in world.trail.events] == [
+        {"name": "app", "scopes": ["inference", "usage:read"]},
+        {"changed": ["scopes"], "scopes": ["inference"]},
+        {},
+    ]
 
 
 async def test_of_edits_at_once_for_one_version_of_a_client_one_is_made(world: World) -> None:

@@ -57,6 +57,7 @@ async def test_a_link_signs_in_once(world: World) -> None:
     assert "pools:write" not in page.text
     assert (await use(world, secret)).status_code == 400
     assert [event.action for event in world.trail.events][-2:] == ["sign_in_link.create", "person.sign_in"]
+    assert world.trail.events[-2].detail == {"scopes": ["pools:read"]}
 
 
 async def test_racing_for_a_link_one_wins(world: World) -> None:
