@@ -66,7 +66,6 @@ class RelayProtocol(DeadlineProtocol):
             self._take_the_other_way(lines)
             self.in_head = False
             return
-        self.in_head = False
         head: RequestHead | None = judged.read
         if head is None:
             head = judged.read = RequestHead(lowered(lines))
@@ -85,6 +84,7 @@ class RelayProtocol(DeadlineProtocol):
             expects_continue=self.expect_100_continue,
             may_chunk=version == "1.1",
         )
+        self.in_head = False
         before, self.cycle = self.cycle, channel
         if before is None or before.response_complete:
             self._start_relay(channel, relay)

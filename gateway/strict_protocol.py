@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.proxy.channel import length_of
 from gateway.telemetry import new_request_id
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ class JudgedHead:
 
     def length_in(self, lines: HeaderList) -> int | None:
         """Return the length that `lines` tell, which say the same as these."""
-        value = lines[self.length_at][1] if self.length_at >= 0 else b""
-        return int(value) if value.isdigit() else None
+        return length_of(lines[self.length_at][1]) if self.length_at >= 0 else None
 
 
 def lowered(lines: HeaderList) -> HeaderList:

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from gateway.forwarded import thumbprint_of
-from gateway.proxy.channel import CallerGone, HeaderList
+from gateway.proxy.channel import CallerGone, HeaderList, length_of
 from gateway.proxy.head import NO_HEAD, RequestHead
 
 Scope = MutableMapping[str, Any]
@@ -53,8 +53,7 @@ class AsgiChannel:
         headers = scope["headers"]
         self._headers: HeaderList = headers if isinstance(headers, list) else list(headers)
         self.head = RequestHead(self._headers)
-        told = next((value for name, value in self._headers if name == b"content-length"), b"")
-        self.length = int(told) if told.isdigit() else None
+        self.length = length_of(next((value for name, value in self._headers if name == b"content-length"), b""))
         self.certificate: str = thumbprint_of(scope)
         client = scope.get("client")
         # Behind a trusted proxy uvicorn has put the caller's own address in its place.

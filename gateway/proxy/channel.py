@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 HeaderList = list[tuple[bytes, bytes]]
 
 
+_LENGTH_DIGITS = 20
+"""Those of 2^64, the bound of servers' parsers; what stands before them can only be zeros."""
+
+
+def length_of(value: bytes) -> int | None:
+    """Read a `content-length` that a parser has let pass, with any white space and zeros around; None for none."""
+    digits = value.strip(b" \t")[-_LENGTH_DIGITS:]
+    return int(digits) if digits.isdigit() else None
+
+
 class CallerGone(Exception):
     """The caller disconnected: there is nobody left to answer."""
 

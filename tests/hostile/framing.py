@@ -71,6 +71,13 @@ LENGTHS = [
         "open",
         0,
     ),
+    *(
+        _good(name, framed(name, b"content-length: %b%d%b\r\n" % (before, len(chat(ident(f"{name} 0"))), behind)))
+        for name, before, behind in (
+            ("a length behind five thousand zeros", b"0" * 5000, b""),
+            ("a length with white space around it", b" \t", b" \t "),
+        )
+    ),
     _good(
         "a length with leading zeros",
         framed(
