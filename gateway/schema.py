@@ -49,6 +49,7 @@ class RoleCheck:
 def migrate(url: str, revision: str = "head") -> None:
     """Bring the schema of `url` (a role that owns it) to `revision`; waits for a migration that is already running.
 
+    One that a newer release has migrated is left as it is: the former release works on it, and is rolled back to.
     Blocking, and safe to call with or without a running event loop: the migration runs in a thread of its own.
     """
     _in_thread(lambda: _upgrade(url, revision))
@@ -153,7 +154,9 @@ def scram_verifier(password: Secret, salt: bytes, iterations: int = 4096) -> str
 def _upgrade(url: str, revision: str) -> None:
     from alembic import command
 
-    command.upgrade(_configuration(url), revision)
+    configuration = _configuration(url)
+    configuration.attributes["upgrade"] = True
+    command.upgrade(configuration, revision)
 
 
 def _downgrade(url: str, revision: str) -> None:

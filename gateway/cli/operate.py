@@ -39,17 +39,19 @@ def migrate(revision: str, login: str | None) -> None:
     Safe to run from several places at once: one does the work, the others wait.
     """
     from gateway.cli.pools import read_secret
-    from gateway.schema import current_revision, ensure_login
+    from gateway.schema import current_revision, ensure_login, head_revision, known_revisions
     from gateway.schema import migrate as run_migrations
 
     url = settings_from_environment().owner_url
     if url is None:
         raise NotConfigured("No database is configured.", hint="Set LLM_PROXY_MIGRATION_URL or DATABASE_URL.")
+    if revision != "head" and revision not in known_revisions():
+        raise Fault(f"There is no revision {revision}.", hint=f"This release's newest is {head_revision()}.")
     with errors.status("migrating"), database_errors():
         before = asyncio.run(current_revision(url.reveal()))
         run_migrations(url.reveal(), revision)
         after = asyncio.run(current_revision(url.reveal()))
-    console.print(f"schema: {before or 'empty'} -> {after}" if before != after else f"schema: {after}, up to date")
+    console.print(_told(before, after, head_revision() if revision == "head" else revision, known_revisions()))
     if login:
         password = Secret(read_secret(f"Password for {login}"))
         if len(password.reveal()) < 12:
@@ -57,6 +59,15 @@ def migrate(revision: str, login: str | None) -> None:
         with database_errors():
             asyncio.run(ensure_login(url.reveal(), login, password))
         console.print(f"role {login}: may log in, bound by row-level security")
+
+
+def _told(before: str | None, after: str | None, wanted: str, known: frozenset[str]) -> str:
+    """Say what a migration did."""
+    if before != after:
+        return f"schema: {before or 'empty'} -> {after}"
+    if after is not None and after not in known:
+        return f"schema: {after}, of a newer release than this one: left as it is"
+    return f"schema: {after}, up to date" if after == wanted else f"schema: {after}, beyond {wanted}: not taken back"
 
 
 class database_errors:  # noqa: N801 - reads as a statement: `with database_errors():`

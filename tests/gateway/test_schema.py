@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import subprocess
+import sys
+from pathlib import Path
 
 import asyncpg
 import pytest
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
 from gateway.control.orm import asyncpg_url
 from gateway.embedded.postgres import Address
@@ -41,6 +46,25 @@ async def test_migrations_go_up_down_and_up(postgres_server: Address) -> None:
     finally:
         await admin.execute(f"drop database {name} with (force)")
         await admin.close()
+
+
+async def test_a_schema_of_a_newer_release_is_left_as_it_is(test_database: TestDatabase) -> None:
+    """A pod of the former release that starts after an upgrade, or in a rollback, migrates first, too."""
+    connection = await asyncpg.connect(test_database.owner_url)
+    await connection.execute("update alembic_version set version_num = '9999'")
+    command = [str(Path(sys.executable).with_name("llm-proxy")), "migrate"]
+    environment = os.environ | {"LLM_PROXY_MIGRATION_URL": test_database.owner_url}
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    ran = await asyncio.to_thread(run)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "newer release" in ran.stdout
+    assert await connection.fetchval("select version_num from alembic_version") == "9999"
+    with pytest.raises(CommandError):
+        await asyncio.to_thread(downgrade, test_database.owner_url, "base")
+    await connection.close()
 
 
 async def test_the_gateways_role_is_bound_by_row_level_security(test_database: TestDatabase) -> None:
