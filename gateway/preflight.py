@@ -15,7 +15,7 @@ from auth.errors import Fault
 from gateway.custody import make_keks, make_spare, parse_peppers
 from gateway.database import AWAY, DatabaseAway
 from gateway.metering.pricing import load_prices
-from gateway.schema import check_role, current_revision, head_revision, known_revisions
+from gateway.schema import check_role, current_revision, head_revision, identity, known_revisions
 from gateway.settings import Settings, invalid, is_loopback
 from gateway.tls import TlsUnusable, make_tls
 from tenants.errors import KeyringUnsafe
@@ -46,6 +46,9 @@ def static_findings(settings: Settings, *, control: bool = True) -> list[Finding
         )
     found += _tls_findings(settings)
     found += _sign_in_findings(settings) if control else []
+    if settings.kek is not None and settings.kek_spare == settings.kek.split(",")[0].strip():
+        name = "LLM_PROXY_KEK_SPARE"
+        found.append((name, f"{name} is where LLM_PROXY_KEK is: losing one loses both. Name another place."))
     try:
         make_keks(settings, NoCalls())
         make_spare(settings, NoCalls())
@@ -114,7 +117,27 @@ async def database_findings(settings: Settings) -> list[Finding]:
         raise DatabaseAway("The database does not answer.", debug=type(error).__name__) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         return [_unanswered(type(error).__name__)]
-    return [*role_findings(role), *revision_findings(revision)]
+    found = [*role_findings(role), *revision_findings(revision)]
+    if not found and settings.database_direct_url is not None:
+        found = await _direct_findings(url, settings.database_direct_url.reveal())
+    return found
+
+
+async def _direct_findings(url: str, direct_url: str) -> list[Finding]:
+    """Check that both URLs lead to one database, the second as a role that is bound like the first."""
+    name = "DATABASE_DIRECT_URL"
+    try:
+        role = await check_role(direct_url)
+        same = await identity(direct_url) == await identity(url)
+    except AWAY as error:
+        raise DatabaseAway("The database does not answer.", debug=f"{name}: {type(error).__name__}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        return [(name, f"The database does not answer ({type(error).__name__}): check {name} and the network.")]
+    if not same:
+        return [
+            (name, f"{name} leads to another database than DATABASE_URL: what one is told the other would not know.")
+        ]
+    return [(name, sentence) for _, sentence in role_findings(role)]
 
 
 def _unanswered(reason: str) -> Finding:

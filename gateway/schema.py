@@ -116,6 +116,18 @@ async def check_role(url: str) -> RoleCheck:
     return RoleCheck(row["rolname"], row["rolsuper"], row["rolbypassrls"], row["owns"])
 
 
+async def identity(url: str) -> tuple[str, object]:
+    """Return what tells a database from any other: its name and since when its server runs."""
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        row = await connection.fetchrow("select current_database() as name, pg_postmaster_start_time() as since")
+    finally:
+        await connection.close()
+    if row is None:
+        raise Invalid("The database does not say which one it is.", hint="Check the URL.")
+    return row["name"], row["since"]
+
+
 async def ensure_login(owner_url: str, name: str, password: Secret) -> None:
     """Create or update the LOGIN role `name` in the gateway's group role; `owner_url` may create roles.
 

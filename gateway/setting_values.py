@@ -94,11 +94,12 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
 
 
 def size(value: str) -> int:
-    """Read a number of bytes, with k, M or G for powers of 1024."""
+    """Read a number of bytes, with k, M or G for powers of 1024; less than a KiB is a unit forgotten."""
     match = re.fullmatch(r"([0-9]{1,12})\s*(k|m|g)?i?b?", value.strip().lower())
-    if match is None or int(match.group(1)) == 0:
-        raise ValueError("must be a size such as 32MiB or 33554432")
-    return int(match.group(1)) << {None: 0, "k": 10, "m": 20, "g": 30}[match.group(2)]
+    found = 0 if match is None else int(match.group(1)) << {None: 0, "k": 10, "m": 20, "g": 30}[match.group(2)]
+    if found < 1024:
+        raise ValueError("must be a size of 1KiB or more, such as 32MiB or 33554432")
+    return found
 
 
 def postgres_url(value: str) -> Secret:

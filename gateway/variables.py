@@ -146,7 +146,8 @@ VARIABLES: Final = (
         "database_direct_url",
         DATABASE,
         None,
-        "The same database past a PgBouncer in transaction mode, for notifications, leases, usage and the jobs' lock.",
+        "The same database past a PgBouncer in transaction mode, for notifications, leases, usage and the jobs' lock; "
+        "as a role that is bound likewise.",
         postgres_url,
         secret=True,
     ),

@@ -16,6 +16,7 @@ from uuid import UUID
 import asyncpg
 from uuid_utils.compat import uuid7
 
+from auth.errors import NotFound
 from auth.principal import PLATFORM_TENANT_ID
 from auth.storage import Connections
 from tenants.envelope import KEY_BYTES, RandomBytes
@@ -170,7 +171,8 @@ async def new_data_key(
     wrapped = await wrapper.wrap(wrap_context(tenant_id, key_id), key)
     second = await wrap_spare(spare, tenant_id, key_id, key)
     async with connections.tenant(tenant_id) as connection:
-        await connection.execute("select 1 from tenant where id = $1 for no key update", tenant_id)
+        if await connection.fetchval("select 1 from tenant where id = $1 for no key update", tenant_id) is None:
+            raise NotFound("The tenant does not exist.", hint="`llm-proxy tenant list` shows ids.")
         version = await connection.fetchval("select coalesce(max(version), 0) + 1 from data_key")
         await connection.execute("update data_key set state = 'retired' where state = 'active'")
         await connection.execute(

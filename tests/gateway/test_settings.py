@@ -11,7 +11,8 @@ from auth.secret import Secret
 from gateway.cli.operate import written
 from gateway.configuration_page import configuration_page
 from gateway.custody import parse_peppers
-from gateway.preflight import preflight, role_findings, static_findings
+from gateway.database import DatabaseAway
+from gateway.preflight import database_findings, preflight, role_findings, static_findings
 from gateway.schema import RoleCheck
 from gateway.settings import ConfigurationInvalid, is_loopback, read_settings, unread
 from gateway.variables import VARIABLES
@@ -77,6 +78,7 @@ def test_names_and_fields_are_unique() -> None:
         ("LLM_PROXY_TRUSTED_PROXIES", "*", "such as 127.0.0.1,10.0.0.0/8"),
         ("LLM_PROXY_MAX_BODY", "0", "size"),
         ("LLM_PROXY_MAX_BODY", "lots", "size"),
+        ("LLM_PROXY_MAX_BODY", "32", "1KiB or more"),
         ("LLM_PROXY_DRAIN", "nan", "number of seconds"),
         ("LLM_PROXY_LOG_FORMAT", "xml", "one of auto, human, json"),
         ("LLM_PROXY_ALLOW_PRIVATE_UPSTREAMS", "maybe", "true or false"),
@@ -144,7 +146,7 @@ def test_settings_never_print_their_secrets() -> None:
     assert KEY not in repr(read_settings(GOOD))
 
 
-@pytest.mark.parametrize(("size", "bytes_"), [("1", 1), ("2k", 2048), ("3 MiB", 3 << 20), ("1GB", 1 << 30)])
+@pytest.mark.parametrize(("size", "bytes_"), [("1024", 1024), ("2k", 2048), ("3 MiB", 3 << 20), ("1GB", 1 << 30)])
 def test_sizes(size: str, bytes_: int) -> None:
     assert read_settings({"LLM_PROXY_MAX_BODY": size}).max_body_bytes == bytes_
 
@@ -182,6 +184,7 @@ class TestPreflight:
             ("LLM_PROXY_KEK", "file:/nonexistent/keyring", "does not exist"),
             ("LLM_PROXY_KEK", "vault://vault:8200/transit/key", "Vault token"),
             ("LLM_PROXY_KEK", "awskms://eu-central-1", "malformed"),
+            ("LLM_PROXY_KEK_SPARE", "env", "losing one loses both"),
             ("LLM_PROXY_KEK_KEYS", "c2hvcnQ=", "32 bytes"),
             ("LLM_PROXY_KEK_KEYS", base64.b64encode(bytes(32)).decode(), "repeated"),
             ("LLM_PROXY_PEPPERS", "1:c2hvcnQ=", "32 random bytes"),
@@ -233,3 +236,20 @@ class TestPreflight:
         with pytest.raises(ConfigurationInvalid) as caught:
             await preflight(read_settings({**GOOD, "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d"}))
         assert "does not answer" in caught.value.errors[0][1]
+
+    async def test_the_direct_url_leads_to_the_same_database_as_a_role_that_is_bound(
+        self, test_database: TestDatabase
+    ) -> None:
+        async def found(direct_url: str) -> list[tuple[str, str]]:
+            settings = read_settings({**GOOD, "DATABASE_URL": test_database.url, "DATABASE_DIRECT_URL": direct_url})
+            return await database_findings(settings)
+
+        assert await found(test_database.url) == []
+        [(name, text)] = await found(test_database.owner_url)
+        assert (name, "superuser" in text) == ("DATABASE_DIRECT_URL", True)
+        place, _, _ = test_database.url.rpartition("/")
+        [(name, text)] = await found(f"{place}/postgres")
+        assert (name, "another database" in text) == ("DATABASE_DIRECT_URL", True)
+        with pytest.raises(DatabaseAway) as caught:
+            await found("postgresql://u:p@127.0.0.1:1/d")
+        assert "DATABASE_DIRECT_URL" in caught.value.debug

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
+from auth.errors import NotFound
 from auth.keyset import KeySet
 from auth.principal import PLATFORM_TENANT_ID
 from auth.signing_keys import SigningKeys
@@ -209,3 +210,8 @@ async def test_a_rewrap_is_safe_while_keys_are_read_and_written(
     for tenant_id, one in sealed:
         assert await alone.open(tenant_id, one.data_key_id, ("row",), one.blob) == b"x"
     assert len(sealed) > 6
+
+
+async def test_a_tenant_that_does_not_exist_gets_no_data_key(database: Connections, keyring: LocalKeyring) -> None:
+    with pytest.raises(NotFound):
+        await new_data_key(database, keyring, uuid7())
