@@ -31,13 +31,18 @@ async def list_events(
 ) -> Response[AuditPage]:
     """Oldest first; each event carries its hash and the one before it, so that an export can be checked elsewhere."""
     ask = page_ask(limit, cursor)
-    query = select(AuditEvent).where(col(AuditEvent.tenant_id) == call.tenant_id)
-    if ask.after is not None:
-        after = select(col(AuditEvent.seq)).where(
-            col(AuditEvent.tenant_id) == call.tenant_id, col(AuditEvent.id) == ask.after
-        )
-        query = query.where(col(AuditEvent.seq) > after.scalar_subquery())
+    mine = col(AuditEvent.tenant_id) == call.tenant_id
+    query = select(AuditEvent).where(mine)
     async with services.sessions.tenant(call.tenant_id) as session:
+        if ask.after is not None:
+            after = await session.scalar(select(AuditEvent.seq).where(mine, col(AuditEvent.id) == ask.after))
+            if after is None:  # an empty page would say that the trail ends there
+                raise Invalid(
+                    "The cursor names no event of this trail.",
+                    hint="Pass next_cursor of the previous page unchanged, or leave cursor out to start again.",
+                    errors=(("/cursor", "is not a cursor of this list"),),
+                )
+            query = query.where(col(AuditEvent.seq) > after)
         rows = (await session.execute(query.order_by(col(AuditEvent.seq)).limit(ask.fetch))).scalars().all()
     page = cut_page(rows, ask, key=lambda row: row.id)
     return reply(AuditPage(items=[_shown(row) for row in page.items], next_cursor=page.next_cursor))

@@ -20,6 +20,7 @@ from uuid_utils.compat import uuid7
 
 from auth.client_secrets import Peppers
 from auth.errors import Fault
+from auth.paging import encode_cursor
 from auth.principal import PLATFORM_TENANT_ID, Principal
 from auth.revocations import Revocations, Traces
 from auth.scopes import TENANT_SCOPES
@@ -817,6 +818,16 @@ async def test_a_schedule_for_every_key_of_a_pool(api: Api, acme: Planted) -> No
         assert (await api("GET", f"/keys/{key['id']}/rotation", expect=200)).json()["due_at"] == key["due_at"]
     await api("PUT", f"/pools/{acme.pool_id}/rotation", wanted | {"source_id": None}, expect=422)
     await api("PUT", f"/pools/{uuid7()}/rotation", wanted, expect=404)
+
+
+async def test_a_page_of_the_trail_follows_an_event_that_is_there(api: Api) -> None:
+    """An empty page would say that the trail ends, to whoever goes on from an event that a restore has lost."""
+    for n in range(3):
+        await api("POST", "/pools", {"name": f"p{n}"}, expect=201)
+    first = (await api("GET", "/audit?limit=2", expect=200)).json()
+    assert len((await api("GET", f"/audit?cursor={first['next_cursor']}", expect=200)).json()["items"]) >= 1
+    refused = await api("GET", f"/audit?cursor={encode_cursor(uuid7())}", expect=422)
+    assert refused.json()["errors"] == [{"pointer": "/cursor", "detail": "is not a cursor of this list"}]
 
 
 async def test_an_export_is_checked_without_the_gateway_and_the_gateway_against_it(
