@@ -18,6 +18,8 @@ MAX_OUTPUT_TOKENS = 1_000_000
 
 _MAX_DIGITS = 20
 """Of a longer number only the beginning is read: it is beyond the bound either way."""
+_BEGIN_NUMBERS = frozenset(b"%d" % digit for digit in range(10)) | {b"-"}
+_MAX_NUMBER_BYTES = 1024
 _ABSENT = msgspec.Raw()
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
 
@@ -80,8 +82,13 @@ def _begins(raw: msgspec.Raw, count: int) -> bytes:
 
 
 def _count_in(raw: msgspec.Raw) -> int | None:
+    """Read a maximum; DecodeError for a number that is beyond all numbers, such as 1e400."""
     digits = _begins(raw, _MAX_DIGITS)
-    return min(int(digits), MAX_OUTPUT_TOKENS) if digits.isdigit() else None
+    if digits.isdigit():
+        return min(int(digits), MAX_OUTPUT_TOKENS)
+    if digits[:1] in _BEGIN_NUMBERS and len(memoryview(raw)) <= _MAX_NUMBER_BYTES:
+        msgspec.json.decode(raw)
+    return None
 
 
 _DECODER = msgspec.json.Decoder(Fields)

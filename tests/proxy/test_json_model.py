@@ -90,6 +90,8 @@ def test_two_models_are_refused(body: str) -> None:
         b'{"model":"\xff"}',
         b'{"a":' * 100_000,
         b'{"model":NaN}',
+        b'{"model":"m","max_tokens":1e400}',
+        b'{"model":"m","stream":1,"generationConfig":{"maxOutputTokens":-1e400}}',
         b"{'model':'a'}",
     ],
 )
