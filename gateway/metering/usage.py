@@ -40,8 +40,8 @@ def _read_any(body: bytes) -> Reading:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return EMPTY
     for part in (bytes(parsed.response), bytes(parsed.message)):
-        if part.startswith(b"{"):
-            return read_body(part)
+        if part.startswith(b"{") and (inner := read_body(part)) != EMPTY:
+            return inner
     model = parsed.model or parsed.model_version
     found = Reading(model=model if isinstance(model, str) else None)
     if parsed.usage_metadata:
@@ -71,7 +71,7 @@ def read_usage(raw: bytes) -> Reading:
         None,
         _count(into),
         _count(out),
-        cached=_count(details.cached_tokens) if details is not None else None,
+        cached=_count(details.get("cached_tokens", 0)) if isinstance(details, dict) else None,
         read=_count(usage.cache_read_input_tokens),
         written=_count(usage.cache_creation_input_tokens),
     )
@@ -149,6 +149,8 @@ def _sum(*counts: int | None) -> int | None:
 
 
 def _count(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # some servers know no other numbers
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
         return None
     return value

@@ -12,18 +12,14 @@ MAX_COUNT = 2**31 - 1
 """Counts are stored as Postgres integers; a provider that claims more is not believed."""
 
 
-class Details(msgspec.Struct):
-    cached_tokens: Any = 0
-
-
 class Usage(msgspec.Struct):
     prompt_tokens: Any = None
     completion_tokens: Any = None
     total_tokens: Any = None
-    prompt_tokens_details: Details | None = None
+    prompt_tokens_details: Any = None
     input_tokens: Any = None
     output_tokens: Any = None
-    input_tokens_details: Details | None = None
+    input_tokens_details: Any = None
     cache_creation_input_tokens: Any = None
     cache_read_input_tokens: Any = None
 

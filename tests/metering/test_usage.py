@@ -84,6 +84,27 @@ GEMINI = {
             None,
             id="sums beyond an integer",
         ),
+        pytest.param(
+            {"usage": {"prompt_tokens": 4, "completion_tokens": 2, "prompt_tokens_details": []}},
+            None,
+            TokenUsage(4, 2, 0),
+            id="details of the wrong type",
+        ),
+        pytest.param(
+            {"usage": {"prompt_tokens": 4.0, "completion_tokens": 2e0}},
+            None,
+            TokenUsage(4, 2, 0),
+            id="counts with a point",
+        ),
+        pytest.param(
+            {"usage": {"prompt_tokens": 4.5, "completion_tokens": 2}}, None, TokenUsage(0, 2), id="half a token"
+        ),
+        pytest.param(
+            {"model": "m", "message": {"text": "hi"}, "usage": {"prompt_tokens": 4, "completion_tokens": 2}},
+            "m",
+            TokenUsage(4, 2, 0),
+            id="a message that says nothing of it",
+        ),
         pytest.param({"usage": "many"}, None, None, id="usage of the wrong type"),
         pytest.param({"error": {"message": "no"}}, None, None, id="an error body"),
         pytest.param([1], None, None, id="not an object"),
