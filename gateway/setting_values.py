@@ -107,6 +107,10 @@ def postgres_url(value: str) -> Secret:
     parts = urlsplit(value)
     if parts.scheme not in ("postgresql", "postgres"):
         raise ValueError("must be a URL such as postgresql://user:password@host:5432/database")
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        port = re.search(r":([^:\]]+)$", host)
+        if port is not None and not port[1].isdecimal():  # not shown: it may be half a password
+            raise ValueError("has a port that is no number: is the password percent-encoded (/ is %2F, # is %23)?")
     return Secret(value)
 
 

@@ -31,6 +31,7 @@ from tenants.sources.protocol import (
     ProviderKeyMade,
     SourceAway,
     SourceRefused,
+    SourceUnknown,
 )
 
 TARGET = "generativelanguage.googleapis.com"
@@ -118,14 +119,23 @@ class GcpDriver:
         targets = [{"service": service} for service in self._settings.services]
         body = {"displayName": tag, "restrictions": {"apiTargets": targets}}
         started = await api.need("POST", f"{self._parent}?keyId={quote(tag, safe='')}", _Operation, body)
-        await self._finish(api, started)
-        return await self._read(api, tag)
+        try:
+            await self._finish(api, started)
+            return await self._read(api, tag)
+        except SourceRefused as error:
+            # Asked and begun: a missing right to look at the operation or the secret does not unmake the key.
+            raise SourceUnknown(str(error)) from error
 
     async def find(self, tag: str) -> ProviderKeyMade | None:
-        """Look the id up; its secret can be read again."""
+        """Look the id up; its secret can be read again, by who has the right to."""
         api = await self._api()
         key = await api.call("GET", self._path(tag), _Key)
-        return None if key is None or key.delete_time is not None else await self._read(api, tag)
+        if key is None or key.delete_time is not None:
+            return None
+        try:
+            return await self._read(api, tag)
+        except SourceRefused:
+            return ProviderKeyMade(tag, None)
 
     async def disable(self, ref: str) -> None:
         """Delete it, which can be undone for 30 days."""

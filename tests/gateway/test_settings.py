@@ -78,6 +78,8 @@ def test_names_and_fields_are_unique() -> None:
         ("LLM_PROXY_TRUSTED_PROXIES", "*", "such as 127.0.0.1,10.0.0.0/8"),
         ("LLM_PROXY_MAX_BODY", "0", "size"),
         ("LLM_PROXY_MAX_BODY", "lots", "size"),
+        ("DATABASE_URL", "postgresql://u:half/s3cret@h:5432/d", "percent-encoded"),
+        ("DATABASE_URL", "postgresql://u:p@h1:5432,h2:nine/d", "percent-encoded"),
         ("LLM_PROXY_MAX_BODY", "32", "1KiB or more"),
         ("LLM_PROXY_DRAIN", "nan", "number of seconds"),
         ("LLM_PROXY_LOG_FORMAT", "xml", "one of auto, human, json"),
