@@ -96,10 +96,17 @@ class Account(msgspec.Struct, array_like=True):
             self.level -= amount
 
     def charge_dated(self, amount: float, recent: list[tuple[float, float]], now: float) -> None:
-        """Take what was spent, of which `recent` (seconds ago, amount) is all that lies in the last window. Sliding."""
+        """Take what was spent, of which `recent` (seconds ago, amount) is all that lies in the last window. Sliding.
+
+        Who did not hear that an earlier report was taken tells its part again: only the latest `amount` of it is new.
+        """
         self.total += amount
-        counts = dict(self.slots)
-        for age_s, part in recent:
+        counts, left = dict(self.slots), amount
+        for age_s, told in sorted(recent):
+            part = min(told, left)
+            if part <= 0.0:
+                break
+            left -= part
             slot = self._slot(now - max(0.0, age_s))
             counts[slot] = counts.get(slot, 0.0) + part
         oldest = self._slot(now) - SLOTS

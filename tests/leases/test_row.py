@@ -150,6 +150,21 @@ def test_a_report_that_is_taken_twice_is_charged_once() -> None:
     assert granted(row, report("a", want=10.0, spent=10.0), NOW).available == pytest.approx(50.0)
 
 
+def test_a_dated_report_that_is_taken_twice_is_charged_once() -> None:
+    """The store answered too late: it was taken, and nobody told the process."""
+    row = Row()
+
+    def said(spent: float, *recent: tuple[float, float], now: float) -> float:
+        draw = Draw("sliding", 100.0, 10.0, spent=spent, recent=list(recent), want=50.0, need=1.0)
+        return exchange(row, Report("a", {"|rpm": draw}), now).grants["|rpm"].available
+
+    said(0.0, now=NOW)
+    assert said(20.0, (0.5, 20.0), now=NOW + 1.0) == 80.0
+    assert said(25.0, (1.5, 20.0), (0.2, 5.0), now=NOW + 2.0) == 75.0
+    assert said(24.0, (3.5, 20.0), (2.2, 5.0), now=NOW + 4.0) == 75.0, "what was given back stays until it leaves"
+    assert said(24.0, now=NOW + 14.0) == 100.0
+
+
 def test_one_who_was_given_up_is_charged_only_for_what_was_not_confirmed() -> None:
     row = Row()
     granted(row, report("a", want=10.0, spent=1000.0, acked=990.0), NOW)
