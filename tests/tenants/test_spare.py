@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -171,3 +172,30 @@ async def test_status_names_what_nothing_opens(keyring: LocalKeyring) -> None:
     remote = RemoteKeyring()
     remote.away = True
     assert await status_of(KekUse(remote.uri, "wraps", 1), remote, None) == "unavailable"
+
+
+async def test_a_rewrap_leaves_a_spare_that_another_one_adds_meanwhile(
+    database: Connections, keyring: LocalKeyring, plant: Plant
+) -> None:
+    """One run has the spare's variable and one has not: what the first adds must outlive the second."""
+    both = LocalKeyring([NEW_KEK, KEK])
+
+    class Overtaken:
+        """Wraps under the new KEK, after the other run has added the spare."""
+
+        uri, opens, unwrap, status = both.uri, both.opens, both.unwrap, both.status
+
+        async def wrap(self, context: Sequence[str], plaintext: bytes) -> Wrapped:
+            if context[-1] != str(UUID(int=0)):
+                await last(rewrap_data_keys(database, keyring, spare=SpareKek(OFFLINE)))
+            return await both.wrap(context, plaintext)
+
+    await DataKeys(database, keyring).seal((await plant("a")).tenant_id, ("x",), b"x")
+    async with database.platform() as connection:
+        await connection.execute("update data_key set spare_uri = null, spare_wrapped = null")
+    overtaken = await last(rewrap_data_keys(database, Overtaken()))
+    assert (overtaken.done, overtaken.total) == (0, 1)
+    assert await kek_uses(database) == [KekUse(keyring.uri, "wraps", 1), KekUse(OFFLINE.uri, "spare", 1)]
+    again = await last(rewrap_data_keys(database, both))
+    assert (again.done, again.failed) == (1, {})
+    assert await kek_uses(database) == [KekUse(both.uri, "wraps", 1), KekUse(OFFLINE.uri, "spare", 1)]
