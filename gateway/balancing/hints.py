@@ -151,6 +151,9 @@ def _until(unix: float, now_unix: float) -> float | None:
 
 
 def _window(limit: int | None, remaining: int | None, reset_s: float | None) -> WindowHint | None:
+    if limit == 0:
+        # Servers without such a limit say so: whoever answers under a limit of none has none.
+        return None
     if limit is not None and remaining is not None and remaining > limit:
         remaining = limit
     return None if limit is None and remaining is None else WindowHint(limit, remaining, reset_s)

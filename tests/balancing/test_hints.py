@@ -45,6 +45,17 @@ TABLE: list[tuple[str, str, dict[str, str], Hint | None]] = [
         ),
     ),
     (
+        "a server that answers under a limit of 0 has none",
+        "generic",
+        {
+            "x-ratelimit-limit-requests": "0",
+            "x-ratelimit-remaining-requests": "0",
+            "x-ratelimit-limit-tokens": "500",
+            "x-ratelimit-remaining-tokens": "400",
+        },
+        Hint(tokens=WindowHint(500, 400)),
+    ),
+    (
         "groq's requests are per day",
         "groq",
         {
