@@ -221,6 +221,11 @@ def test_what_no_value_may_be_is_refused_by_the_schema(changes: dict[str, Any], 
         ({"config": {"LLM_PROXY_CLIENT_CERTIFICATES": "server"}}, "the pods do not end TLS"),
         ({"encryption": {"kek": "vault://v:8200/transit/k,env"}}, "vault:// needs a token"),
         ({"database": {"maxConnections": 50}}, "above database.maxConnections"),
+        ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "commonLabels holds app.kubernetes.io/name"),
+        (
+            {"gateway": {"podLabels": {"app.kubernetes.io/component": "x"}}},
+            "gateway.podLabels holds app.kubernetes.io/component",
+        ),
         ({"gateway": {"workers": 3}}, "less than gateway.workers (3) times"),
         ({"gateway": {"spool": {"processSize": "1200M", "sizeLimit": "1Gi"}}}, "a pod beyond it is evicted"),
         (

@@ -32,6 +32,13 @@ values.schema.json.
 {{- if and (include "llm-proxy.kekIn" (list . "vault://")) (not .encryption.vault.tokenPath) (not .encryption.vault.existingSecret) -}}
 {{- $e = append $e "vault:// needs a token: set encryption.vault.tokenPath (an agent's file) or encryption.vault.existingSecret" -}}
 {{- end -}}
+{{- range $place, $labels := dict "commonLabels" .commonLabels "gateway.podLabels" .gateway.podLabels "control.podLabels" .control.podLabels "migrations.podLabels" .migrations.podLabels -}}
+{{- range $word := list "name" "instance" "component" -}}
+{{- if hasKey (default dict $labels) (printf "app.kubernetes.io/%s" $word) -}}
+{{- $e = append $e (printf "%s holds app.kubernetes.io/%s, by which Deployments, Services and policies find their pods: leave it out" $place $word) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and .networkPolicy.enabled (not .networkPolicy.extraEgress) -}}
 {{- range splitList "," (printf "%s,%s,%s" .encryption.kek .encryption.spare .encryption.shares) -}}
 {{- $port := trim . | regexFind "^vault://[^/]+:[0-9]+/" | regexFind ":[0-9]+/" | trimPrefix ":" | trimSuffix "/" -}}
