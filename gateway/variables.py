@@ -286,7 +286,7 @@ VARIABLES: Final = (
         "max_upload_bytes",
         TRAFFIC,
         "512MiB",
-        "Largest multipart upload; it is relayed as it arrives.",
+        "Largest multipart upload, which is relayed as it arrives. It may have 1,000 parts.",
         size,
     ),
     Variable(
