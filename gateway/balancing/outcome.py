@@ -29,12 +29,16 @@ class TokenUsage:
     """Tokens as the provider counted them; `cached_input` is the part of `input` read from a prompt cache.
 
     `reported` is False when the gateway had to estimate (a stream that carried no usage, an aborted request).
+    `cache_write` is the part of `input` that was written to the cache, `cache_write_1h` the part of that which is kept
+    for an hour: providers charge for it.
     """
 
     input: int = 0
     output: int = 0
     cached_input: int = 0
     reported: bool = True
+    cache_write: int = 0
+    cache_write_1h: int = 0
 
 
 @value_type(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Pure. A stream of a thousand events costs one append and one `count` a chunk; on
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from gateway.balancing.outcome import TokenUsage
 from gateway.metering.usage import EMPTY, read_body, read_tail
@@ -83,13 +84,18 @@ class AnswerTap:
         return read_tail(tail).over(head)
 
     def result(self, *, est_input_tokens: int) -> tuple[TokenUsage, str | None]:
-        """Return (usage, served model). Silent answers are estimated: the ask's input, one output token an event."""
+        """Return (usage, served model). Silent answers are estimated: the ask's input, one output token an event.
+
+        So is the output of one that ended before its provider had counted it.
+        """
         reading = self.reading()
         usage = reading.tokens()
         if usage is None:
             # A stream's first and last events carry no text; a JSON answer of unknown kind is counted by its bytes.
             output = max(self.events - 2, 0) if self.is_stream else 0
             usage = TokenUsage(input=est_input_tokens if self.size else 0, output=output, reported=False)
+        elif reading.is_opening and self.is_stream:
+            usage = replace(usage, output=max(usage.output, self.events - 2), reported=False)
         return usage, reading.model
 
 

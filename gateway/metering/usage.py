@@ -2,7 +2,8 @@
 
 Sources: OpenAI chat completions, responses and embeddings (`usage`), Anthropic messages (`usage`), Gemini
 generateContent (`usageMetadata`). Field meanings differ; `TokenUsage` is the common form: `input` counts every prompt
-token, `cached_input` is the part of it that was read from a cache.
+token, `cached_input` is the part of it that was read from a cache. Where `total_tokens` is more than both together the
+rest is output: xAI and Gemini's OpenAI face leave what was thought out of `completion_tokens`, and charge for it.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ def _read_any(body: bytes) -> Reading:
         parsed = _BODY.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return EMPTY
-    for part in (bytes(parsed.response), bytes(parsed.message)):
-        if part.startswith(b"{") and (inner := read_body(part)) != EMPTY:
-            return inner
+    response, message = bytes(parsed.response), bytes(parsed.message)
+    if response.startswith(b"{") and (inner := read_body(response)) != EMPTY:
+        return inner
+    if message.startswith(b"{") and (inner := read_body(message)) != EMPTY:
+        return msgspec.structs.replace(inner, is_opening=True)
     model = parsed.model or parsed.model_version
     found = Reading(model=model if isinstance(model, str) else None)
     if parsed.usage_metadata:
@@ -67,13 +70,18 @@ def read_usage(raw: bytes) -> Reading:
         details, into, out = usage.prompt_tokens_details, usage.prompt_tokens, usage.completion_tokens
     else:
         details, into, out = usage.input_tokens_details, usage.input_tokens, usage.output_tokens
+    told = details if isinstance(details, dict) else {}
+    writes = usage.cache_creation if isinstance(usage.cache_creation, dict) else {}
     return _reading(
         None,
         _count(into),
         _count(out),
-        cached=_count(details.get("cached_tokens", 0)) if isinstance(details, dict) else None,
+        total=_count(usage.total_tokens),
+        cached=_count(told.get("cached_tokens", 0)) if isinstance(details, dict) else None,
+        put=_count(told.get("cache_write_tokens")),
         read=_count(usage.cache_read_input_tokens),
         written=_count(usage.cache_creation_input_tokens),
+        written_1h=_count(writes.get("ephemeral_1h_input_tokens")),
     )
 
 
@@ -82,23 +90,38 @@ def _plainly(plain: Plain) -> Reading:
     into, out, details = usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens_details
     if into is None and out is None:
         into, out, details = usage.input_tokens, usage.output_tokens, usage.input_tokens_details
+    writes = usage.cache_creation
     return _reading(
         plain.model or None,
         into,
         out,
+        total=usage.total_tokens,
         cached=None if details is None else details.cached_tokens,
+        put=None if details is None else details.cache_write_tokens,
         read=usage.cache_read_input_tokens,
         written=usage.cache_creation_input_tokens,
+        written_1h=None if writes is None else writes.ephemeral_1h_input_tokens,
     )
 
 
 def _reading(
-    model: str | None, into: int | None, out: int | None, *, cached: int | None, read: int | None, written: int | None
+    model: str | None,
+    into: int | None,
+    out: int | None,
+    *,
+    total: int | None,
+    cached: int | None,
+    put: int | None,
+    read: int | None,
+    written: int | None,
+    written_1h: int | None,
 ) -> Reading:
-    """Put the counts together: `read` and `written` are Anthropic's, which `into` leaves out."""
+    """Put the counts together: `read` and `written` are Anthropic's, which `into` leaves out; `put` is part of it."""
     if into is not None and (read is not None or written is not None):
         into, cached = _sum(into, read, written), read or 0
-    return Reading(model, into, out, cached)
+    if total and into is not None and total > into + (out or 0):
+        out = total - into
+    return Reading(model, into, out, cached, put if written is None else written, written_1h)
 
 
 def read_gemini_usage(raw: bytes) -> Reading:

@@ -22,6 +22,7 @@ class Usage(msgspec.Struct):
     input_tokens_details: Any = None
     cache_creation_input_tokens: Any = None
     cache_read_input_tokens: Any = None
+    cache_creation: Any = None
 
 
 class GeminiUsage(msgspec.Struct, rename="camel"):
@@ -46,12 +47,19 @@ class Body(msgspec.Struct):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What one body or event told. The parts are None where it is silent, so that readings can be merged."""
+    """What one body or event told. The parts are None where it is silent, so that readings can be merged.
+
+    `written` and `written_1h` are input tokens that went into the cache. `is_opening`: it was said before the answer
+    came, so that `output` is no more than a beginning.
+    """
 
     model: str | None = None
     input: int | None = None
     output: int | None = None
     cached_input: int | None = None
+    written: int | None = None
+    written_1h: int | None = None
+    is_opening: bool = False
 
     @property
     def has_usage(self) -> bool:
@@ -65,6 +73,9 @@ class Reading(msgspec.Struct, frozen=True):
             input=self.input if self.input is not None else earlier.input,
             output=self.output if self.output is not None else earlier.output,
             cached_input=self.cached_input if self.cached_input is not None else earlier.cached_input,
+            written=self.written if self.written is not None else earlier.written,
+            written_1h=self.written_1h if self.written_1h is not None else earlier.written_1h,
+            is_opening=self.is_opening if self.has_usage else earlier.is_opening,
         )
 
     def tokens(self) -> TokenUsage | None:
@@ -72,7 +83,11 @@ class Reading(msgspec.Struct, frozen=True):
         count, output, cached = self.input or 0, self.output, self.cached_input or 0
         if output is None and self.input is None:
             return None
-        return TokenUsage(count, output or 0, cached if cached < count else count)
+        cached = cached if cached < count else count
+        if not self.written:
+            return TokenUsage(count, output or 0, cached)
+        written = min(self.written, count - cached)
+        return TokenUsage(count, output or 0, cached, True, written, min(self.written_1h or 0, written))
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
@@ -80,6 +95,13 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 
 class PlainDetails(msgspec.Struct):
     cached_tokens: Count | None = 0
+    cache_write_tokens: Count | None = None
+
+
+class PlainWrites(msgspec.Struct):
+    """Anthropic's writes to the cache by how long they are kept."""
+
+    ephemeral_1h_input_tokens: Count | None = None
 
 
 class PlainUsage(msgspec.Struct):
@@ -87,12 +109,14 @@ class PlainUsage(msgspec.Struct):
 
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
+    total_tokens: Count | None = None
     prompt_tokens_details: PlainDetails | None = None
     input_tokens: Count | None = None
     output_tokens: Count | None = None
     input_tokens_details: PlainDetails | None = None
     cache_creation_input_tokens: Count | None = None
     cache_read_input_tokens: Count | None = None
+    cache_creation: PlainWrites | None = None
 
 
 class Plain(msgspec.Struct):

@@ -59,7 +59,67 @@ GEMINI = {
         pytest.param(CHAT, "gpt-4o-2024-08-06", TokenUsage(20, 5, 8), id="openai chat"),
         pytest.param(RESPONSE, "gpt-4.1", TokenUsage(7, 9, 2), id="openai responses"),
         pytest.param(EMBEDDING, "text-embedding-3-small", TokenUsage(4, 0, 0), id="openai embeddings"),
-        pytest.param(MESSAGE, "claude-sonnet-4-5", TokenUsage(1110, 3, 1000), id="anthropic counts caches apart"),
+        pytest.param(
+            MESSAGE, "claude-sonnet-4-5", TokenUsage(1110, 3, 1000, cache_write=100), id="anthropic counts caches apart"
+        ),
+        pytest.param(
+            {
+                "model": "claude-sonnet-4-5",
+                "usage": {
+                    "input_tokens": 10,
+                    "cache_creation_input_tokens": 700,
+                    "cache_creation": {"ephemeral_5m_input_tokens": 300, "ephemeral_1h_input_tokens": 400},
+                    "cache_read_input_tokens": 0,
+                    "output_tokens": 3,
+                    "server_tool_use": {"web_search_requests": 2},
+                    "service_tier": "standard",
+                },
+            },
+            "claude-sonnet-4-5",
+            TokenUsage(710, 3, 0, cache_write=700, cache_write_1h=400),
+            id="anthropic tells how long the cache keeps",
+        ),
+        pytest.param(
+            {
+                "model": "gpt-5.6",
+                "usage": {
+                    "input_tokens": 2000,
+                    "input_tokens_details": {"cached_tokens": 500, "cache_write_tokens": 1400},
+                    "output_tokens": 3,
+                    "output_tokens_details": {"reasoning_tokens": 2},
+                    "total_tokens": 2003,
+                },
+            },
+            "gpt-5.6",
+            TokenUsage(2000, 3, 500, cache_write=1400),
+            id="openai counts what it writes to the cache as input",
+        ),
+        pytest.param(
+            {
+                "model": "grok-4.6",
+                "usage": {
+                    "prompt_tokens": 32,
+                    "completion_tokens": 9,
+                    "total_tokens": 135,
+                    "completion_tokens_details": {"reasoning_tokens": 94},
+                },
+            },
+            "grok-4.6",
+            TokenUsage(32, 103, 0),
+            id="xai leaves thoughts out of the completion",
+        ),
+        pytest.param(
+            {"model": "gemini-2.5-pro", "usage": {"prompt_tokens": 5, "total_tokens": 41}},
+            "gemini-2.5-pro",
+            TokenUsage(5, 36, 0),
+            id="thoughts alone, on Gemini's OpenAI face",
+        ),
+        pytest.param(
+            {"model": 7, "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 9}},
+            None,
+            TokenUsage(5, 4, 0),
+            id="thoughts left out, beside an odd field",
+        ),
         pytest.param(GEMINI, "gemini-2.5-flash", TokenUsage(11, 10, 5), id="gemini thoughts are output"),
         pytest.param({"model": "m", "usage": None}, "m", None, id="null usage"),
         pytest.param({"model": 7, "usage": {}}, None, None, id="model of the wrong type"),
@@ -166,6 +226,18 @@ STREAMS = {
             names=True,
         ),
         ("claude-x", TokenUsage(25, 15, 0)),
+    ),
+    "anthropic messages that the caller left": (
+        sse(
+            {
+                "type": "message_start",
+                "message": {"model": "claude-x", "usage": {"input_tokens": 25, "output_tokens": 1}},
+            },
+            {"type": "content_block_start", "content_block": {"type": "text", "text": ""}},
+            *[{"type": "content_block_delta", "delta": {"text": "z"}}] * 60,
+            names=True,
+        ),
+        ("claude-x", TokenUsage(25, 60, 0, reported=False)),
     ),
     "gemini counts grow, the last wins": (
         sse(
