@@ -44,6 +44,52 @@ def test_the_shipped_table_prices_the_common_models() -> None:
     assert table.cost_nanos("openai", "no-such-model", usage) is None
 
 
+@pytest.mark.parametrize(
+    ("usage", "nanos"),
+    [
+        pytest.param(TokenUsage(1000, 0, 0, True, 400), (600 * 4 + 400 * 5) * 1000, id="five minutes"),
+        pytest.param(TokenUsage(1000, 0, 0, True, 400, 100), (600 * 4 + 300 * 5 + 100 * 8) * 1000, id="an hour"),
+        pytest.param(TokenUsage(1000, 0, 500, True, 500), (500 * 0.5 + 500 * 5) * 1000, id="read and written"),
+        pytest.param(TokenUsage(1001, 2), (1001 * 8 + 2 * 40) * 1000, id="a long prompt"),
+    ],
+)
+def test_caches_and_long_prompts(usage: TokenUsage, nanos: int) -> None:
+    table = PriceTable(
+        [
+            Price("m", 8, 40, above=1000),
+            Price("m", 4, 20, cached_input=0.5, cache_write=5, cache_write_1h=8),
+        ]
+    )
+    assert table.cost_nanos("any", "m", usage) == nanos
+    assert table.per_million("any", "m") == (4, 20)
+
+
+@pytest.mark.parametrize(
+    ("model", "price"),
+    [
+        ("gpt-4o", (2.5, 10)),
+        ("gpt-4o-2024-08-06", (2.5, 10)),
+        ("gpt-4o-2024-05-13", (5, 15)),
+        ("claude-opus-4-1-20250805", (15, 75)),
+        ("claude-opus-4-6", (5, 25)),
+        ("claude-opus-4-6@20260205", (5, 25)),
+        ("gpt-5-chat-latest", (1.25, 10)),
+        ("gpt-4-0613", (30, 60)),
+        ("gpt-5.5-pro-2026-04-23", (30, 180)),
+    ],
+)
+def test_a_name_means_its_snapshots_too(model: str, price: tuple[float, float]) -> None:
+    assert load_prices().per_million("any", model) == price
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["gpt-5.9", "gpt-5.9-pro", "claude-opus-4-9", "gpt-4o-mini-tts", "gpt-4o-audio-preview-2025-06-03", "o3-max"],
+)
+def test_a_sibling_that_nobody_priced_has_no_price(model: str) -> None:
+    assert load_prices().per_million("openai", model) is None
+
+
 def test_prices_of_a_file_go_before_the_shipped_ones(tmp_path: Path) -> None:
     file = tmp_path / "prices.json"
     file.write_text(
