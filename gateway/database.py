@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -39,6 +40,11 @@ AWAY = (
 """What asyncpg raises when the server is away, starting, stopping or full."""
 
 
+STANDBY = (asyncpg.ReadOnlySQLTransactionError, asyncpg.FeatureNotSupportedError)
+"""What a server says that takes no writes; the second when it is asked for an unlogged table. In a failover an address
+may lead to a standby for a moment, and a connection made then would stay there for as long as it lives."""
+
+
 class DatabaseAway(Unavailable):
     """Postgres does not answer; what the data path holds in memory goes on serving."""
 
@@ -59,6 +65,10 @@ EVERYTHING: Final = Change("*", None)
 
 _SEES: Final = "select set_config('app.tenant_id', $1, true), set_config('app.scope', $2, true)"
 """Both, always: a pooler between may hand on a server connection on which a session has left the other one set."""
+
+
+_LEAVE_EVERY_S: Final = 5.0
+"""Connections to a server that takes no writes are given up no more often: it may be the only one there is."""
 
 
 class Postgres:
@@ -92,6 +102,7 @@ class Postgres:
         self._server_settings = {"application_name": application_name}
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening = asyncio.Lock()
+        self._left_at = -inf
 
     async def close(self) -> None:
         """Give every connection back and close it; in-flight statements get five seconds."""
@@ -220,6 +231,10 @@ class Postgres:
                 if isinstance(error, Unavailable) or not _is_ours(error, connection):
                     raise
                 raise away(error) from error
+            except STANDBY as error:
+                await _roll_back(transaction)
+                await self._leave(pool)
+                raise away(error) from error
             except Exception:
                 await _roll_back(transaction)
                 raise
@@ -235,6 +250,13 @@ class Postgres:
         finally:
             with contextlib.suppress(*AWAY):
                 await pool.release(connection, timeout=self._acquire_timeout_s)
+
+    async def _leave(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        """Have every connection of the pool made anew before its next use."""
+        now = asyncio.get_running_loop().time()
+        if now - self._left_at >= _LEAVE_EVERY_S:
+            self._left_at = now
+            await pool.expire_connections()
 
     async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
         async with self._opening:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from gateway.database import AWAY, away
+from gateway.database import AWAY, STANDBY, away
 
 if TYPE_CHECKING:
     from gateway.database import Postgres
 
-_LOST: Final = (*AWAY, asyncpg.InternalClientError)
+_LOST: Final = (*AWAY, *STANDBY, asyncpg.InternalClientError)
 """The last: the server's farewell has arrived, the end of the connection not yet."""
 _IDLE_S: Final = 60.0
 """A connection that rested for longer is made anew: what stands between may have forgotten it without a word."""

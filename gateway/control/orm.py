@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from gateway.database import AWAY, DatabaseAway
+from gateway.database import AWAY, STANDBY, DatabaseAway
 
 _SEES = text("select set_config('app.tenant_id', :tenant, true), set_config('app.scope', :scope, true)")
 """Both, always: as in `gateway.database`."""
@@ -30,6 +30,7 @@ class OrmSessions:
         self._engine = make_engine(
             url, pool_size=pool_size, max_overflow=max_overflow, statement_cache_size=statement_cache_size
         )
+        event.listen(self._engine.sync_engine, "handle_error", _leave_standby)
         self._open = async_sessionmaker(self._engine, expire_on_commit=False)
 
     @property
@@ -90,6 +91,12 @@ def asyncpg_url(url: str) -> URL:
     if mode is not None:
         parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
     return parsed
+
+
+def _leave_standby(context: ExceptionContext) -> None:
+    """Have the pool's connections made anew when they lead to a server that takes no writes."""
+    if isinstance(context.original_exception.__cause__, STANDBY):
+        context.is_disconnect = True
 
 
 def _away(error: BaseException) -> DatabaseAway:

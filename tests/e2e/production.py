@@ -99,6 +99,16 @@ class InterruptiblePostgres:
         self._server = standby.server
         self._lead_to(standby.address)
 
+    @asynccontextmanager
+    async def astray(self, standby: Standby) -> AsyncIterator[None]:
+        """Let the fixed port lead to the standby, not promoted, for a while; who has connected stays there after it."""
+        primary = self._target
+        self._target = standby.address.port
+        await self._close()
+        await self._open()
+        yield
+        self._target = primary
+
     @property
     def server_port(self) -> int | None:
         """The port of the server itself, behind the fixed one."""

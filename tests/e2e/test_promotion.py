@@ -122,3 +122,28 @@ async def test_what_an_asynchronous_standby_has_not_got_is_lost_with_its_primary
                 pools = (await client.get("/api/v1/pools")).json()["items"]
                 assert {each["name"] for each in pools} == {"main", "sent", "after"}
             assert await usage_rows(running) == 60
+
+
+async def test_connections_that_were_led_to_a_standby_do_not_stay_there(tmp_path: Path) -> None:
+    """The address is a moment early or late in a failover; what connected meanwhile finds back to the primary."""
+    port = free_port()
+    postgres = InterruptiblePostgres(tmp_path / "postgres", settings=REPLICATED)
+    with run_provider(tmp_path, CONFIG) as provider:
+        async with installation_over(postgres, tmp_path, port) as running, postgres.standby() as standby:
+            base_url = await running.start("serve", port)
+            token = await asyncio.to_thread(running.new_tenant, base_url, "acme", pool_of(provider, "one"))
+            headers = {"authorization": f"Bearer {token}"}
+            async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=30) as client:
+                await standby.has_caught_up()
+                statuses = [await chat(client)]
+                async with postgres.astray(standby):
+                    statuses += [await chat(client, stream=n % 2 == 0) for n in range(20)]
+                    refused = await client.post("/api/v1/pools", json={"name": "meanwhile"})
+                    assert refused.status_code == 503, refused.text
+                    log = running.directory / f"serve-{port}.log"
+                    await until(lambda: b"usage rows kept" in log.read_bytes() and b"leases not renewed" in log.read_bytes())
+                statuses += [await chat(client, stream=n % 2 == 0) for n in range(20)]
+                assert set(statuses) == {200}
+                assert await eventually_rows(running, len(statuses)) == len(statuses)
+                await manages(client, "after")
+                await until(lambda: b"leases renewed again" in log.read_bytes())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -19,7 +20,8 @@ from auth.principal import PLATFORM_TENANT_ID
 from gateway.control.orm import OrmSessions
 from gateway.database import EVERYTHING, Change, DatabaseAway, Postgres, parse_change
 from gateway.embedded.postgres import UNSAFE_BUT_FAST, EmbeddedPostgres
-from tests.conftest import TestDatabase
+from gateway.standing_connection import StandingConnection
+from tests.conftest import APP_LOGIN, TestDatabase
 
 A, B = UUID(int=0xA), UUID(int=0xB)
 INSERT = "insert into tenant (id, slug, name) values ($1, $2, $2)"
@@ -182,6 +184,60 @@ class TestAway:
         finally:
             await asyncio.to_thread(server.stop)
             shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def led_to_a_standby(test_database: TestDatabase) -> AsyncIterator[None]:
+    """Sessions that begin meanwhile take no writes for as long as they live: as those at a standby, in a failover."""
+    owner = await asyncpg.connect(test_database.owner_url)
+    of = f"alter role {APP_LOGIN} in database {test_database.name}"
+    await owner.execute(f"{of} set default_transaction_read_only = on")
+    try:
+        yield
+    finally:
+        await owner.execute(f"{of} reset default_transaction_read_only")
+        await owner.close()
+
+
+class TestStandby:
+    """A connection that was made to a standby would stay there for good."""
+
+    async def test_the_pool_leaves_it(self, test_database: TestDatabase) -> None:
+        postgres = Postgres(test_database.url, max_size=3)
+
+        async def write(slug: str) -> None:
+            async with postgres.platform() as connection:
+                await connection.execute(INSERT, uuid4(), slug)
+
+        async with led_to_a_standby(test_database):
+            async with postgres.platform(), postgres.platform(), postgres.platform():
+                pass  # all three are open now
+            with pytest.raises(DatabaseAway):
+                await write("early")
+        for slug in ("a", "b", "c"):
+            await write(slug)
+        await postgres.close()
+
+    async def test_a_standing_connection_leaves_it(self, test_database: TestDatabase) -> None:
+        standing = StandingConnection(Postgres(test_database.url))
+        async with led_to_a_standby(test_database):
+            with pytest.raises(DatabaseAway):
+                await standing.fetch(INSERT, A, "early")
+        await standing.fetch(INSERT, A, "a")
+        await standing.close()
+
+    async def test_the_control_planes_sessions_leave_it(self, test_database: TestDatabase) -> None:
+        sessions = OrmSessions(test_database.url)
+        insert = text("insert into tenant (id, slug, name) values (:id, 'a', 'a')")
+        async with led_to_a_standby(test_database):
+            async with sessions.platform(), sessions.platform():
+                pass
+            with pytest.raises(DatabaseAway):
+                async with sessions.platform() as session:
+                    await session.execute(insert, {"id": A})
+        async with sessions.platform() as one, sessions.tenant(B):
+            await one.execute(insert, {"id": A})
+        await sessions.aclose()
 
 
 async def test_who_is_cancelled_does_not_wait_for_a_server_that_says_nothing(database: Postgres) -> None:
