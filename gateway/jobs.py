@@ -1,7 +1,9 @@
 """Periodic jobs of the installation, run by one leader: whoever holds a session-level advisory lock.
 
-The lock ends with its connection, so a killed leader is replaced at once; a stopped one (SIGSTOP) keeps it. Jobs must
-therefore stay correct when two processes run them: idempotent statements, or `for update skip locked`.
+The lock ends with its connection, so a killed leader is replaced at once. One that says nothing for `SILENT_S` (it was
+stopped, its machine is gone) has its connection ended by the server, which would otherwise wait for hours. It notices
+when it wakes, jobs in mid-run: they must stay correct when two processes run them, by idempotent statements or
+`for update skip locked`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from gateway.telemetry import Metrics
 log = logging.getLogger(__name__)
 
 LEADER_LOCK: Final = 0x6C6C6D6A6F627301
+SILENT_S: Final = 20.0
+"""Longer than a leader that cannot reach the server any more goes on leading."""
 _RETRY_S: Final = 2.0
+_BEAT: Final = "select pg_is_in_recovery()"
 _PARTITION_DAYS_AHEAD: Final = 8
 _IDEMPOTENCY_KEPT_HOURS: Final = 24
 
@@ -40,13 +45,25 @@ class Job:
 
 
 class Jobs:
-    """Runs `jobs` while this process is the leader; `run` as a task, cancel it to stop."""
+    """Runs `jobs` while this process is the leader; `run` as a task, cancel it to stop.
 
-    def __init__(self, postgres: Postgres, jobs: Sequence[Job], metrics: Metrics, *, rng: random.Random) -> None:
+    A leader that the server does not hear for `silent_s` is one no more.
+    """
+
+    def __init__(
+        self,
+        postgres: Postgres,
+        jobs: Sequence[Job],
+        metrics: Metrics,
+        *,
+        rng: random.Random,
+        silent_s: float = SILENT_S,
+    ) -> None:
         self._postgres = postgres
         self._jobs = jobs
         self._metrics = metrics
         self._rng = rng
+        self._silent_s = silent_s
         for job in jobs:  # a count that begins with its first failure shows Prometheus no increase
             for result in ("done", "failed"):
                 metrics.job_runs.labels(job.name, result)
@@ -57,7 +74,7 @@ class Jobs:
             try:
                 connection = await self._postgres.connect_directly()
                 try:
-                    await self._lead_if_free(connection)
+                    await self._lead_when_free(connection)
                 finally:
                     connection.terminate()
             except (DatabaseAway, *AWAY) as error:
@@ -66,9 +83,16 @@ class Jobs:
                 log.warning("jobs: cannot lead", extra={"reason": f"{type(error).__name__}: {error}"})
             await asyncio.sleep(_RETRY_S * (0.5 + self._rng.random()))
 
-    async def _lead_if_free(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        if not await connection.fetchval("select pg_try_advisory_lock($1)", LEADER_LOCK):
-            return
+    async def _lead_when_free(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        await connection.execute(f"set idle_session_timeout = {round(self._silent_s * 1000)}")
+        # A standby lends the lock too, once more beside its primary.
+        while not await connection.fetchval(_BEAT):
+            if await connection.fetchval("select pg_try_advisory_lock($1)", LEADER_LOCK):
+                await self._lead(connection)
+                return
+            await asyncio.sleep(_RETRY_S * (0.5 + self._rng.random()))
+
+    async def _lead(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         log.info("jobs: this process leads")
         self._metrics.leader.set(1)
         try:
@@ -78,13 +102,14 @@ class Jobs:
                 while not connection.is_closed():
                     await asyncio.sleep(_RETRY_S)
                     with contextlib.suppress(*AWAY):
-                        await connection.fetchval("select 1", timeout=_RETRY_S * 5)
-                        continue
+                        if not await connection.fetchval(_BEAT, timeout=self._silent_s / 2):
+                            continue
                     break
                 for task in tasks:
                     task.cancel()
         finally:
             self._metrics.leader.set(0)
+            log.info("jobs: this process leads no more")
 
     async def _repeat(self, job: Job) -> None:
         while True:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import random
 import secrets
+import signal
+import sys
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -85,6 +87,49 @@ async def test_notifications_come_once_the_server_takes_the_process(
         await postgres.refused.wait()
         await admin.execute(f"alter role {role} login")
         await heard.wait()
+
+
+ANOTHER = """
+import asyncio, logging, random, sys
+from gateway.database import Postgres
+from gateway.jobs import Job, Jobs
+from gateway.telemetry import Metrics
+
+async def work():
+    pass
+
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+jobs = Jobs(Postgres(sys.argv[1]), [Job("test", 60.0, work)], Metrics(), rng=random.Random(1), silent_s=5.0)
+asyncio.run(jobs.run())
+"""
+
+
+async def test_a_leader_that_is_stopped_is_replaced_and_notices_when_it_wakes(test_database: TestDatabase) -> None:
+    ran = asyncio.Event()
+
+    async def work() -> None:
+        ran.set()
+
+    postgres = Postgres(test_database.url)
+    jobs = Jobs(postgres, [Job("test", 60.0, work)], Metrics(), rng=random.Random(2))
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ANOTHER, test_database.url, stdout=asyncio.subprocess.PIPE
+    )
+    assert other.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            while b"this process leads" not in await other.stdout.readline():
+                pass
+            other.send_signal(signal.SIGSTOP)
+            async with running(jobs.run()):
+                await ran.wait()
+                other.send_signal(signal.SIGCONT)
+                while b"leads no more" not in await other.stdout.readline():
+                    pass
+    finally:
+        other.kill()
+        await other.wait()
+        await postgres.close()
 
 
 def test_a_job_that_never_ran_is_counted_too() -> None:
