@@ -63,10 +63,16 @@ EVERYTHING: Final = Change("*", None)
 """Told after every (re)connect: notices sent while nobody listened are lost."""
 
 
-_SEES: Final = "select set_config('app.tenant_id', $1, true), set_config('app.scope', $2, true)"
-"""Both, always: a pooler between may hand on a server connection on which a session has left the other one set."""
+SEES: Final = (
+    "select set_config('app.tenant_id', {tenant}, true), set_config('app.scope', {scope}, true),"
+    " case when current_setting('idle_in_transaction_session_timeout') = '0'"
+    " then set_config('idle_in_transaction_session_timeout', '60s', true) end"
+)
+"""Both, always: a pooler between may hand on a server connection on which a session has left the other one set.
 
-
+The third: what a process has locked that is stopped in mid-transaction, or whose machine is gone, the server lets go of
+after a minute. By itself it would wait for hours."""
+_SEES: Final = SEES.format(tenant="$1", scope="$2")
 _LEAVE_EVERY_S: Final = 5.0
 """Connections to a server that takes no writes are given up no more often: it may be the only one there is."""
 

@@ -14,10 +14,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from gateway.database import AWAY, STANDBY, DatabaseAway
+from gateway.database import AWAY, SEES, STANDBY, DatabaseAway
 
-_SEES = text("select set_config('app.tenant_id', :tenant, true), set_config('app.scope', :scope, true)")
-"""Both, always: as in `gateway.database`."""
+_SEES = text(SEES.format(tenant=":tenant", scope=":scope"))
 
 
 class OrmSessions:

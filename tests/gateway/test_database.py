@@ -132,6 +132,30 @@ class TestRowLevelSecurity:
         assert await database.ping()
 
 
+class TestStoppedInMidTransaction:
+    """What a stopped process has locked, or one whose machine is gone, is not locked for ever."""
+
+    ASK = "select current_setting('idle_in_transaction_session_timeout')"
+
+    async def test_the_server_ends_a_transaction_that_nobody_goes_on_with(
+        self, database: Postgres, sessions: OrmSessions
+    ) -> None:
+        async with database.platform() as one, database.tenant(A) as two:
+            assert [await one.fetchval(self.ASK), await two.fetchval(self.ASK)] == ["1min", "1min"]
+        async with sessions.platform() as three, sessions.tenant(A) as four:
+            told = [(await session.execute(text(self.ASK))).scalar_one() for session in (three, four)]
+            assert told == ["1min", "1min"]
+
+    async def test_sooner_where_the_operators_say_so(self, test_database: TestDatabase) -> None:
+        owner = await asyncpg.connect(test_database.owner_url)
+        await owner.execute(f"alter database {test_database.name} set idle_in_transaction_session_timeout = '10s'")
+        await owner.close()
+        postgres = Postgres(test_database.url)
+        async with postgres.platform() as connection:
+            assert await connection.fetchval(self.ASK) == "10s"
+        await postgres.close()
+
+
 class TestChanges:
     async def test_commits_are_heard(self, database: Postgres) -> None:
         heard: list[Change] = []
