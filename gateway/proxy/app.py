@@ -215,7 +215,8 @@ class DataPath:
             intake.held = b""
             if answer.streaming:
                 channel.forget()
-        await relay(channel, answer, record, shape=shape, est_input_tokens=intake.est_input_tokens)
+        est_input_tokens = 0 if operation.counts else intake.est_input_tokens
+        await relay(channel, answer, record, shape=shape, est_input_tokens=est_input_tokens)
 
     async def _answer_itself(self, tenant: TenantRuntime, inquiry: Inquiry) -> None:
         """Answer what no provider is asked for."""
@@ -310,6 +311,7 @@ class DataPath:
         record.pool = choice.pool
         if inquiry.details:  # nothing else limits what a token may use
             choice = await self._spending.admit_soon(choice, intake, record)
+        record.priced_as = choice.model
         if choice.pool.rungs:
             climb = Climb(
                 tenant,

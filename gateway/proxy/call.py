@@ -13,7 +13,7 @@ from gateway.balancing.exchange import Exchange
 from gateway.balancing.explain import Explanation
 from gateway.balancing.fallback import Cause, cause_of_failure
 from gateway.balancing.hedging import Hedging
-from gateway.balancing.outcome import OutcomeKind
+from gateway.balancing.outcome import OutcomeKind, TokenUsage
 from gateway.balancing.steps import BACKOFF, Failure, Pause
 from gateway.proxy.affinity import affinity_of
 from gateway.proxy.choice import Choice
@@ -150,6 +150,7 @@ class Call:
         pool, record, attempts = self._choice.pool, self._record, self._exchange.attempts
         queue = pool.queue
         explained, asked_at = None, self._clock()
+        answer: Answer | Failure | None = None
         if self._explains:
             explained = pool.balancer.explain(self._ask, asked_at)
         try:
@@ -160,6 +161,8 @@ class Call:
             answer = await dispatch(self._exchange, self._prepare, upstream, clock=self._clock, park=self._park)
         finally:
             record.attempts += len(attempts)
+            if answer is None and attempts and attempts[-1].kind is OutcomeKind.ABANDONED:
+                self._left()
             if pool.rungs or len(attempts) > 1 or record.regions is not None:
                 self._note_regions()
             if explained is not None:
@@ -179,6 +182,11 @@ class Call:
             told = (b"x-llm-proxy-max-tokens", b"%d; was=%b" % (sized.limit, was))
             record.told = [*(record.told or ()), told]
         return answer
+
+    def _left(self) -> None:
+        """Note what a caller has spent that left while a provider worked on it: the prompt at least."""
+        if not self._route.operation.counts:
+            self._record.usage = TokenUsage(self._ask.est_input_tokens, reported=False)
 
     def _hedged(self, hedging: Hedging, answer: Answer) -> None:
         """Note how late the answer was, and whose it is."""

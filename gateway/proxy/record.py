@@ -55,11 +55,11 @@ class RequestRecord:
     """What is known so far; `write` makes the row of it. Without `principal` there is nobody to charge, and no row.
 
     `regions` are those of every attempt where there was more than one, `residency` the only ones that were allowed.
-    `explained` is why it went where it went, a document for each pool. `priced_as` is the model that stands in for the
-    caller's, if one does; `told` are further headers of the answer. `status` stays UNANSWERED, `outcome` ABANDONED,
-    when the caller left first. `clock` is monotonic seconds, `id` a UUID's hexadecimal digits. The row is written
-    before the answer's last bytes leave: whoever was answered has a row, whatever ends this process in the next moment.
-    `given_up`: an attempt that was hedged and lost.
+    `explained` is why it went where it went, a document for each pool. `priced_as` is what the caller's name for the
+    model means, or the model that stands in for it; `told` are further headers of the answer. `status` stays
+    UNANSWERED, `outcome` ABANDONED, when the caller left first. `clock` is monotonic seconds, `id` a UUID's hexadecimal
+    digits. The row is written before the answer's last bytes leave: whoever was answered has a row, whatever ends this
+    process in the next moment. `given_up`: an attempt that was hedged and lost.
     """
 
     UNANSWERED: Final = 499

@@ -23,8 +23,8 @@ class Operation:
 
     `path` is what follows the provider's prefix for the dialect ("chat/completions"); `name` labels usage and metrics.
     `body`: "any" takes JSON or multipart, "none" is what the gateway answers itself. `generates` tells whether output
-    tokens are to be expected. `model_in_path`: the model stands in the path (Gemini) and not in the body. `scope` is
-    what the token needs.
+    tokens are to be expected, `counts` that it counts the prompt's tokens alone, which costs nothing. `model_in_path`:
+    the model stands in the path (Gemini) and not in the body. `scope` is what the token needs.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Operation:
     generates: bool = False
     model_in_path: bool = False
     scope: str = INFERENCE
+    counts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,11 @@ _OPENAI = [
 ]
 _ANTHROPIC = [
     Operation("messages", "messages", "anthropic", generates=True),
-    Operation("messages.count_tokens", "messages/count_tokens", "anthropic"),
+    Operation("messages.count_tokens", "messages/count_tokens", "anthropic", counts=True),
 ]
 _FIXED: dict[str, Operation] = {operation.path: operation for operation in [*_OPENAI, *_ANTHROPIC]}
 _GEMINI: dict[str, Operation] = {
-    action: Operation(action, action, "gemini", generates=generates, model_in_path=True)
+    action: Operation(action, action, "gemini", generates=generates, model_in_path=True, counts=action == "countTokens")
     for action, generates in {
         "generateContent": True,
         "streamGenerateContent": True,

@@ -1,0 +1,87 @@
+"""What is charged for other than plain answers: counts of tokens, callers that leave, names of the tenant's own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.proxy.harness import key, pool, running_gateway, tenant
+from tests.proxy.scripted import Exchange, scripted_upstream
+
+ALIASES = {"fast": "text-embedding-3-small"}
+
+
+def answer(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        ("/v1/messages/count_tokens", {"model": "claude-sonnet-4-5"}, b'{"input_tokens": 2095}'),
+        ("/v1beta/models/gemini-2.5-pro:countTokens", {}, b'{"totalTokens": 31}'),
+    ],
+)
+async def test_a_count_of_tokens_costs_nothing(path: str, body: dict[str, str], told: bytes) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(answer(told))
+
+    async with (
+        scripted_upstream(script) as upstream,
+        running_gateway(tenant(pool("main", key("a", upstream.base_url)))) as gateway,
+    ):
+        reply = await gateway.call(path, {**body, "messages": [{"role": "user", "content": "x" * 4000}]})
+        row = await gateway.row()
+    assert (reply.status, reply.body) == (200, told)
+    assert (row.input_tokens, row.output_tokens, row.cost_usd_nanos) == (0, 0, None)
+
+
+async def test_a_caller_that_leaves_before_the_answer_has_spent_its_prompt() -> None:
+    left = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.closed_by_gateway()
+        left.set()
+
+    async with (
+        scripted_upstream(script) as upstream,
+        running_gateway(tenant(pool("main", key("a", upstream.base_url)))) as gateway,
+    ):
+        # A prompt for 2.5 cents, of a budget of three.
+        gateway.verifier.add("narrow", details=({"type": "llm_proxy", "budget_usd": 0.03, "budget_period": "total"},))
+        message = {"role": "user", "content": "x" * 40_000}
+        body = json.dumps({"model": "gpt-4o", "max_tokens": 1, "messages": [message]}).encode()
+        _, writer = await asyncio.open_connection(gateway.origin.host, gateway.origin.port)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\nx-api-key: narrow\r\n"
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        async with asyncio.timeout(10):
+            while not upstream.exchanges:
+                await asyncio.sleep(0.005)
+            writer.close()
+            await left.wait()
+        row = await gateway.row()
+        assert (row.outcome, row.status, row.attempts) == ("abandoned", 499, 1)
+        assert (row.input_tokens, row.output_tokens, row.usage_reported) == (len(body) // 4 + 1, 0, False)
+        assert row.cost_usd_nanos == (len(body) // 4 + 1) * 2_500
+        refused = await gateway.call("/v1/chat/completions", body, token="narrow")
+        assert refused.status == 429
+        assert "budget of 0.03 US dollars in all" in refused.body.decode()
+
+
+async def test_an_alias_is_priced_as_its_model_where_the_answer_names_none() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(answer(b'{"usage": {"prompt_tokens": 100, "total_tokens": 100}}'))
+
+    async with (
+        scripted_upstream(script) as upstream,
+        running_gateway(
+            tenant(pool("main", key("a", upstream.base_url), settings={"model_aliases": ALIASES}))
+        ) as gateway,
+    ):
+        await gateway.call("/v1/embeddings", {"model": "fast", "input": "x"})
+        row = await gateway.row()
+    assert (row.model, row.served_model, row.cost_usd_nanos) == ("fast", None, 2_000)
