@@ -269,6 +269,8 @@ class DataPathParts:
             counter("llm_proxy_usage_unspooled", "Usage rows without room on disk.", lambda: spool.unspooled)
             counter("llm_proxy_usage_recovered", "Usage rows read from disk again.", lambda: spool.recovered)
         counter("llm_proxy_usage_dropped", "Usage rows dropped, the buffer being full.", lambda: usage.dropped)
+        refused = "Usage rows that the database will not take: they are lost."
+        counter("llm_proxy_usage_refused", refused, lambda: usage.refused)
         budgets = self._budgets
         rates = self._rates
         gauge("llm_proxy_rate_exchange_failures", "Rate exchanges failed in a row.", lambda: rates.failures)

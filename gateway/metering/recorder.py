@@ -62,7 +62,9 @@ class UsageRecorder:
         self._full = asyncio.Event()
         self._writing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        self._evicted = 0
+        self._under_way = 0
+        """How many rows at the front are being written; `_pushed_out` of them left the memory, and not for the disk."""
+        self._pushed_out = 0
         self.written = 0
         self.dropped = 0
         self.failures = 0
@@ -86,12 +88,15 @@ class UsageRecorder:
 
     def _evict(self) -> None:
         self._rows.popleft()
-        self._evicted += 1
+        is_written_now = self._under_way > 0
+        self._under_way -= is_written_now
         place = self._places.popleft() if self._spool is not None else None
-        if self._spool is None or place is None:
-            self.dropped += 1
-        else:
+        if self._spool is not None and place is not None:
             self._spool.spill(place)
+        elif is_written_now:
+            self._pushed_out += 1
+        else:
+            self.dropped += 1
 
     def start(self) -> None:
         """Start the writing task on the running loop, and with a spool the one that looks after the disk."""
@@ -124,20 +129,21 @@ class UsageRecorder:
             batch = [self._rows[index] for index in range(min(self._batch_size, len(self._rows)))]
             if not batch:
                 return True
-            dropped_before, evicted_before = self.dropped, self._evicted
+            self._under_way, self._pushed_out = len(batch), 0
             try:
                 await self._write(batch)
             except Exception as error:  # noqa: BLE001 - a loop's boundary: whatever the store does, rows are kept
                 self.failures += 1
+                self.dropped += self._pushed_out
                 logger.warning(
                     "usage rows kept: the store did not take them",
                     extra={"rows": len(self._rows), "error": type(error).__name__},
                 )
                 return False
-            # Rows dropped off the front meanwhile belong to the batch that has just been written: they are not lost.
-            gone = min(self._evicted - evicted_before, len(batch))
-            self.dropped -= min(self.dropped - dropped_before, gone)
-            for _ in range(len(batch) - gone):
+            finally:
+                left, self._under_way = self._under_way, 0
+            # Rows that went off the front meanwhile belong to the batch that has just been written: they are not lost.
+            for _ in range(left):
                 self._rows.popleft()
                 place = self._places.popleft() if self._spool is not None else None
                 if self._spool is not None and place is not None:

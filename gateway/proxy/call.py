@@ -157,6 +157,7 @@ class Call:
             if queue.waiting and queue.is_waited_for(self._line()) and not await self._stand(None):
                 # Others wait for these keys: whoever comes now stands behind those with as much right.
                 self.cause = Cause.CAPACITY
+                record.outcome = OutcomeKind.RATE_LIMITED.value
                 raise self._full(None)
             answer = await dispatch(self._exchange, self._prepare, upstream, clock=self._clock, park=self._park)
         finally:

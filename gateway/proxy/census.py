@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from gateway.balancing.hedging import Hedging
-from gateway.proxy.queue import QueueTally
-from gateway.proxy.runtime import PoolRuntime, TenantRuntime
+from gateway.proxy.queue import PoolQueue, QueueTally
+from gateway.proxy.runtime import TenantRuntime
 from gateway.proxy.sizing import Sizing
 from gateway.proxy.unhurried import unhurried
+
+Source = PoolQueue | Hedging | Sizing
+"""What counts for one pool, as long as it lives."""
 
 
 @dataclass(slots=True)
@@ -27,18 +30,31 @@ class Sums:
     misconfigured: int = 0
 
     def add(self, tenant: TenantRuntime) -> None:
-        """Count one tenant."""
+        """Note what a tenant has now; what its pools have counted is `count`'s."""
         self.tenants += 1
         self.misconfigured += tenant.book.misconfigured
         for pool in tenant.pools.values():
-            self._add_queue(pool)
-            if pool.hedging is not None:
-                self._add_hedging(pool.hedging)
-            if pool.sizing is not None:
-                self._add_sizing(pool.sizing)
+            if pool.queue.waiting:
+                self.waiting += pool.queue.waiting
+                self.oldest_s = max(self.oldest_s, pool.queue.view().oldest_s)
 
-    def _add_queue(self, pool: PoolRuntime) -> None:
-        queue, tally, all_of_them = pool.queue, pool.queue.tally, self.queues
+    def count(self, source: Source) -> None:
+        """Add what one part of a pool has counted."""
+        if isinstance(source, PoolQueue):
+            self._count_queue(source.tally)
+        elif isinstance(source, Hedging):
+            self.hedges["won"] += source.won
+            self.hedges["lost"] += source.lost
+            self.hedges["failed"] += source.failed
+            self.hedge_tokens["input"] += source.est_input_tokens
+            self.hedge_tokens["output"] += source.est_output_tokens
+            self.hedge_cost_nanos += source.est_cost_nanos
+        else:
+            self.sized["whole"] += source.sized - source.truncated
+            self.sized["truncated"] += source.truncated
+
+    def _count_queue(self, tally: QueueTally) -> None:
+        all_of_them = self.queues
         all_of_them.served += tally.served
         all_of_them.waited_s += tally.waited_s
         all_of_them.full += tally.full
@@ -46,21 +62,18 @@ class Sums:
         all_of_them.expired += tally.expired
         all_of_them.displaced += tally.displaced
         all_of_them.left += tally.left
-        if queue.waiting:
-            self.waiting += queue.waiting
-            self.oldest_s = max(self.oldest_s, queue.view().oldest_s)
 
-    def _add_hedging(self, hedging: Hedging) -> None:
-        self.hedges["won"] += hedging.won
-        self.hedges["lost"] += hedging.lost
-        self.hedges["failed"] += hedging.failed
-        self.hedge_tokens["input"] += hedging.est_input_tokens
-        self.hedge_tokens["output"] += hedging.est_output_tokens
-        self.hedge_cost_nanos += hedging.est_cost_nanos
-
-    def _add_sizing(self, sizing: Sizing) -> None:
-        self.sized["whole"] += sizing.sized - sizing.truncated
-        self.sized["truncated"] += sizing.truncated
+    def include(self, other: Sums) -> None:
+        """Add what `other` has counted."""
+        self._count_queue(other.queues)
+        self.hedge_cost_nanos += other.hedge_cost_nanos
+        for mine, theirs in (
+            (self.hedges, other.hedges),
+            (self.hedge_tokens, other.hedge_tokens),
+            (self.sized, other.sized),
+        ):
+            for name, count in theirs.items():
+                mine[name] += count
 
     @property
     def turned_away(self) -> dict[str, float]:
@@ -76,15 +89,31 @@ class Sums:
 
 
 class Census:
-    """`take` counts the tenants that `tenants` gives; `sums` is what it found last."""
+    """`take` counts the tenants that `tenants` gives; `sums` is what it found last.
+
+    What pools have counted that are gone by now stays in the sums: a counter that fell would be taken for one that
+    began anew, and all that is left of it for new.
+    """
 
     def __init__(self, tenants: Callable[[], Iterable[TenantRuntime]]) -> None:
         self._tenants = tenants
+        self._sources: dict[int, Source] = {}
+        self._gone = Sums()
         self.sums = Sums()
 
     async def take(self) -> None:
         """Count all of them anew, while requests go on in between."""
-        sums = Sums()
+        sums, sources = Sums(), dict[int, Source]()
         async for tenant in unhurried(self._tenants()):
             sums.add(tenant)
+            for pool in tenant.pools.values():
+                for source in (pool.queue, pool.hedging, pool.sizing):
+                    if source is not None:
+                        sources[id(source)] = source
+                        sums.count(source)
+        former, self._sources = self._sources, sources
+        for known, source in former.items():
+            if known not in sources:
+                self._gone.count(source)
+        sums.include(self._gone)
         self.sums = sums

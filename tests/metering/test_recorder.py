@@ -93,19 +93,36 @@ async def test_rows_pushed_out_while_being_written_are_not_counted_as_lost() -> 
         async def write(self, batch: object) -> None:
             for row in late:
                 recorder.record(row)
+            seen.append(recorder.dropped)
             await super().write(batch)  # type: ignore[arg-type]
 
     early, late = [usage_row() for _ in range(4)], [usage_row() for _ in range(3)]
+    seen: list[int] = []
     store = Slow()
     recorder = UsageRecorder(store, max_rows=4)
     for row in early:
         recorder.record(row)
     assert await recorder.flush()
     assert recorder.dropped == 0
+    assert seen == [0], "a count that a scrape has seen is never taken back"
     late_ids = {row.id for row in late}
     late = []
     assert await recorder.flush()
     assert set(store.rows) == {row.id for row in early} | late_ids
+
+
+async def test_rows_pushed_out_of_a_batch_that_is_not_written_are_lost() -> None:
+    class Failing(InMemoryUsageStore):
+        async def write(self, batch: object) -> None:
+            for _ in range(6):
+                recorder.record(usage_row())
+            raise ConnectionError
+
+    recorder = UsageRecorder(Failing(), max_rows=4)
+    for _ in range(4):
+        recorder.record(usage_row())
+    assert await recorder.flush() is False
+    assert (recorder.dropped, recorder.buffered) == (6, 4)
 
 
 async def test_one_row_that_cannot_be_stored_does_not_hold_the_others_back() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.simulation.faults import Fault, FaultKind
 from tests.fakes.provider import RunningProvider, provider_config, running_provider
-from tests.proxy.harness import Gateway, key, pool, running_gateway, tenant
+from tests.proxy.harness import TENANT, Gateway, key, pool, running_gateway, tenant
 from tests.proxy.scripted import Exchange, scripted_upstream
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
@@ -88,6 +88,23 @@ async def test_the_queue_is_seen_and_who_leaves_it_is_gone(provider: RunningProv
         assert left["served"] == 0
         await gateway.settled(3)
         assert {row.outcome for row in gateway.usage.rows} == {"abandoned"}
+
+
+async def test_who_is_turned_away_while_others_wait_was_rate_limited(provider: RunningProvider) -> None:
+    provider.fault("a", Fault(kind=FaultKind.HANG, delay_s=30.0))
+    one = tenant(pool("main", key("a", provider.base_url, max_in_flight=1), settings={"max_waiting": 1}))
+    async with running_gateway(one) as gateway:
+        calls = [asyncio.create_task(gateway.call("/v1/chat/completions", CHAT)) for _ in range(2)]
+        async with asyncio.timeout(10):
+            runtime = gateway.directory.get(TENANT)
+            assert runtime is not None
+            while runtime.pools["main"].queue.waiting < 1:
+                await asyncio.sleep(0.01)
+        assert (await gateway.call("/v1/chat/completions", CHAT)).status == 429
+        assert [row.outcome for row in gateway.usage.rows] == ["rate_limited"]
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
