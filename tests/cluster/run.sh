@@ -12,7 +12,9 @@ if [ "${1:-}" = down ]; then cluster_down; exit 0; fi
 not_run() { echo "NOT RUN: the cluster test needs $1. Nothing was tested here."; exit 3; }
 [ "$(id -u)" = 0 ] || not_run "root (network namespaces, containerd, kubelet)"
 PACKAGES="buildah debootstrap etcd-server etcd-client containerd runc containernetworking-plugins iptables conntrack iproute2 openssl dpkg-dev rsync gcc libc6-dev make git procps kmod"
-if ! command -v buildah etcd containerd conntrack dpkg-source >/dev/null; then
+# Each by itself: `command -v` of several is content with one of them.
+missing() { for tool in "$@"; do command -v "$tool" >/dev/null || return 0; done; return 1; }
+if missing buildah debootstrap etcd containerd runc /usr/lib/cni/bridge iptables conntrack ip openssl dpkg-source rsync gcc make git ps modprobe; then
   command -v apt-get >/dev/null || not_run "Debian's packages: $PACKAGES"
   say "installing Debian's packages"
   # shellcheck disable=SC2086
