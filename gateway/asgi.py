@@ -29,6 +29,7 @@ from gateway.database import Change, DatabaseAway, Postgres
 from gateway.guarded_calls import GuardedCalls
 from gateway.health import PATHS as HEALTH_PATHS
 from gateway.health import Health
+from gateway.kek_fit import KekFit
 from gateway.preflight import database_findings
 from gateway.proxy.routes import is_inference
 from gateway.registered_certificates import RegisteredCertificates
@@ -211,6 +212,11 @@ class Gateway:
                 await self._data_path.adopt(state)
                 self._run(self._see_schema(), "schema")
             self._inference = self._data_path.app
+        if state is None:  # one that was opened is proof
+            fit = KekFit(postgres, data_keys.wrapper)
+            self.health.require("key-encryption key", fit.check)
+            await fit.look()
+            self._run(fit.run(), "key-encryption key's fit")
         if signing is not None:
             from gateway.control.parts import ControlParts
 
