@@ -12,7 +12,7 @@ from gateway.delivery import Delivery, acked_bytes, reset
 from gateway.descriptors import LINGERING
 from gateway.forwarded import CERTIFICATE
 from gateway.paced_protocol import LARGE_READ_BYTES, MAX_PIPELINED, SMALL_READ_BYTES, PacedProtocol
-from gateway.strict_protocol import Refusal
+from gateway.strict_protocol import JudgedHead, Refusal
 from gateway.tls import ServerTls
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ _TOO_MANY = Refusal(
     "Try again, over fewer connections.",
     retry_after_s=1,
 )
+_SPARED = frozenset({b"/livez", b"/metrics"})
+"""What is answered beyond the cap as well: a process that is full is alive, and its figures are wanted most then.
+
+`/readyz` is not: who is full wants nothing more sent.
+"""
 _HEAD_LATE = Refusal(408, "head_timeout", "The request head did not arrive in time.", "Send it at once.")
 _BODY_LATE = Refusal(408, "body_timeout", "The request body did not arrive in time.", "Send it without pauses.")
 
@@ -37,13 +42,14 @@ class DeadlineProtocol(PacedProtocol):
 
     max_connections = 1_000_000
     first_head_s: float = 2.0
-    """How long a drain waits for the head of a caller who has connected, and has not quite asked yet."""
+    """How long a drain, or a full process, waits for the head of a caller who has connected and not quite asked yet."""
     tls: ServerTls | None = None
     """What the connection is encrypted with, where the server ends TLS itself."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, or answer 503 and close it when there are too many."""
+        """Take a connection; when there are too many, only to hear whether it asks for one of `_SPARED`."""
         super().connection_made(transport)
+        self.beyond = False
         self.shown = ""
         """`x5t#S256` of the certificate that the caller showed to this very server, "" without one."""
         if self.tls is not None and self.tls.asks:
@@ -57,8 +63,10 @@ class DeadlineProtocol(PacedProtocol):
         self.heard = False
         self._delivery: Delivery | None = None
         too_many = len(self.connections) - self.max_connections
-        if too_many > 0:
-            self.refuse(_TOO_MANY, lingering=too_many <= LINGERING)
+        if too_many > LINGERING:
+            self.refuse(_TOO_MANY, lingering=False)
+        elif too_many > 0:
+            self.beyond = True
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; the clock of a slow body starts again."""
@@ -83,6 +91,18 @@ class DeadlineProtocol(PacedProtocol):
         lines = super().end_head()
         self.waiting_since = None
         return lines
+
+    def judge(self, lines: HeaderList) -> JudgedHead:
+        """Judge a head; beyond the cap few things are answered."""
+        if self.beyond and self.url.partition(b"?")[0] not in _SPARED:
+            self.stop(_TOO_MANY)
+        return super().judge(lines)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse; half of the places beyond the cap stay free of callers who only read why, or nobody could ask."""
+        del msg
+        crowded = len(self.connections) - self.max_connections > LINGERING // 2
+        self.refuse(self.why, lingering=not crowded)
 
     def on_response_complete(self) -> None:
         """Begin the next request that waits, or the idle time: as uvicorn does, without a timer for each answer."""
@@ -135,7 +155,9 @@ class DeadlineProtocol(PacedProtocol):
         if self.waiting_since is not None:
             # While we do not read it is not the caller that is late.
             # A connection that never sent a byte is closed in silence, as an idle one is.
-            if now - self.waiting_since > head_s and not self.flow.read_paused:
+            if self.beyond and now - self.waiting_since > self.first_head_s:
+                self.refuse(_TOO_MANY, lingering=False)
+            elif now - self.waiting_since > head_s and not self.flow.read_paused:
                 if not self.heard:
                     self.transport.close()
                 else:

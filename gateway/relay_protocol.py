@@ -109,6 +109,8 @@ class RelayProtocol(DeadlineProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += lowered(lines)
         HttpToolsProtocol.on_headers_complete(self)
+        if self.beyond:
+            self.cycle.keep_alive = False  # the place is for whoever asks next
 
     def on_body(self, body: bytes) -> None:
         """Hand on bytes of a request's body; reading stops while too many are held."""

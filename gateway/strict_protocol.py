@@ -144,7 +144,7 @@ class StrictProtocol(HttpToolsProtocol):
         self.lines: HeaderList = []
         self.head: JudgedHead | None = None
         self.refusal: Refusal | None = None
-        self._why = MALFORMED
+        self.why = MALFORMED
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless the connection is about to end."""
@@ -181,7 +181,8 @@ class StrictProtocol(HttpToolsProtocol):
         """Keep a header; a trailer, which comes after `end_head`, is never looked at."""
         self.lines.append((name, value))
 
-    def _judge(self, lines: HeaderList) -> JudgedHead:
+    def judge(self, lines: HeaderList) -> JudgedHead:
+        """Judge the lines of a head that was not sent before."""
         names = [name.lower() for name, _ in lines]
         head = JudgedHead(lines, names.index(b"content-length") if b"content-length" in names else -1)
         for name, (_, value) in zip(names, lines, strict=True):
@@ -190,44 +191,45 @@ class StrictProtocol(HttpToolsProtocol):
             if name == b"host":
                 head.hosts += 1
                 if head.hosts > 1 or not _HOST.fullmatch(value):
-                    self._stop(_HOST_WRONG)
+                    self.stop(_HOST_WRONG)
             elif name == b"transfer-encoding":
                 head.coded = True
                 if value.strip(b" \t").lower() != b"chunked":
-                    self._stop(_CODING)
+                    self.stop(_CODING)
             elif value.lower() == b"100-continue":
                 head.expects_continue = True
             else:
-                self._stop(_EXPECTATION)
+                self.stop(_EXPECTATION)
         return head
 
-    def _stop(self, refusal: Refusal) -> None:
-        self._why = refusal
+    def stop(self, refusal: Refusal) -> None:
+        """Leave the parser, to refuse what it reads."""
+        self.why = refusal
         raise _HeadRefused
 
     def end_head(self) -> HeaderList | None:
         """Judge the whole head and return its lines; None when it is read again without its wish for an upgrade."""
         parser, lines, head = self.parser, self.lines, self.head
         if head is None or not head.is_said_again(lines):
-            head = self.head = self._judge(lines)
+            head = self.head = self.judge(lines)
         version = parser.get_http_version()
         if version != "1.1":
             if version != "1.0":
-                self._stop(_VERSION)
+                self.stop(_VERSION)
             if head.coded:
-                self._stop(_CODING)
+                self.stop(_CODING)
         elif not head.hosts:
-            self._stop(_HOST_WRONG)
+            self.stop(_HOST_WRONG)
         if len(self.url) > MAX_TARGET_BYTES:
-            self._stop(_TARGET)
+            self.stop(_TARGET)
         if len(lines) > MAX_HEADERS or (
             self.head_read > MAX_HEAD_BYTES
             and sum(len(name) + len(value) + 4 for name, value in lines) > MAX_HEAD_BYTES
         ):
-            self._stop(_HEAD)
+            self.stop(_HEAD)
         if parser.should_upgrade():
             if parser.get_method() == b"CONNECT":
-                self._stop(MALFORMED)
+                self.stop(MALFORMED)
             self.declines = True
             return None
         # RFC 9110 section 10.1.1: HTTP/1.0 does not know interim answers, who expects one there is not told.
@@ -268,7 +270,7 @@ class StrictProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are no request, or one that was refused while it was parsed."""
         del msg
-        self.refuse(self._why)
+        self.refuse(self.why)
 
     def refuse(self, refusal: Refusal, *, lingering: bool = True) -> None:
         """End the connection with `refusal`, behind the answers that are due before it; no more is read."""

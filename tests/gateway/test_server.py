@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from gateway.descriptors import LINGERING
 from gateway.server import AddressTaken, GatewayServer, make_server, open_socket, say_address
 from gateway.settings import read_settings
 from gateway.teardown import CLOSE_S
@@ -154,12 +155,63 @@ async def test_bytes_that_are_no_request(running: Running, sent: bytes) -> None:
     writer.close()
 
 
-async def test_too_many_connections(running: Running) -> None:
+async def fill(running: Running) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Take every place for a connection, and keep it."""
     kept = [await running.open() for _ in range(3)]
     for reader, writer in kept:
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         assert (await reader.readuntil(b"ok")).endswith(b"ok")
+    return kept
+
+
+async def asked(running: Running, request: bytes) -> bytes:
+    """Send `request` over a connection of its own and return all that comes until the server ends it."""
     reader, writer = await running.open()
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_too_many_connections(running: Running) -> None:
+    kept = await fill(running)
+    posted = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
+    for request in (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n", posted):
+        assert problem(await asked(running, request)) == (503, "too_many_connections")
+    for _, each in kept:
+        each.close()
+
+
+@pytest.mark.parametrize("path", [b"/livez", b"/metrics", b"/livez?now"])
+async def test_a_full_process_says_that_it_is_alive(running: Running, path: bytes) -> None:
+    kept = await fill(running)
+    head = b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n\r\n"
+    answer = await asked(running, head)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer, "the place is for whoever asks next"
+    answers = await asked(running, head + b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert answers.count(b"HTTP/1.1 ") == 1, "nothing else comes behind it"
+    for _, each in kept:
+        each.close()
+
+
+async def test_callers_who_linger_leave_room_to_ask_whether_a_full_process_is_alive(running: Running) -> None:
+    kept = await fill(running)
+    refused = [await running.open() for _ in range(2 * LINGERING)]
+    for reader, writer in refused:
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
+        assert problem(await reader.read()) == (503, "too_many_connections")
+    assert (await asked(running, b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    for _, each in [*kept, *refused]:
+        each.close()
+
+
+async def test_a_full_process_does_not_wait_long_for_a_head(running: Running) -> None:
+    kept = await fill(running)
+    reader, writer = await running.open()
+    while len(running.server.server_state.connections) < 4:
+        await asyncio.sleep(0)
+    running.sweep(2.5)
     assert problem(await reader.read()) == (503, "too_many_connections")
     for _, each in [*kept, (reader, writer)]:
         each.close()
