@@ -39,7 +39,7 @@ SEGMENT_BYTES: Final = 8 * 1024 * 1024
 _LEAST_BYTES: Final = 64 * 1024
 _SEGMENTS: Final = 16
 """So many a spool has at least, as long as they are not too small: one row that waits keeps its whole segment."""
-RETRY_S: Final = 5.0
+RETRY_S: Final = 2.0
 """How long no segment is asked for after the disk refused one."""
 _HEADER: Final = struct.Struct("<II")
 _LENGTH: Final = struct.Struct("<I")
@@ -147,8 +147,8 @@ class UsageSpool:
     """The segments of one process in `directory`; other processes' segments are adopted once these are gone.
 
     This process takes `max_bytes` at most, but a segment; beyond it, or on a full disk, `append` returns None and the
-    row is in memory alone (`unspooled` counts them). `clock` is monotonic seconds. Only `sync` and `adopt` may wait for
-    the disk: call them off the event loop.
+    row is in memory alone (`unspooled` counts them) until `put` finds room. `clock` is monotonic seconds. Only `sync`
+    and `adopt` may wait for the disk: call them off the event loop.
     """
 
     def __init__(
@@ -177,16 +177,19 @@ class UsageSpool:
         return sum(segment.size for segment in self._all())
 
     def append(self, row: UsageEvent) -> Segment | None:
-        """Put one row on disk; returns where it is, None when there is no room."""
+        """Put a new row on disk; returns where it is, None when there is no room."""
+        segment = self.put(row)
+        self.unspooled += segment is None
+        return segment
+
+    def put(self, row: UsageEvent) -> Segment | None:
+        """Put a row on disk that had no room before; returns where it is, None when there is none still."""
         payload = _encode(row)
         active = self._active
         if active is not None and active.append(payload):
             return active
         active = self._next()
-        if active is None or not active.append(payload):
-            self.unspooled += 1
-            return None
-        return active
+        return active if active is not None and active.append(payload) else None
 
     def stored(self, segment: Segment) -> None:
         """Take in that one of its waiting rows is in the store."""

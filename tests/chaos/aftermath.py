@@ -12,6 +12,8 @@ from tests.chaos.world import Process, World
 
 RECOVERY_S = 45.0
 _IN_A_ROW = 20
+_PUT_S = RETRY_S + 3.0
+"""How long after a fault of the spool rows may be in memory alone: it asks for room, a round each second uses it."""
 _NOT_ENDED = ("it took too long", "the application does not end", "Timeout (0:")
 """What a process logs that did not end, or whose worker did not, and that was killed or ended by its watchdog."""
 
@@ -60,16 +62,24 @@ async def rows(world: World, ledger: Ledger) -> list[str]:
     if missing:
         ages = [_age(world.processes, *ledger.answered[request]) for request in missing]
         found.append(
-            f"{len(missing)} answered requests have no usage row; answered before the last kill by {ages[:5]} s"
+            f"{len(missing)} answered requests have no usage row; answered before the next kill by {ages[:5]} s"
         )
     return found
 
 
 def _in_memory_alone(world: World, ledger: Ledger, process: str, answered_at: float) -> bool:
-    """Tell whether a kill may have taken the row: the disk was full, or had not been asked again since."""
-    killed = any(one.killed_at >= answered_at for one in world.processes if one.command == process)
-    felt = ledger.strikes.felt(process, answered_at - RETRY_S - 1.0, answered_at)
-    return killed and any(each.fault == "disk full" for each in felt)
+    """Tell whether a kill may have taken the row: the spool could make no segment, or had not asked for one again."""
+    refused = [
+        each
+        for each in ledger.strikes.felt(process, answered_at - _PUT_S, answered_at)
+        if each.fault in {"disk full", "out of file descriptors"}
+    ]
+    kills = _kills(world.processes, process)
+    return any(answered_at <= kill <= each.ended + _PUT_S for each in refused for kill in kills)
+
+
+def _kills(processes: list[Process], name: str) -> list[float]:
+    return next(one.killed_at for one in processes if one.command == name)
 
 
 async def pools(world: World) -> list[str]:
@@ -79,8 +89,8 @@ async def pools(world: World) -> list[str]:
     return [broken for each in managers for broken in each.broken(names)]
 
 
-def _age(processes: list[Process], name: str, answered_at: float) -> float:
-    return round(next(one.killed_at for one in processes if one.command == name) - answered_at, 3)
+def _age(processes: list[Process], name: str, answered_at: float) -> float | None:
+    return next((round(kill - answered_at, 3) for kill in _kills(processes, name) if kill >= answered_at), None)
 
 
 def logs(world: World) -> list[str]:

@@ -35,7 +35,7 @@ def ended(how: signal.Signals) -> Callable[[Scene], AbstractAsyncContextManager[
 async def worker_killed(scene: Scene) -> AsyncIterator[None]:
     """Only what was under way feels it: the sibling and the kernel's queue take what comes next."""
     pid = scene.rng.choice(await scene.process.serving())
-    scene.process.killed_at = time.monotonic()
+    scene.process.killed_at.append(time.monotonic())
     os.kill(pid, signal.SIGKILL)
     scene.took(await _comes(lambda: pid not in scene.process.pids()))
     scene.over()

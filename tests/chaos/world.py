@@ -52,7 +52,7 @@ class Process:
     log: Path
     workers: int = 1
     callers: list[Callers | Managers] = field(default_factory=list)
-    killed_at: float = float("-inf")
+    killed_at: list[float] = field(default_factory=list)
     first_mib: float = 0.0
     most_mib: float = 0.0
 
@@ -103,7 +103,7 @@ class World:
 
     async def end(self, process: Process, how: signal.Signals) -> None:
         """End a process by a signal and wait for it, and for the workers that it leaves behind."""
-        process.killed_at = time.monotonic()
+        process.killed_at.append(time.monotonic())
         served = process.pids()
         process.running.send_signal(how)
         try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,16 @@ class Disk:
 
     def spool(self, max_bytes: int = 64 * SMALL, flush: Flush = os.fdatasync) -> UsageSpool:
         return UsageSpool(self.directory, max_bytes=max_bytes, clock=lambda: self.now, segment_bytes=SMALL, flush=flush)
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """No segment can be made meanwhile: a file would be larger than this process may make one."""
+        had = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL - 1, had[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, had)
 
     def files(self) -> list[Path]:
         return sorted(self.directory.glob("*.usage"))
@@ -141,6 +153,60 @@ async def test_what_the_memory_has_no_room_for_is_read_from_disk_again(disk: Dis
     assert (recorder.dropped, recorder.buffered) == (0, 0)
     rows += recorded(recorder, 3)
     await settle(recorder)
+    assert set(store.rows) == {row.id for row in rows}
+
+
+@pytest.mark.parametrize("written_before", [0, 5, 400])
+async def test_what_had_no_room_goes_to_the_disk_when_it_has(disk: Disk, written_before: int) -> None:
+    store, spool = InMemoryUsageStore(), disk.spool()
+    recorder = UsageRecorder(store, batch_size=max(written_before, 1), spool=spool)
+    rows = recorded(recorder, 700)
+    with disk.full():
+        rows += recorded(recorder, 700)
+    refused = spool.unspooled
+    assert refused > 500
+    rows += recorded(recorder, 10)
+    assert spool.unspooled == refused + 10, "not asked again at once"
+    if written_before:
+        assert await recorder.flush()
+    disk.now += RETRY_S
+    await recorder.place()
+    assert spool.unspooled == refused + 10, "each row is counted once"
+
+    # The process dies here; its locks are let go of by its end, which a spool's close does as well.
+    spool.close()
+    successor = UsageRecorder(store, spool=(left := disk.spool()))
+    left.adopt()
+    await settle(successor)
+    assert set(store.rows) == {row.id for row in rows}
+
+
+async def test_a_row_is_looked_for_on_disk_where_it_was_put_later(disk: Disk) -> None:
+    store, spool = InMemoryUsageStore(), disk.spool()
+    recorder = UsageRecorder(store, max_rows=300, spool=spool)
+    with disk.full():
+        rows = recorded(recorder, 300)
+    disk.now += RETRY_S
+    await recorder.place()
+    rows += recorded(recorder, 300)
+    assert recorder.dropped == 0, "those that left the memory are on the disk"
+    await settle(recorder)
+    assert set(store.rows) == {row.id for row in rows}
+    assert spool.bytes_held <= SMALL, "nothing is kept for rows that are stored"
+
+
+async def test_a_shutdown_puts_on_disk_what_had_no_room_before(disk: Disk) -> None:
+    store, spool = InMemoryUsageStore(), disk.spool()
+    store.broken = ConnectionError("away")
+    recorder = UsageRecorder(store, spool=spool)
+    with disk.full():
+        rows = recorded(recorder, 20)
+    disk.now += RETRY_S
+    await recorder.close()
+    store.broken = None
+    successor = UsageRecorder(store, spool=(left := disk.spool()))
+    left.adopt()
+    await settle(successor)
     assert set(store.rows) == {row.id for row in rows}
 
 
