@@ -18,10 +18,23 @@ from gateway.settings import settings_from_environment
 if TYPE_CHECKING:
     from gateway.database import Postgres
 
-_COLUMNS = ("at", "input_tokens", "output_tokens", "cached_input_tokens", "model", "client_id", "status", "cost_usd")
+_COLUMNS = (
+    "at",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "model",
+    "client_id",
+    "status",
+    "cost_usd",
+    "usage_reported",
+    "provider",
+    "operation",
+    "request_id",
+)
 _ROWS = """
 select at, input_tokens, output_tokens, cached_input_tokens, coalesce(served_model, model), client_id, status,
-       cost_usd_nanos / 1e9
+       cost_usd_nanos / 1e9, case when usage_reported then 'true' else 'false' end, provider, operation, request_id
 from usage_event
 where tenant_id = $1 and at >= $2 and at < $3 and ($4 or input_tokens > 0)
 order by at, id
@@ -44,7 +57,8 @@ def export(tenant: str, since: datetime | None, until: datetime | None, *, with_
     """Write one line a request to standard output, the oldest first.
 
     `llm-proxy usage export --tenant acme > acme.csv` makes a trace for `llm-proxy simulate --trace acme.csv`: the time
-    when each request came, its tokens, its model, and its client as the one between whom fairness is measured.
+    when each request came, its tokens, its model, and its client as the one between whom fairness is measured. A cost
+    that is empty was not known; tokens and costs of rows whose `usage_reported` is false are estimates.
     """
     settings = settings_from_environment()
     if settings.database_url is None:

@@ -30,7 +30,8 @@ class Residency(msgspec.Struct, frozen=True):
 class RequestReport(msgspec.Struct, frozen=True):
     """One request as it was metered: its caller, the key version that served it, and the proof of where it went.
 
-    `pool` and `key` are the names of today, null once deleted.
+    `pool` and `key` are the names of today, null once deleted. `cached_input_tokens` is the part of the input that was
+    read from a cache; `usage_reported` is false where tokens, and so the cost, are estimated.
     """
 
     request_id: str
@@ -52,6 +53,8 @@ class RequestReport(msgspec.Struct, frozen=True):
     attempts: int
     input_tokens: int
     output_tokens: int
+    cached_input_tokens: int
+    usage_reported: bool
     cost_usd_nanos: int | None
     first_byte_ms: float | None
     total_ms: float

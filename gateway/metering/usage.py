@@ -15,6 +15,7 @@ import msgspec
 from gateway.metering.usage_shapes import MAX_COUNT, Body, GeminiUsage, Plain, Reading, Usage
 
 _BODY = msgspec.json.Decoder(Body)
+_BODIES = msgspec.json.Decoder(list[Body])
 _USAGE = msgspec.json.Decoder(Usage | None)
 _GEMINI = msgspec.json.Decoder(GeminiUsage | None)
 _NAMED = re.compile(rb'"(usage|usageMetadata)"\s*:\s*\{')
@@ -39,18 +40,34 @@ def _read_any(body: bytes) -> Reading:
     try:
         parsed = _BODY.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return EMPTY
+        return _read_list(body) if body[:1] == b"[" else EMPTY
     response, message = bytes(parsed.response), bytes(parsed.message)
     if response.startswith(b"{") and (inner := read_body(response)) != EMPTY:
         return inner
     if message.startswith(b"{") and (inner := read_body(message)) != EMPTY:
         return msgspec.structs.replace(inner, is_opening=True)
+    return _told_by(parsed)
+
+
+def _told_by(parsed: Body) -> Reading:
     model = parsed.model or parsed.model_version
     found = Reading(model=model if isinstance(model, str) else None)
     if parsed.usage_metadata:
         return read_gemini_usage(bytes(parsed.usage_metadata)).over(found)
     if parsed.usage:
         return read_usage(bytes(parsed.usage)).over(found)
+    return found
+
+
+def _read_list(body: bytes) -> Reading:
+    """Read what Gemini streams to callers that do not ask for events: its answers in a list; later ones win."""
+    try:
+        answers = _BODIES.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return EMPTY
+    found = EMPTY
+    for answer in answers:
+        found = _told_by(answer).over(found)
     return found
 
 

@@ -59,6 +59,10 @@ def test_an_export_is_a_trace(test_database: TestDatabase, tmp_path: Path) -> No
         (2.5, 101, 50, "client-1"),
         (5.0, 102, 50, "client-0"),
     ]
+    heads = result.stdout.splitlines()[0].split(",")
+    told = dict(zip(heads, result.stdout.splitlines()[1].split(","), strict=True))
+    assert (told["provider"], told["operation"], told["usage_reported"]) == ("openai", "chat/completions", "true")
+    assert told["request_id"].startswith("req_")
     replayed = CliRunner().invoke(program, ["simulate", "--trace", str(file), "--strategies", "predictive", "--json"])
     assert replayed.exit_code == 0, replayed.output
     later = CliRunner().invoke(program, [*words[:-4], "--since", "2026-03-01T12:00:02"], env=env)

@@ -39,13 +39,15 @@ def test_residency_is_read_from_the_row(
 async def test_a_request_is_found_by_its_id_in_its_tenant(database: Postgres) -> None:
     identifier = uuid7()
     row = usage_row(id=identifier, request_id=f"req_{identifier.hex}", at=datetime.now(UTC), attempts=2,
-                    region="eu-1", regions="eu-2,eu-1", residency="eu-1,eu-2")  # fmt: skip
+                    region="eu-1", regions="eu-2,eu-1", residency="eu-1,eu-2", cached_input_tokens=7,
+                    usage_reported=False)  # fmt: skip
     store = PostgresUsageStore(database)
     await store.write([row])
     await store.close()
     found = await read_report(database, TENANT, row.request_id)
     assert found is not None
     assert (found.model, found.attempts, found.residency.kept) == ("gpt-4o", 2, True)
+    assert (found.cached_input_tokens, found.usage_reported) == (7, False), "what its cost stands on"
     assert await read_report(database, UUID(int=9), row.request_id) is None
     assert await read_report(database, TENANT, identifier.hex) == found
 

@@ -168,6 +168,16 @@ GEMINI = {
         pytest.param({"usage": "many"}, None, None, id="usage of the wrong type"),
         pytest.param({"error": {"message": "no"}}, None, None, id="an error body"),
         pytest.param([1], None, None, id="not an object"),
+        pytest.param(
+            [
+                {"modelVersion": "g", "usageMetadata": {"promptTokenCount": 3, "totalTokenCount": 3}},
+                {"modelVersion": "g", "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 8}},
+                {"modelVersion": "g", "candidates": [{"finishReason": "STOP"}]},
+            ],
+            "g",
+            TokenUsage(3, 8),
+            id="gemini streams a list to who does not ask for events",
+        ),
     ],
 )
 def test_json_answers(body: Any, model: str | None, usage: TokenUsage | None) -> None:
