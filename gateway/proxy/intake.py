@@ -17,6 +17,7 @@ from gateway.proxy.faults import BadBody, BodyTooSlow, WrongContentType
 from gateway.proxy.form_model import ModelCut, boundary_of, find_model
 from gateway.proxy.head import RequestHead
 from gateway.proxy.json_model import add_model, decode, locate_model, model_name, replace_model
+from gateway.proxy.prompt_size import SMALL_BYTES, prompt_tokens
 from gateway.proxy.routes import Operation
 from gateway.proxy.upload import Upload, too_large
 
@@ -154,15 +155,22 @@ async def _take_json(
             body, fields.model = add_model(body, deployment), deployment
         model = model_name(fields.model)
         span = locate_model(body) if size < BIG_JSON_BYTES else await asyncio.to_thread(locate_model, body)
+    est_input_tokens = size // 4 + 1
+    if size > SMALL_BYTES:
+        est_input_tokens = await _prompt_tokens(body)
     return Intake(
         model=model,
         held=body,
         span=span,
         wants_stream=fields.stream is True,
-        est_input_tokens=size // 4 + 1,
+        est_input_tokens=est_input_tokens,
         est_output_tokens=DEFAULT_OUTPUT_TOKENS if asked_output is None else asked_output,
         output_unset=asked_output is None,
     )
+
+
+async def _prompt_tokens(body: bytes) -> int:
+    return prompt_tokens(body) if len(body) < BIG_JSON_BYTES else await asyncio.to_thread(prompt_tokens, body)
 
 
 async def _take_form(
