@@ -281,7 +281,8 @@ class Exchange:
         if has_answer and outcome.kind is not OutcomeKind.AUTH_REJECTED:
             self._state = _State.RELAYING
             return Relay(self._leased())
-        return self._fail("deadline" if now >= self._ask.deadline else cause_of(self.attempts, outcome.kind))
+        in_time = outcome.kind is not OutcomeKind.ABANDONED and now < self._ask.deadline
+        return self._fail(cause_of(self.attempts, outcome.kind) if in_time else "deadline")
 
     def _may_retry(self, kind: OutcomeKind, now: float, *, body_sent: bool) -> bool:
         return (

@@ -21,7 +21,7 @@ class OutcomeKind(StrEnum):
     TIMEOUT = "timeout"
     CONNECT_FAILED = "connect_failed"
     ABANDONED = "abandoned"
-    """The caller went away, or a hedge lost: nothing is learned about the key."""
+    """The caller went away, its own deadline was too short, or a hedge lost: nothing is learned about the key."""
 
 
 @value_type(frozen=True, slots=True)
@@ -51,3 +51,16 @@ class Outcome:
     total_s: float = 0.0
     usage: TokenUsage | None = None
     hint: Hint | None = None
+
+
+HUNG_S = 5.0
+"""A key that has answered nobody for so long may have hung, though those who ask have less patience than its pool."""
+
+
+def late_kind(had_s: float, *, has_answered: bool) -> OutcomeKind:
+    """Say what an attempt is that its caller's deadline ended after `had_s`; `has_answered`: the key, others meanwhile.
+
+    Callers may be as impatient as they like: that a key cannot answer in a tenth of its time is nothing against it. One
+    that has hung is still found out where all who ask name deadlines.
+    """
+    return OutcomeKind.TIMEOUT if had_s >= HUNG_S and not has_answered else OutcomeKind.ABANDONED

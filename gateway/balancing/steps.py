@@ -9,6 +9,7 @@ Where an event is not listed for a state, the driver is broken and `IllegalEvent
 | sent      | Answered, client error     | observed; `Relay` -> relaying: the provider's own answer goes to the caller |
 | sent      | Answered, other kinds      | observed; `Send` elsewhere, `Pause`, or the answer is final: `Relay`        |
 | sent      | Broke                      | observed; `Send` elsewhere, `Pause`, or `Fail`                              |
+| sent      | Broke, kind abandoned      | observed; `Fail`: the caller's deadline is there, and no answer             |
 | sent      | Overdue                    | `Send` on a second key -> hedged, or `Await`                                |
 | hedged    | Answered ok, client error  | the other attempt is observed as abandoned; as "sent, Answered"             |
 | hedged    | Answered otherwise, Broke  | observed; `Await` -> sent, with the other attempt                           |

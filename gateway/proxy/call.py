@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from random import Random
 
 from gateway.balancing.decision import Ask, Lease, Refusal
@@ -13,7 +14,7 @@ from gateway.balancing.exchange import Exchange
 from gateway.balancing.explain import Explanation
 from gateway.balancing.fallback import Cause, cause_of_failure
 from gateway.balancing.hedging import Hedging
-from gateway.balancing.outcome import OutcomeKind, TokenUsage
+from gateway.balancing.outcome import OutcomeKind, TokenUsage, late_kind
 from gateway.balancing.steps import BACKOFF, Failure, Pause
 from gateway.proxy.affinity import affinity_of
 from gateway.proxy.choice import Choice
@@ -35,12 +36,14 @@ from gateway.proxy.record import GivenUp
 from gateway.proxy.runtime import PoolRuntime
 from gateway.proxy.sizing import Sized
 from gateway.proxy.upload import Upload
-from gateway.upstream.dispatch import MIN_TOTAL_S, Answer, Prepared, Sender, dispatch
+from gateway.upstream.dispatch import Answer, BeginBy, Prepared, Sender, dispatch
 from gateway.upstream.message import UpstreamRequest
 from gateway.upstream.providers import DIALECT_ROOTS
 
 logger = logging.getLogger(__name__)
 
+_TICK_S = 0.002
+"""Timers of an event loop that counts milliseconds ring up to one early: a deadline is over when they do."""
 _REST_S = 5.0
 """How long a caller may take the rest of an answer whose provider has had its time."""
 
@@ -159,7 +162,10 @@ class Call:
                 self.cause = Cause.CAPACITY
                 record.outcome = OutcomeKind.RATE_LIMITED.value
                 raise self._full(None)
-            answer = await dispatch(self._exchange, self._prepare, upstream, clock=self._clock, park=self._park)
+            begin_by = None if self._answer_by is None else BeginBy(self._answer_by + _TICK_S, self._kind_of_late)
+            answer = await dispatch(
+                self._exchange, self._prepare, upstream, clock=self._clock, park=self._park, begin_by=begin_by
+            )
         finally:
             record.attempts += len(attempts)
             if answer is None and attempts and attempts[-1].kind is OutcomeKind.ABANDONED:
@@ -188,6 +194,11 @@ class Call:
         """Note what a caller has spent that left while a provider worked on it: the prompt at least."""
         if not self._route.operation.counts:
             self._record.usage = TokenUsage(self._ask.est_input_tokens, reported=False)
+
+    def _kind_of_late(self, endpoint_id: str, had_s: float) -> OutcomeKind:
+        states = self._choice.pool.balancer.endpoint_states()
+        worked_at = next((each.breaker.worked_at for each in states if each.endpoint.id == endpoint_id), inf)
+        return late_kind(had_s, has_answered=worked_at >= self._clock() - had_s)
 
     def _hedged(self, hedging: Hedging, answer: Answer) -> None:
         """Note how late the answer was, and whose it is."""
@@ -227,10 +238,6 @@ class Call:
             self._place.leave(served=True)
             self._place = None
         pool, operation = self._choice.pool, self._route.operation
-        deadlines = self._deadlines
-        if self._answer_by is not None:
-            left_s = max(MIN_TOTAL_S, self._answer_by - self._clock())
-            deadlines = replace(deadlines, first_byte_s=min(deadlines.first_byte_s, left_s))
         target = self._record.target = pool.targets[lease.endpoint.id]
         face = target.faces[operation.dialect]
         model = target.model_map.get(self._choice.model, self._choice.model)
@@ -247,7 +254,7 @@ class Call:
                 fixed=face.fixed + self._channel.head.lines(face.target.face.defaults, face.beta),
             ),
             face.target.hint_style,
-            deadlines,
+            self._deadlines,
         )
 
     def _limited(self, body: bytes | Upload, sized: Sized, provider: str) -> bytes | Upload:

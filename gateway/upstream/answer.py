@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from gateway.balancing.decision import Lease
 from gateway.balancing.exchange import Exchange
@@ -21,6 +21,20 @@ PEEK_S = 2.0
 """How long the beginning of a body may take: of an error, before the status alone decides."""
 
 Clock = Callable[[], float]
+
+
+class BeginBy(NamedTuple):
+    """`at` (the clock's seconds) an answer must have begun; `kind_of` says what an attempt is that has not.
+
+    It is given the key's id and the seconds that the attempt has had.
+    """
+
+    at: float
+    kind_of: Callable[[str, float], OutcomeKind]
+
+    def missed(self, lease: Lease, had_s: float) -> Broke:
+        """Give what came of the attempt on `lease` that has not begun to answer."""
+        return Broke(self.kind_of(lease.endpoint.id, had_s))
 
 
 class Answer:
@@ -72,12 +86,19 @@ class Answer:
             pass  # whoever reads on meets it again
         return self._buffer
 
-    async def preview(self) -> Broke | ErrorInStream | None:
-        """Read what comes first; None when it may go to the caller."""
+    async def preview(self, begin_by: BeginBy | None = None) -> Broke | ErrorInStream | None:
+        """Read what comes first; None when it may go to the caller.
+
+        One that has not begun by `begin_by` is given up: a head is no beginning yet, nor are signs of life.
+        """
         response = self._response
         self.is_previewed = True
         try:
             while True:
+                if begin_by is not None:
+                    left_s = max(0.0, begin_by.at - self._clock())
+                    if not await response.arrives(asyncio.get_running_loop().time() + left_s):
+                        return begin_by.missed(self.lease, self._clock() - self._attempted_at)
                 data = await response.read()
                 if data:
                     self._buffer = self._buffer + data if self._buffer else data

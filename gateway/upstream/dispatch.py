@@ -7,6 +7,7 @@ when this code is cancelled because the caller is gone, on the way out.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -32,14 +33,14 @@ from gateway.balancing.steps import (
     Send,
     Woke,
 )
-from gateway.upstream.answer import Answer, Clock
+from gateway.upstream.answer import Answer, BeginBy, Clock
 from gateway.upstream.classify import classify_error
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
 from gateway.upstream.race import race
 from gateway.upstream.response import UpstreamResponse
 
-__all__ = ["MIN_TOTAL_S", "Answer", "Park", "Prepared", "Sender", "dispatch"]
+__all__ = ["MIN_TOTAL_S", "Answer", "BeginBy", "Park", "Prepared", "Sender", "dispatch"]
 
 MIN_TOTAL_S = 0.001
 
@@ -75,15 +76,24 @@ async def dispatch(
     clock: Clock,
     park: Park,
     unix_clock: Clock = time.time,
+    begin_by: BeginBy | None = None,
 ) -> Answer | Failure:
     """Bring one request to an answer worth relaying, or to the failure to tell the caller about.
 
-    `clock` is the exchange's monotonic clock in seconds. Cancel it when the caller disconnects: the upstream request is
+    `clock` is the exchange's monotonic clock in seconds; an answer that has not begun by `begin_by` is given up.
+    Cancel it when the caller disconnects: the upstream request is
     ended with it. Exceptions of a body source or of `prepare` pass through; the lease is given back in every case.
     """
     started_at = clock()
     send: _Attempt = partial(
-        _attempt, exchange, prepare, pool, clock=clock, unix_clock=unix_clock, started_at=started_at
+        _attempt,
+        exchange,
+        prepare,
+        pool,
+        clock=clock,
+        unix_clock=unix_clock,
+        started_at=started_at,
+        begin_by=begin_by,
     )
     answer: Answer | None = None
     try:
@@ -98,7 +108,7 @@ async def dispatch(
             elif isinstance(step, Relay):
                 assert answer is not None
                 unsure = answer.kind is OutcomeKind.OK and not answer.is_previewed
-                found = await answer.preview() if unsure else None
+                found = await answer.preview(begin_by) if unsure else None
                 if found is None:
                     return answer
                 step = exchange.step(found, clock())
@@ -108,7 +118,7 @@ async def dispatch(
                     answer = None
                 match step:
                     case Send(lease):
-                        step, runner = await race(exchange, lease, lambda: _Runner(send), clock=clock)
+                        step, runner = await race(exchange, lease, lambda: _Runner(send, begin_by), clock=clock)
                         answer, runner.answer = runner.answer, None
                     case Pause():
                         parked = await park(step)
@@ -134,6 +144,7 @@ async def _attempt(
     clock: Clock,
     unix_clock: Clock,
     started_at: float,
+    begin_by: BeginBy | None,
 ) -> tuple[Answered | Broke, Answer | None]:
     """Make one attempt, up to the answer's head; `started_at`: when the first one of the exchange was begun."""
     prepared = prepare(lease)
@@ -142,10 +153,19 @@ async def _attempt(
     if len(exchange.attempts) > 1 or exchange.paused_s:
         left_s = deadlines.total_s - (attempted_at - started_at)
         deadlines = replace(deadlines, total_s=max(left_s, MIN_TOTAL_S))
+    sending = pool.send(prepared.origin, prepared.request, deadlines)
     try:
-        response = await pool.send(prepared.origin, prepared.request, deadlines)
+        if begin_by is None:
+            response = await sending
+        else:
+            async with asyncio.timeout(max(0.0, begin_by.at - attempted_at)):
+                response = await sending
     except UpstreamError as exc:
         return Broke(classify_error(exc)), None
+    except TimeoutError:
+        if begin_by is None:
+            raise
+        return begin_by.missed(lease, clock() - attempted_at), None
     answer = Answer(exchange, lease, response, attempted_at, clock)
     try:
         told = response.shape.limits(prepared.hint_style, response.values)
@@ -166,10 +186,11 @@ _Attempt = Callable[[Lease], Awaitable[tuple[Answered | Broke, Answer | None]]]
 class _Runner:
     """One attempt of a race; holds the answer that came of it."""
 
-    __slots__ = ("_send", "answer")
+    __slots__ = ("_begin_by", "_send", "answer")
 
-    def __init__(self, send: _Attempt) -> None:
+    def __init__(self, send: _Attempt, begin_by: BeginBy | None) -> None:
         self._send = send
+        self._begin_by = begin_by
         self.answer: Answer | None = None
 
     async def attempt(self, lease: Lease) -> Answered | Broke:
@@ -178,7 +199,7 @@ class _Runner:
         self.answer = answer
         if answer is None or isinstance(event, Broke) or answer.kind is not OutcomeKind.OK:
             return replace(event, lease=lease)
-        found = await answer.preview()
+        found = await answer.preview(self._begin_by)
         if isinstance(found, Broke):
             return replace(found, lease=lease)
         return replace(event, kind=answer.kind, first_byte_s=answer.first_byte_s, lease=lease)

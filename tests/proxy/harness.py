@@ -28,7 +28,7 @@ from gateway.proxy.directory import Directory, InMemoryLoader
 from gateway.proxy.intake import IntakeLimits
 from gateway.proxy.runtime import Workshop
 from gateway.relay_protocol import RelayProtocol
-from gateway.upstream.connect import DirectConnector, tls_context
+from gateway.upstream.connect import Connector, DirectConnector, tls_context
 from gateway.upstream.guard import EgressPolicy
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
 from gateway.upstream.pool import ConnectionPool
@@ -213,6 +213,7 @@ async def running_gateway(
     limits: IntakeLimits | None = None,
     tokens: bool = True,
     allowances: Allowances | None = None,
+    connector: Connector | None = None,
 ) -> AsyncIterator[Gateway]:
     """Serve the data path of `snapshots` on a loopback port; the token `good` is the tenant's."""
     egress = EgressPolicy(allow_private=True)
@@ -222,7 +223,7 @@ async def running_gateway(
     verifier, usage = FixedVerifier(), Rows()
     if tokens:
         verifier.add("good")
-    upstream = ConnectionPool(DirectConnector(egress, tls=TLS))
+    upstream = ConnectionPool(connector or DirectConnector(egress, tls=TLS))
     data_path = DataPath(
         verifier=verifier,
         proofs=ProofChecker("http://127.0.0.1", time.time),
