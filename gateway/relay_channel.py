@@ -200,6 +200,20 @@ class RelayChannel:
         elif not self.disconnected:
             connection.transport.write(chunk)
 
+    @property
+    def is_free(self) -> bool:
+        """See `Channel.is_free`."""
+        connection = self._connection
+        return not (connection.flow.write_paused or self._pending or connection.transport.is_closing())
+
+    def pass_on(self, chunk: bytes) -> None:
+        """See `Channel.pass_on`."""
+        if self._chunked:
+            chunk = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        else:
+            self._count(chunk)
+        self._connection.transport.write(chunk)
+
     async def finish(self, last: bytes = b"") -> None:
         """See `Channel.finish`."""
         if self.disconnected:

@@ -1,6 +1,6 @@
 """Taps a relayed answer for its usage without parsing it: keeps the first and the last bytes, reads them at the end.
 
-Pure. A stream of a thousand events costs one append and one `count` a chunk; only a handful of events is ever decoded.
+Pure. A chunk costs one append, a few kilobytes one `count`; only a handful of events is ever decoded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from gateway.balancing.outcome import TokenUsage
 from gateway.metering.usage import EMPTY, read_body, read_tail
 from gateway.metering.usage_shapes import Reading
 
+_MARK = b"data:"
 HEAD_BYTES = 2048
 """Enough for the first event: Anthropic's `message_start` (input tokens) and the model of every dialect."""
 TAIL_BYTES = 32768
@@ -32,35 +33,52 @@ class AnswerTap:
     Memory stays under HEAD_BYTES + 1.5 TAIL_BYTES + one chunk, whatever the length of the answer.
     """
 
-    __slots__ = ("_bound", "_chunks", "_head", "_kept", "events", "is_stream", "size")
+    __slots__ = ("_bound", "_chunks", "_counted", "_dropped", "_events", "_head", "_kept", "_most", "is_stream")
 
     def __init__(self, *, is_stream: bool) -> None:
         self.is_stream = is_stream
-        self.size = 0
-        self.events = 0
-        self._head = b""
-        self._kept = 0
         self._bound = STREAM_TAIL_BYTES if is_stream else TAIL_BYTES
+        self._most = self._bound * 3 // 2
         self._chunks: list[bytes] = []
+        self._kept = self._dropped = 0
+        self._head = b""
+        """The first bytes, as soon as they are among the chunks no more."""
+        self._events = self._counted = 0
+        """Events among all that was dropped and the first so many bytes of the chunks."""
 
     def feed(self, chunk: bytes) -> None:
         """Note one chunk of the answer's body, as relayed."""
-        size, seen = len(chunk), self.size
-        self.size = seen + size
-        if seen < HEAD_BYTES:
-            self._head += chunk[: HEAD_BYTES - seen]
-        if self.is_stream:
-            self.events += chunk.count(b"data:")
         self._chunks.append(chunk)
-        self._kept += size
-        if self._kept > self._bound * 1.5:
+        self._kept += len(chunk)
+        if self._kept > self._most:
             self._shorten()
 
     def _shorten(self) -> None:
         """Keep the last bytes alone: now and then, since dropping chunk by chunk costs more than all the rest."""
-        if len(self._chunks) > 1:
-            self._chunks = [b"".join(self._chunks)[-self._bound :]]
-            self._kept = self._bound
+        if len(self._chunks) < 2:
+            return
+        kept = b"".join(self._chunks)
+        if not self._dropped:
+            self._head = kept[:HEAD_BYTES]
+        if self.is_stream:
+            self._events += self._uncounted(kept)
+        self._chunks = [kept[-self._bound :]]
+        self._dropped += len(kept) - self._bound
+        self._kept = self._counted = self._bound
+
+    def _uncounted(self, kept: bytes) -> int:
+        """Count the events whose mark does not lie wholly in what was counted."""
+        return kept.count(_MARK, max(0, self._counted - len(_MARK) + 1))
+
+    @property
+    def size(self) -> int:
+        """How many bytes came."""
+        return self._dropped + self._kept
+
+    @property
+    def events(self) -> int:
+        """How many events of a stream came."""
+        return self._events + self._uncounted(b"".join(self._chunks)) if self.is_stream else 0
 
     @property
     def at_event_boundary(self) -> bool:
@@ -77,8 +95,8 @@ class AnswerTap:
         chunks = self._chunks
         tail = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if self.is_stream:
-            return read_stream(self._head, tail)
-        if len(tail) == self.size:
+            return read_stream(self._head if self._dropped else tail[:HEAD_BYTES], tail)
+        if not self._dropped:
             return read_body(tail)
         head = read_stream(self._head, b"") if self._head.lstrip()[:1] != b"{" else _model_of_head(self._head)
         return read_tail(tail).over(head)

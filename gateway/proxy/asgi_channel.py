@@ -102,6 +102,15 @@ class AsgiChannel:
         """See `Channel.send`."""
         await self._pass({"type": "http.response.body", "body": chunk, "more_body": True})
 
+    @property
+    def is_free(self) -> bool:
+        """See `Channel.is_free`: whether the server would wait is not known beforehand."""
+        return False
+
+    def pass_on(self, chunk: bytes) -> None:
+        """See `Channel.pass_on`."""
+        raise NotImplementedError
+
     async def finish(self, last: bytes = b"") -> None:
         """See `Channel.finish`."""
         self.close()

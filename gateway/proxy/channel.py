@@ -78,6 +78,13 @@ class Channel(Protocol):
     async def send(self, chunk: bytes) -> None:
         """Send body bytes; waits while the caller reads more slowly than we write, till `ends_by`."""
 
+    @property
+    def is_free(self) -> bool:
+        """Tell whether `pass_on` may be called."""
+
+    def pass_on(self, chunk: bytes) -> None:
+        """Do what `send` does where it need not wait, after a first `send`."""
+
     async def finish(self, last: bytes = b"") -> None:
         """Send the last bytes and end the answer in good order."""
 

@@ -108,8 +108,20 @@ async def _relay_parts(channel: Channel, answer: Answer, record: RequestRecord, 
         await channel.send_head(answer.status, blanked(head, key), length=length, hold=answer.has_bytes)
         del head
         answer.forget_headers()
+        left = length
+
+        def pass_on(piece: bytes) -> bool:
+            """Do at once what is done below with a piece that was read; False: it is to be read."""
+            nonlocal left
+            if left == len(piece) or not channel.is_free:
+                return False
+            tap.feed(piece)
+            left -= len(piece)
+            if piece := screen.clean(piece):
+                channel.pass_on(piece)
+            return True
+
         try:
-            left = length
             while chunk := await answer.read():
                 tap.feed(chunk)
                 left -= len(chunk)
@@ -121,6 +133,7 @@ async def _relay_parts(channel: Channel, answer: Answer, record: RequestRecord, 
                     break
                 if chunk := screen.clean(chunk):
                     await channel.send(chunk)
+                await answer.pour(pass_on)
             else:
                 ended = True
                 _account(tap, record, est)

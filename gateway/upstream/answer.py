@@ -161,6 +161,11 @@ class Answer:
                 self._exchange.step(Broke(classify_error(exc)), self._clock())
             raise
 
+    async def pour(self, take: Callable[[bytes], bool]) -> None:
+        """See `UpstreamResponse.pour`; after a first `read`."""
+        if not self._buffer:
+            await self._response.pour(take)
+
     async def peek_until(self, decide: Callable[[bytes, bool], bool | None], within_s: float) -> bool:
         """Read on until `decide` (of the beginning, and whether it is all) is sure; what was read is left in place."""
         ended, until = False, asyncio.get_running_loop().time() + within_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from gateway.upstream.errors import UpstreamBroken
@@ -48,6 +49,7 @@ class UpstreamResponse:
         "_feeder",
         "_loop",
         "_parts",
+        "_take",
         "_waiter",
         "failed",
         "held_bytes",
@@ -68,6 +70,7 @@ class UpstreamResponse:
         self.failed = False
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], bool] | None = None
         self._discarded: int | None = None
 
     @property
@@ -123,6 +126,23 @@ class UpstreamResponse:
         self.held_bytes = 0
         return data
 
+    async def pour(self, take: Callable[[bytes], bool]) -> None:
+        """Hand bytes to `take` as they arrive, and return when `read` has to go on.
+
+        That is at the end, at an error, and for what `take` declines: then it returns False and has taken nothing.
+
+        So a piece goes on without a turn of the reader's task, which costs more than all that is done with the piece.
+        """
+        self._take = take
+        try:
+            while not (self._parts or self._done or self.failed):
+                await self.changed()
+        except asyncio.CancelledError:
+            self._feeder.abort()
+            raise
+        finally:
+            self._take = None
+
     async def arrives(self, until: float) -> bool:
         """Tell whether `read` would return, or raise, at once; waits for that until then (the loop's time) at most.
 
@@ -176,18 +196,27 @@ class UpstreamResponse:
         self.held_bytes += len(data) + PIECE_BYTES
 
     def wake(self) -> None:
-        """Tell the reader that something has changed."""
+        """Tell the reader that something has changed, unless it is bytes that are taken at once."""
+        take = self._take
+        if take is not None:
+            parts = self._parts
+            if not parts:
+                return
+            if take(parts[0] if len(parts) == 1 else b"".join(parts)):
+                parts.clear()
+                self.held_bytes = 0
+                return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def complete(self) -> None:
         """Mark the end of the answer."""
-        self._done = True
+        self._done, self._take = True, None
         self.wake()
 
     def fail(self, error: BaseException) -> None:
         """Mark that the answer broke off."""
         if not self._done and not self.failed:
-            self.failed, self._error = True, error
+            self.failed, self._error, self._take = True, error, None
         self.wake()

@@ -273,7 +273,7 @@ def test_streams_in_any_chunking(name: str, size: int) -> None:
         tap.feed(stream[start : start + size])
     usage, model = tap.result(est_input_tokens=33)
     if size == 1 and not usage.reported:
-        # A marker cut over chunks is not counted: estimates may be lower, never higher.
+        # Estimates may be lower, never higher.
         assert usage.output <= expected[1].output
         return
     assert model == expected[0]
@@ -296,6 +296,16 @@ def test_the_tap_holds_a_bounded_window() -> None:
     held = len(tap._head) + sum(map(len, tap._chunks))
     assert held <= HEAD_BYTES + TAIL_BYTES + 100
     assert tap.size == 1_000_000
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 5000, 10**6])
+def test_events_are_counted_however_they_are_cut(size: int) -> None:
+    stream = b"".join(b'data: {"n":"%b"}\n\n' % (b"x" * (number % 23)) for number in range(2000))
+    tap = AnswerTap(is_stream=True)
+    for start in range(0, len(stream), size):
+        tap.feed(stream[start : start + size])
+    assert tap.events == 2000
+    assert tap.size == len(stream)
 
 
 @pytest.mark.parametrize(
