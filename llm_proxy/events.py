@@ -75,13 +75,14 @@ def is_last(name: str, data: bytes) -> bool:
 class UsageReader:
     """Remembers what an answer reports; fed with each event's data, or once with a whole JSON body."""
 
-    __slots__ = ("_cached", "_input", "_output", "events")
+    __slots__ = ("_begun", "_cached", "_input", "_output", "events")
 
     def __init__(self) -> None:
         self.events = 0
         self._input: int | None = None
         self._output: int | None = None
         self._cached = 0
+        self._begun = False
 
     def feed(self, data: bytes) -> TokenUsage | None:
         """Take one JSON text in; return the counts if it reported any."""
@@ -96,6 +97,8 @@ class UsageReader:
         if found is None:
             return None
         self._take(found)
+        # Anthropic tells the input before the answer, and of its output no more than the beginning.
+        self._begun = body.get("type") == "message_start"
         return self.reported
 
     @property
@@ -107,8 +110,13 @@ class UsageReader:
         return TokenUsage(into, self._output or 0, min(self._cached, into))
 
     def settled(self, est_input_tokens: int) -> TokenUsage:
-        """Return what to settle with: a silent stream is estimated, one token for each event."""
-        return self.reported or TokenUsage(est_input_tokens, max(0, self.events - 2), reported=False)
+        """Return what to settle with: an output that was not told is estimated, one token for each event."""
+        reported, events = self.reported, max(0, self.events - 2)
+        if reported is None:
+            return TokenUsage(est_input_tokens, events, reported=False)
+        if self._begun:
+            return TokenUsage(reported.input, max(reported.output, events), reported.cached_input, reported=False)
+        return reported
 
     def _take(self, usage: dict[str, Any]) -> None:
         def count(*names: str) -> int | None:
@@ -120,7 +128,7 @@ class UsageReader:
 
         into = count("prompt_tokens", "input_tokens", "promptTokenCount")
         output = count("completion_tokens", "output_tokens", "candidatesTokenCount")
-        thoughts = count("thoughtsTokenCount")
+        thoughts, total = count("thoughtsTokenCount"), count("total_tokens")
         read, written = count("cache_read_input_tokens"), count("cache_creation_input_tokens")
         cached = count("cachedContentTokenCount")
         for details in (usage.get("prompt_tokens_details"), usage.get("input_tokens_details")):
@@ -129,6 +137,11 @@ class UsageReader:
         if into is not None and (read is not None or written is not None):
             # Anthropic's `input_tokens` leaves out what was read from the cache or written to it.
             into, cached = into + (read or 0) + (written or 0), read or 0
+        if into is not None and total and total > into + (output or 0):
+            # xAI, and Gemini's OpenAI face, leave what was thought out of the completion and charge for it.
+            output = total - into
+        if into is not None:
+            into += count("toolUsePromptTokenCount") or 0
         if into is not None:
             self._input, self._cached = into, max(0, cached or 0)
         if output is not None or thoughts is not None:

@@ -73,6 +73,45 @@ def test_usage_is_read_in_every_dialect(texts: list[str], usage: TokenUsage | No
     assert reader.reported == usage
 
 
+@pytest.mark.parametrize(
+    ("text", "usage"),
+    [
+        pytest.param(
+            '{"usage": {"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}}',
+            TokenUsage(32, 103),
+            id="xai",
+        ),
+        pytest.param('{"usage": {"prompt_tokens": 5, "total_tokens": 41}}', TokenUsage(5, 36), id="thoughts alone"),
+        pytest.param(
+            '{"usageMetadata": {"promptTokenCount": 5, "toolUsePromptTokenCount": 7, "thoughtsTokenCount": 2,'
+            ' "candidatesTokenCount": 1, "totalTokenCount": 15}}',
+            TokenUsage(12, 3),
+            id="gemini's tools",
+        ),
+        pytest.param(
+            '{"usage": {"input_tokens": 10, "cache_creation_input_tokens": 700, "output_tokens": 3,'
+            ' "cache_creation": {"ephemeral_1h_input_tokens": 400}}}',
+            TokenUsage(710, 3),
+            id="anthropic's writes",
+        ),
+    ],
+)
+def test_nothing_that_is_charged_is_left_out(text: str, usage: TokenUsage) -> None:
+    reader = UsageReader()
+    reader.feed(text.encode())
+    assert reader.reported == usage
+
+
+def test_what_a_message_begins_with_is_no_count_of_its_output() -> None:
+    reader = UsageReader()
+    reader.feed(b'{"type": "message_start", "message": {"usage": {"input_tokens": 25, "output_tokens": 1}}}')
+    for _ in range(61):
+        reader.feed(b"{}")
+    assert reader.settled(40) == TokenUsage(25, 60, reported=False)
+    reader.feed(b'{"type": "message_delta", "usage": {"output_tokens": 15}}')
+    assert reader.settled(40) == TokenUsage(25, 15)
+
+
 def test_a_silent_stream_is_estimated() -> None:
     reader = UsageReader()
     for _ in range(12):
