@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 
 from auth.identity import Rule, make_rule
 from auth.secret import Secret
+from gateway.cores import usable_cores
 
 SIGNING_ALGORITHMS = ("ES256", "RS256", "Ed25519")
 """`auth.keyset.ALGORITHMS`, spelled out: that module costs the command line 50 ms of cryptography."""
@@ -78,7 +78,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 def workers(value: str) -> int:
     """Read a number of processes; `auto`: as many as this process may use cores."""
     if value.lower() == "auto":
-        return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        return usable_cores()
     return whole(1, 256)(value)
 
 

@@ -37,7 +37,7 @@ VARIABLES: Final = (
         "workers",
         LISTEN,
         "1",
-        "Processes of `serve` and `gateway` behind the port, `auto` for one a core that this machine gives it.",
+        "Processes of `serve` and `gateway` behind the port, `auto` for one a core within its affinity and CPU limit.",
         workers,
     ),
     Variable(
