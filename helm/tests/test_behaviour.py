@@ -102,3 +102,22 @@ def test_declarations_are_applied_where_the_certificate_holds(changes: dict[str,
 
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert {"name": "LLM_PROXY_URL", "value": url} in container["env"]
+
+
+def test_pods_that_run_once_go_where_they_may_and_end() -> None:
+    """A migration that no node takes, or whose side-car stays, holds every upgrade up."""
+    jobs = {
+        "nodeSelector": {"kubernetes.io/arch": "amd64"},
+        "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+        "podAnnotations": {"linkerd.io/inject": "disabled"},
+    }
+    rendered = render(merged(profile("declarations"), {"jobs": jobs}))
+    templates = [job["spec"]["template"] for job in rendered.of_kind("Job")] + [rendered.one("Pod", "-smoke")]
+
+    assert len(templates) == 3
+    for template in templates:
+        assert template["spec"]["nodeSelector"] == jobs["nodeSelector"]
+        assert template["spec"]["tolerations"] == jobs["tolerations"]
+        assert template["metadata"]["annotations"].items() >= jobs["podAnnotations"].items()  # type: ignore[attr-defined]
+    assert rendered.one("Pod", "-smoke")["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert "nodeSelector" not in rendered.one("Deployment", "gateway")["spec"]["template"]["spec"]

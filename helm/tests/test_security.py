@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from chart import PROFILES, containers, pod_specs, profile, render
+from chart import PROFILES, containers, merged, pod_specs, profile, render
 
 SECRET_NAMES = ("PASSWORD", "SECRET", "KEK_KEYS", "PEPPERS", "TOKEN")
 
@@ -112,6 +112,30 @@ def test_the_network_policies_cover_every_pod_of_ours_and_keep_metadata_out() ->
         blocks = [peer["ipBlock"] for rule in policy["egress"] for peer in rule.get("to", []) if "ipBlock" in peer]
         assert all("169.254.0.0/16" in block["except"] for block in blocks if block["cidr"] == "0.0.0.0/0")
     assert policies["rel-llm-proxy-migrate"]["ingress"] == []
+
+
+@pytest.mark.parametrize("name", ["production", "declarations"])
+def test_a_narrowed_policy_lets_in_the_pods_that_the_release_itself_asks_with(name: str) -> None:
+    """Nobody else would: `helm test` and the Job of declarations would wait for an answer that cannot come."""
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    rendered = render(merged(profile(name), {"networkPolicy": {"ingressFrom": [prometheus]}}))
+    asking = [rendered.one("Pod", "-smoke")["metadata"]["labels"]]
+    asking += [job["spec"]["template"]["metadata"]["labels"] for job in rendered.of_kind("Job")]
+
+    for component in ("gateway", "control"):
+        (rule,) = rendered.one("NetworkPolicy", component)["spec"]["ingress"]
+        first, ours = rule["from"]
+        assert first == prometheus
+        selector = ours["podSelector"]
+        (listed,) = selector["matchExpressions"]
+        for labels in asking:
+            admitted = selector["matchLabels"].items() <= labels.items() and labels[listed["key"]] in listed["values"]
+            assert admitted == (labels[listed["key"]] != "migrate")
+
+
+def test_without_peers_the_policies_let_everybody_in() -> None:
+    (rule,) = render(profile("minimal")).one("NetworkPolicy", "gateway")["spec"]["ingress"]
+    assert "from" not in rule
 
 
 def test_the_migration_leans_on_nothing_of_the_release() -> None:

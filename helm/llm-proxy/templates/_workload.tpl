@@ -149,6 +149,18 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
+{{- /* Where pods that run once are placed: the hooks' and the test's. */ -}}
+{{- define "llm-proxy.jobPlacement" -}}
+{{- with .Values.jobs.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.jobs.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "llm-proxy.probes" -}}
 startupProbe:
   httpGet: {path: /livez, port: http, scheme: {{ .scheme }}}
