@@ -112,6 +112,10 @@ class Account(msgspec.Struct, array_like=True):
         oldest = self._slot(now) - SLOTS
         self.slots = sorted((slot, held) for slot, held in counts.items() if slot >= oldest and held > 0.0)
 
+    def passed(self, now: float) -> float:
+        """Tell how much of a fixed window has gone by, 0..1; 0 of the other kinds."""
+        return ((now - self.phase) / self.window_s) % 1.0 if self.kind == "fixed" else 0.0
+
     def has_begun_anew(self, within_s: float, now: float) -> bool:
         """Tell whether a fixed window began in the last `within_s` seconds."""
         return self.kind == "fixed" and self._number(now) > self._number(now - within_s)

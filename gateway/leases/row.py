@@ -32,6 +32,8 @@ from gateway.leases.fairness import part_of_first
 
 LEASE_S = 5.0
 GRACE_S = 2.0
+SET_BACK_S = 1.0
+"""A store's clock that is behind by more was set back."""
 MAX_ACCOUNTS = 256
 """Accounts go by model names, which come from callers: what a row remembers is bounded."""
 ON_THE_WAY_S = 0.1
@@ -65,13 +67,22 @@ class Lessee(msgspec.Struct, array_like=True):
 
 
 class Row(msgspec.Struct):
-    """The shared state of one quota; `version` counts exchanges, `touched` is when the last one was."""
+    """The shared state of one quota; `version` counts exchanges, `touched` is when the last one was.
+
+    Its times are the store's clock's and `ahead` seconds: they go on where that clock is set back, or another server's
+    is behind that takes over.
+    """
 
     version: int = 0
     touched: float = 0.0
     accounts: dict[str, Account] = {}
     lessees: dict[str, Lessee] = {}
     facts: dict[str, Fact] = {}
+    ahead: float = 0.0
+
+    def time(self, clock: float) -> float:
+        """Give the row's time when the store's clock shows `clock`."""
+        return clock + self.ahead
 
 
 class Draw(msgspec.Struct):
@@ -126,6 +137,7 @@ class Grant(msgspec.Struct):
 
     `available`: what is not spent of the limit, by all. `short`: it wanted more than there was; more may be free after
     `retry_s`. `free`: what nobody holds. `pace_per_s`: what of the refill it can have, the others wanting what they do.
+    `passed`: how much of a fixed window has gone by, 0..1, by the store's clock.
     """
 
     held: float
@@ -136,6 +148,7 @@ class Grant(msgspec.Struct):
     retry_s: float
     lessees: int
     pace_per_s: float = 0.0
+    passed: float = 0.0
 
 
 class Answer(msgspec.Struct):
@@ -149,6 +162,10 @@ class Answer(msgspec.Struct):
 
 def exchange(row: Row, report: Report, now: float, *, lease_s: float = LEASE_S) -> Answer:
     """Change `row` by one report and give the answer; `now` by the store's clock, which may have jumped back."""
+    now = row.time(now)
+    if row.touched - now > SET_BACK_S:
+        # Else nothing would refill until the clock is again where it was.
+        row.ahead += row.touched - now
     now = max(now, row.touched)
     _end_leases(row, report.lessee, now, lease_s)
     row.version += 1
@@ -196,6 +213,7 @@ def _forget(row: Row, now: float) -> None:
 
 def listen(row: Row, report: Report, now: float) -> Answer:
     """Give what the others say to one that has nothing to say."""
+    now = row.time(now)
     others = [lessee for name, lessee in row.lessees.items() if name != report.lessee and lessee.ends > now]
     return Answer({}, _busy(others), heard_by(row.facts, report.lessee), len(others))
 
@@ -263,7 +281,8 @@ def _grant(account: Account, mine: Holding, draw: Draw, others: list[tuple[float
     short = extra < wish
     retry_s = account.free_in(max(1.0, draw.need), held + mine.held, now) if short else 0.0
     pace_per_s = part_of_first(account.per_s, [other.rate for _, other in others], account.per_s)
-    return Grant(mine.held, mine.share, available, free - extra, short, retry_s, len(others) + 1, pace_per_s)
+    passed = account.passed(now)
+    return Grant(mine.held, mine.share, available, free - extra, short, retry_s, len(others) + 1, pace_per_s, passed)
 
 
 def _share(account: Account, mine: Holding, others: list[tuple[float, Holding]]) -> float:

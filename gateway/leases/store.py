@@ -51,14 +51,15 @@ class LeaseStore(Protocol):
 
 
 class InMemoryLeaseStore:
-    """The twin: a dictionary, and a clock of its own. `broken` set to an exception makes every call fail with it.
+    """The twin: a dictionary, and a clock of its own, `ahead_s` of what it was made with.
 
-    `listeners` hear what is announced.
+    `broken` set to an exception makes every call fail with it, `listeners` hear what is announced.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.rows: dict[Key, Stored] = {}
         self.broken: Exception | None = None
+        self.ahead_s = 0.0
         self.listeners: list[Callable[[str], None]] = []
         self.reads = self.swaps = self.notices = 0
         self._clock = clock
@@ -69,7 +70,7 @@ class InMemoryLeaseStore:
         if self.broken is not None:
             raise self.broken
         self.reads += 1
-        return self._clock(), {key: found for key in keys if (found := self.rows.get(key)) is not None}
+        return self._clock() + self.ahead_s, {key: found for key in keys if (found := self.rows.get(key)) is not None}
 
     async def swap(self, swaps: Sequence[Swap]) -> set[Key]:
         """See `LeaseStore.swap`."""

@@ -104,6 +104,31 @@ async def test_a_store_that_fails_in_an_unknown_way_is_a_store_that_is_away() ->
     assert world.refused == 0
 
 
+@pytest.mark.parametrize("ahead_s", [-3.0, -0.1, 0.1, 3.0])
+async def test_windows_are_used_where_the_store_begins_them_at_another_moment(ahead_s: float) -> None:
+    """Clocks of two machines differ, and what a window has left is asked for in its first moment."""
+    world = World("gemini", Limits(rpm=6000))
+    world.store.ahead_s = ahead_s
+    for _ in range(4):
+        world.add(37.5)
+    await world.run(MINUTE)
+    assert await world.run(4 * MINUTE) >= 0.97 * 24_000
+    assert world.refused <= 0.001 * world.sent
+
+
+@pytest.mark.parametrize("provider", ["simulated", "gemini", "vllm"])
+@pytest.mark.parametrize("back_s", [20.0, 3600.0])
+async def test_a_store_whose_clock_is_set_back_goes_on_lending(provider: str, back_s: float) -> None:
+    """As after a failover to a server whose clock is behind."""
+    world = await saturated(provider)
+    world.store.ahead_s = -back_s
+    await world.run(MINUTE)
+    assert await world.run(2 * MINUTE) >= (0.88 if provider == "vllm" else 0.97) * 12_000
+    assert world.refused <= 0.001 * world.sent
+    world.store.ahead_s = 0.0
+    assert await world.run(2 * MINUTE) >= (0.88 if provider == "vllm" else 0.97) * 12_000
+
+
 async def test_a_short_absence_of_the_store_costs_nothing() -> None:
     world = await saturated("simulated")
     world.store.broken = Unavailable("away")
