@@ -68,9 +68,12 @@ class ProofSharing:
                 )
             rows = await connection.fetch(
                 "select digests, extract(epoch from recorded_at)::float8 as recorded_at from used_proofs"
-                " where process <> $1 and expires_at > now() and recorded_at > to_timestamp($2)",
+                " where process <> $1 and expires_at > now()"
+                # A clock that was set back, or is behind in the server that took over, must hide nothing.
+                " and recorded_at > least(to_timestamp($2), now()) - make_interval(secs => $3)",
                 self._me,
-                max(0.0, self._read_to - _LOOK_BACK_S),
+                self._read_to,
+                _LOOK_BACK_S,
             )
         del self._unsaid[:said]
         now = self._clock()

@@ -98,17 +98,20 @@ class Revocations:
     async def refresh(self, connections: Connections, *, now: float) -> int:
         """Load what was recorded since the last refresh, and everything at first and every ten minutes.
 
-        It reads on by the database's clock: a process whose own clock runs ahead hides nothing. Returns the rows read.
+        It reads on by the database's clock: a process whose own clock runs ahead hides nothing, nor does a database
+        whose clock was set back, or that took over with one that is behind. Returns the rows read.
         """
         everything = not 0.0 <= now - self._read_all_at < _READ_ALL_S
-        since = datetime.fromtimestamp(0.0 if everything else max(0.0, self._seen_to - _OVERLAP_S), UTC)
+        since = datetime.fromtimestamp(0.0 if everything else self._seen_to, UTC)
         async with connections.platform() as connection:
             rows = await connection.fetch(
                 "select jti, extract(epoch from revoked_at)::float8 as revoked_at,"
                 " extract(epoch from expires_at)::float8 as expires_at,"
                 " extract(epoch from recorded_at)::float8 as recorded_at"
-                " from token_revocation where recorded_at > $1 and expires_at > now()",
+                " from token_revocation where recorded_at > least($1, now()) - make_interval(secs => $2)"
+                " and expires_at > now()",
                 since,
+                _OVERLAP_S,
             )
         self.add(Revocation(row["jti"], row["revoked_at"], row["expires_at"]) for row in rows)
         self._seen_to = max((row["recorded_at"] for row in rows), default=self._seen_to)

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from auth.dpop import KEPT_S, SKEW_S, WINDOW_S, Proof, ProofCache
 from auth.proof_sharing import ProofSharing, purge_proofs
 from gateway.database import DatabaseAway, Postgres
+from tests.conftest import TestDatabase
 
 NOW = 1_800_000_000.0
 
@@ -49,6 +51,22 @@ async def test_what_one_process_saw_the_others_refuse(database: Postgres) -> Non
     started_again = Process(database)
     await started_again.sharing.exchange()
     assert [started_again.use(name) for name in "abcd"] == [False, False, False, True]
+
+
+async def test_a_database_whose_clock_was_set_back_hides_no_use(
+    database: Postgres, test_database: TestDatabase
+) -> None:
+    one, two = Process(database), Process(database)
+    assert one.use("before")
+    await one.sharing.exchange()
+    owner = await asyncpg.connect(test_database.owner_url)
+    await owner.execute("update used_proofs set recorded_at = recorded_at + interval '1 hour'")
+    await owner.close()
+    await two.sharing.exchange()
+    assert one.use("after")
+    await one.sharing.exchange()
+    await two.sharing.exchange()
+    assert not two.use("after")
 
 
 async def test_a_notice_brings_it_within_moments(database: Postgres) -> None:

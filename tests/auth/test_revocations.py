@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import UUID
 
+from sqlalchemy import text
+
 from auth.principal import Principal
 from auth.revocation_store import purge_revocations, revoke_key
 from auth.revocations import Revocation, Revocations, Traces, client_key, tenant_key
@@ -57,6 +59,19 @@ async def test_a_process_whose_clock_runs_ahead_hides_no_revocation(world: World
     await reader.refresh(world.database, now=NOW)
     for jti in ("ahead", "right", "behind"):
         assert reader.refuses(traces(jti)), jti
+
+
+async def test_a_database_whose_clock_was_set_back_hides_no_revocation(world: World) -> None:
+    tenant_id, reader = world.tenants["acme"], Revocations()
+    now, until = datetime.fromtimestamp(NOW, UTC), datetime.fromtimestamp(NOW + 10**8, UTC)
+    async with world.sessions.tenant(tenant_id) as session:
+        await revoke_key(session, tenant_id, "before", now=now, expires_at=until)
+        await session.execute(text("update token_revocation set recorded_at = recorded_at + interval '1 hour'"))
+    await reader.refresh(world.database, now=NOW)
+    async with world.sessions.tenant(tenant_id) as session:
+        await revoke_key(session, tenant_id, "after", now=now, expires_at=until)
+    await reader.refresh(world.database, now=NOW)
+    assert reader.refuses(traces("after"))
 
 
 async def test_expired_rows_are_purged(world: World) -> None:
