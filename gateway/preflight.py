@@ -15,7 +15,7 @@ from auth.errors import Fault
 from gateway.custody import make_keks, make_spare, parse_peppers
 from gateway.database import AWAY, DatabaseAway
 from gateway.metering.pricing import load_prices
-from gateway.schema import check_role, current_revision, head_revision, identity, known_revisions
+from gateway.schema import check_role, current_revision, head_revision, identity, is_pooled, known_revisions
 from gateway.settings import Settings, invalid, is_loopback
 from gateway.tls import TlsUnusable, make_tls
 from tenants.errors import KeyringUnsafe
@@ -120,7 +120,23 @@ async def database_findings(settings: Settings) -> list[Finding]:
     found = [*role_findings(role), *revision_findings(revision)]
     if not found and settings.database_direct_url is not None:
         found = await _direct_findings(url, settings.database_direct_url.reveal())
-    return found
+    return found or await _pooler_findings(settings)
+
+
+async def _pooler_findings(settings: Settings) -> list[Finding]:
+    """Check that what lives with a session is not given to a pooler in transaction mode: it would fail in silence."""
+    given = settings.database_direct_url or settings.database_url
+    assert given is not None
+    try:
+        if not await is_pooled(given.reveal()):
+            return []
+    except AWAY as error:
+        raise DatabaseAway("The database does not answer.", debug=type(error).__name__) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return [_unanswered(type(error).__name__)]
+    name = "DATABASE_DIRECT_URL" if settings.database_direct_url is not None else "DATABASE_URL"
+    sentence = f"{name} leads to a pooler in transaction mode, which keeps no notifications and no lock"
+    return [("DATABASE_DIRECT_URL", f"{sentence}: set DATABASE_DIRECT_URL to the server itself.")]
 
 
 async def _direct_findings(url: str, direct_url: str) -> list[Finding]:

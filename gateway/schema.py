@@ -69,9 +69,14 @@ def head_revision() -> str:
     return heads.pop()
 
 
+async def _connect(url: str) -> asyncpg.Connection[asyncpg.Record]:
+    """Open a connection for a few statements; without names, which are somebody else's behind a PgBouncer."""
+    return await asyncpg.connect(url, timeout=10, statement_cache_size=0)
+
+
 async def current_revision(url: str) -> str | None:
     """Return the revision that the database is at, None when it was never migrated."""
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await _connect(url)
     try:
         found = await connection.fetchval("select to_regclass('public.alembic_version') is not null")
         if not found:
@@ -102,7 +107,7 @@ def _revisions() -> dict[str, str | None]:
 
 async def check_role(url: str) -> RoleCheck:
     """Look at what the role of `url` is allowed to do."""
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await _connect(url)
     try:
         row = await connection.fetchrow(
             "select rolname, rolsuper, rolbypassrls, exists (select from pg_tables where schemaname = 'public' and "
@@ -118,7 +123,7 @@ async def check_role(url: str) -> RoleCheck:
 
 async def identity(url: str) -> tuple[str, object]:
     """Return what tells a database from any other: its name and since when its server runs."""
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await _connect(url)
     try:
         row = await connection.fetchrow("select current_database() as name, pg_postmaster_start_time() as since")
     finally:
@@ -128,12 +133,26 @@ async def identity(url: str) -> tuple[str, object]:
     return row["name"], row["since"]
 
 
+async def is_pooled(url: str) -> bool:
+    """Tell whether a pooler in transaction mode is in between: then two sessions are one to the server."""
+    one = await _connect(url)
+    try:
+        two = await _connect(url)
+        try:
+            ask = "select pg_backend_pid()"
+            return bool(await one.fetchval(ask) == await two.fetchval(ask))
+        finally:
+            await two.close()
+    finally:
+        await one.close()
+
+
 async def ensure_login(owner_url: str, name: str, password: Secret) -> None:
     """Create or update the LOGIN role `name` in the gateway's group role; `owner_url` may create roles.
 
     The server is sent the SCRAM verifier alone: a password in a statement would end up in its log.
     """
-    connection = await asyncpg.connect(owner_url, timeout=10)
+    connection = await _connect(owner_url)
     try:
         # Utility statements take no parameters: the server quotes both words itself.
         make = await connection.fetchval(

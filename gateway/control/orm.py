@@ -76,6 +76,8 @@ def make_engine(url: str, *, statement_cache_size: int = 100, **pool: Any) -> As
         connect_args={
             "statement_cache_size": statement_cache_size,
             "prepared_statement_cache_size": statement_cache_size,
+            # Without a cache SQLAlchemy would still name each statement, as another process behind a PgBouncer does.
+            **({} if statement_cache_size else {"prepared_statement_name_func": str}),
             "timeout": 5,
             "server_settings": {"application_name": "llm-proxy control"},
         },
