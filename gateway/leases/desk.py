@@ -47,6 +47,8 @@ from gateway.leases.tenant_word import TENANT_ROW, TenantWords
 IDLE_S = 10.0
 TOLD_S = 1.5
 """The provider's word on what is left is passed on while it is younger than this."""
+BATCH = 256
+"""Quotas that are exchanged at once: a row is to be put back soon after it was read."""
 AGAIN_S = 0.2
 """A process that found a short window spent asks again no sooner."""
 
@@ -120,14 +122,24 @@ class Desk:
         self._waited_for.add(held.key)
         self._on_need()
 
-    def collect(self, now: float, *, everything: bool = False) -> dict[Key, Report]:
-        """Make the reports that are due: of quotas that somebody waits for, or of `everything` that is in use.
+    def batches(self, now: float) -> list[list[Key] | None]:
+        """Part all that is in use into what is collected one after the other; None: all of it at once."""
+        keys = list(self._active)
+        if len(keys) <= BATCH:
+            return [None]
+        self.news.exchanged_all(now)
+        return [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
 
-        Beside the former: of what has news for others, and of what others announced.
+    def collect(self, now: float, *, everything: bool = False, batch: list[Key] | None = None) -> dict[Key, Report]:
+        """Make the reports that are due: of a batch, of `everything` in use, or of quotas that somebody waits for.
+
+        Beside the last: of what has news for others, and of what others announced.
         """
         reports: dict[Key, Report] = {}
         self._surveys = {}
-        if everything:
+        if batch is not None:
+            keys = [key for key in batch if key in self._active]
+        elif everything:
             self.news.exchanged_all(now)
             keys = list(self._active)
         else:
@@ -156,7 +168,7 @@ class Desk:
             if report.facts:
                 self._unsaid[key] = report.facts
             report.is_news |= bool(report.facts)
-        self._waited_for.clear()
+        self._waited_for = self._waited_for - reports.keys() if batch is not None else set()
         return reports
 
     def _listening(self, said: Mapping[str, Any] = {}) -> Report:

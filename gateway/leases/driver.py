@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from math import inf
 from random import Random
@@ -20,6 +20,7 @@ from gateway.leases.desk import Desk
 from gateway.leases.row import LEASE_S, Answer, Report, Row, exchange, later, listen
 from gateway.leases.store import Key, LeaseStore, Swap
 from gateway.leases.tenant_word import TENANT_ROW
+from gateway.unhurried import unhurried
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +109,17 @@ class LeaseDriver:
     async def exchange(self, *, everything: bool = True, due: float | None = None) -> None:
         """Exchange once what is due; never raises for a store that is away."""
         self._is_needed = False
-        sent_at = self._clock()
-        reports = self.desk.collect(sent_at, everything=everything)
-        if not reports:
-            return
+        batches = self.desk.batches(self._clock()) if everything else [None]
+        while batches:
+            sent_at = self._clock()
+            reports = self.desk.collect(sent_at, everything=everything, batch=batches.pop(0))
+            if reports and not await self._exchange(reports, sent_at, due, batches):
+                return
+
+    async def _exchange(
+        self, reports: dict[Key, Report], sent_at: float, due: float | None, rest: Iterable[list[Key] | None]
+    ) -> bool:
+        """Exchange these; False: the store is away, for the `rest` as well."""
         pending, woken, told = dict(reports), set[UUID](), list[Key]()
         self._tried_at = sent_at
         try:
@@ -120,7 +128,7 @@ class LeaseDriver:
                     if attempt:
                         await asyncio.sleep(self._rng.random() * 0.002 * 2**attempt)
                     answers = await self._try(pending)
-                    for key, answer in answers.items():
+                    async for key, answer in unhurried(answers.items()):
                         report = pending.pop(key)
                         now = self._clock()
                         if report.only_listens:
@@ -145,6 +153,8 @@ class LeaseDriver:
                 span_s = min(MAX_SPAN_S, max(PERIOD_S, now - max(self._alone_at, sent_at - PERIOD_S)))
                 self._alone_at = now
                 lost = [key for key, report in pending.items() if not report.listening]
+                for batch in rest:
+                    lost += self.desk.collect(now, everything=True, batch=batch)
                 self.desk.away(lost, now, span_s=span_s)
                 woken |= {key[0] for key in lost}
             # Else this process itself stood still, and so may have been given up by the others: it asks first.
@@ -152,6 +162,7 @@ class LeaseDriver:
             self._on_granted(woken)
         if told and self.desk.news.may_announce(sent_at):
             await self._announce(told)
+        return not self.is_away
 
     async def _announce(self, keys: list[Key]) -> None:
         try:
@@ -166,7 +177,7 @@ class LeaseDriver:
         swaps: list[Swap] = []
         answers: dict[Key, Answer] = {}
         heard: dict[Key, Answer] = {}
-        for key, report in reports.items():
+        async for key, report in unhurried(reports.items()):
             found = stored.get(key)
             row = later(_decode(found.state) if found else None, _decode(self._rows.get(key)))
             if report.only_listens:

@@ -23,7 +23,7 @@ from gateway.balancing.sharing import SharedQuotas
 from gateway.balancing.view import LedgerView
 from gateway.database import Postgres
 from gateway.proxy.runtime import TenantRuntime
-from gateway.proxy.unhurried import unhurried
+from gateway.unhurried import unhurried
 
 logger = logging.getLogger(__name__)
 

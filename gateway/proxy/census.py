@@ -9,7 +9,7 @@ from gateway.balancing.hedging import Hedging
 from gateway.proxy.queue import PoolQueue, QueueTally
 from gateway.proxy.runtime import TenantRuntime
 from gateway.proxy.sizing import Sizing
-from gateway.proxy.unhurried import unhurried
+from gateway.unhurried import unhurried
 
 Source = PoolQueue | Hedging | Sizing
 """What counts for one pool, as long as it lives."""

@@ -18,7 +18,7 @@ from uuid import UUID
 from auth.errors import Unavailable
 from gateway.proxy.faults import NotLoaded
 from gateway.proxy.runtime import TenantRuntime, Workshop, build_tenant
-from gateway.proxy.unhurried import unhurried
+from gateway.unhurried import unhurried
 from tenants.snapshot import TenantSnapshot
 
 logger = logging.getLogger(__name__)

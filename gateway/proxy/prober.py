@@ -19,7 +19,7 @@ from gateway.proxy.directory import Directory
 from gateway.proxy.headers import with_beta
 from gateway.proxy.key_target import KeyTarget
 from gateway.proxy.runtime import PoolRuntime
-from gateway.proxy.unhurried import unhurried
+from gateway.unhurried import unhurried
 from gateway.upstream.classify import classify
 from gateway.upstream.dispatch import Sender
 from gateway.upstream.errors import UpstreamError

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from gateway.proxy.unhurried import SLICE_S, unhurried
+from gateway.unhurried import SLICE_S, unhurried
 
 
 @pytest.mark.parametrize(("cost_s", "turns"), [(0.0, 0), (SLICE_S / 1000, 0), (SLICE_S / 20, 3), (SLICE_S, 6)])
