@@ -178,7 +178,11 @@ class RelayChannel:
     def _head(self, status: int, headers: bytes, framing: bytes, *, closes: bool) -> bytes:
         """Begin the answer, and return its head."""
         self.response_started = True
-        self._expects_continue = False
+        if self._expects_continue:
+            # RFC 9110 section 10.1.1: a caller that was not told to go on may leave its body out. What comes next could
+            # be the one or another request.
+            self._expects_continue = False
+            self.keep_alive = self.keep_alive and not self.more_body
         defaults = self._connection.defaults()
         if closes or defaults.closes:
             self.keep_alive = False

@@ -157,6 +157,13 @@ class RelayProtocol(DeadlineProtocol):
                 self.transport.close()
             self.tasks.discard(channel.task)
 
+    def write_refusal(self, *, lingering: bool = True) -> None:
+        """End the connection, and with it the request whose body was refused: it has its answer."""
+        super().write_refusal(lingering=lingering)
+        serving = self._serving
+        if serving is not None and not serving.response_complete:
+            serving.lost()
+
     def _is_overdue(self, now: float, left: int, send_s: float) -> bool:
         """Besides: an answer ends with its own time, however steadily it is taken. It has a key's place."""
         serving = self._serving

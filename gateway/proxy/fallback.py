@@ -25,6 +25,7 @@ from gateway.proxy.runtime import TenantRuntime
 from gateway.proxy.spending import Spending
 from gateway.upstream.dispatch import Answer, Sender
 from gateway.upstream.filtered import was_filtered
+from gateway.upstream.preview import PREVIEW_S
 
 
 class Climb:
@@ -90,7 +91,8 @@ class Climb:
                 if answer.kind is not OutcomeKind.OK:
                     cause = cause_of_answer(answer.status, await answer.peek())
                 else:
-                    cause = Cause.CONTENT_POLICY if await was_filtered(answer) else None
+                    left_s = max(0.0, self._deadline - self._clock())
+                    cause = Cause.CONTENT_POLICY if await was_filtered(answer, min(PREVIEW_S, left_s)) else None
             except BaseException:
                 answer.close(aborted=True)
                 raise

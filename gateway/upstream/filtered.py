@@ -42,13 +42,13 @@ class Peekable(Protocol):
         """Read on until `decide` is sure; what was read is left in place."""
 
 
-async def was_filtered(answer: Peekable) -> bool:
-    """Tell whether a good answer was ended by the filter; waits `PREVIEW_S` at most for what decides it."""
+async def was_filtered(answer: Peekable, within_s: float = PREVIEW_S) -> bool:
+    """Tell whether a good answer was ended by the filter; waits so long at most for what decides it."""
     if not answer.streaming and (b"content-type", b"application/json") not in [
         (name, value[:16].lower()) for name, value in answer.headers
     ]:
         return False
-    return await answer.peek_until(partial(is_filtered, is_stream=answer.streaming), PREVIEW_S)
+    return await answer.peek_until(partial(is_filtered, is_stream=answer.streaming), within_s)
 
 
 def is_filtered(body: bytes, ended: bool, *, is_stream: bool) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -282,3 +283,21 @@ async def test_a_provider_that_is_down_is_not_asked_by_every_request(provider: R
             "pool=other; model=gpt-4o; cause=outage"
         }
         assert [reply.headers["x-llm-proxy-attempts"] for reply in replies] == ["2", "2", "2", "1"]
+
+
+async def test_the_filter_is_not_waited_for_past_the_callers_deadline() -> None:
+    async def stalls(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n")
+        await exchange.send(b'{"choices": [')
+        await exchange.closed_by_gateway()
+
+    async with scripted_upstream(stalls) as upstream:
+        settings = {"fallbacks": [{"pool": "other", "on": ["content_policy"]}]}
+        snapshot = tenant(
+            pool("main", key("a", upstream.base_url), is_default=True, settings=settings),
+            pool("other", key("b", upstream.base_url)),
+        )
+        async with running_gateway(snapshot) as gateway, asyncio.timeout(4):
+            answer = await gateway.open("/v1/chat/completions", CHAT, headers={"x-llm-proxy-deadline": "0.5"})
+            assert answer.status == 200, "it had begun"
+            await answer.aclose()
