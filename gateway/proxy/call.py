@@ -168,7 +168,7 @@ class Call:
             )
         finally:
             record.attempts += len(attempts)
-            if answer is None and attempts and attempts[-1].kind is OutcomeKind.ABANDONED:
+            if not isinstance(answer, Answer) and attempts and attempts[-1].kind is OutcomeKind.ABANDONED:
                 self._left()
             if pool.rungs or len(attempts) > 1 or record.regions is not None:
                 self._note_regions()
@@ -191,7 +191,7 @@ class Call:
         return answer
 
     def _left(self) -> None:
-        """Note what a caller has spent that left while a provider worked on it: the prompt at least."""
+        """Note what a caller has spent that left, or waits no more, while a provider worked on it: the prompt."""
         if not self._route.operation.counts:
             self._record.usage = TokenUsage(self._ask.est_input_tokens, reported=False)
 

@@ -72,6 +72,22 @@ async def test_a_caller_that_leaves_before_the_answer_has_spent_its_prompt() -> 
         assert "budget of 0.03 US dollars in all" in refused.body.decode()
 
 
+async def test_a_caller_whose_deadline_passes_has_spent_its_prompt() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.closed_by_gateway()
+
+    async with (
+        scripted_upstream(script) as upstream,
+        running_gateway(tenant(pool("main", key("a", upstream.base_url)))) as gateway,
+    ):
+        body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "x " * 2_000}]}).encode()
+        reply = await gateway.call("/v1/chat/completions", body, headers={"x-llm-proxy-deadline": "0.2"})
+        row = await gateway.row()
+        assert (reply.status, row.outcome, row.attempts) == (504, "deadline", 1)
+        assert (row.input_tokens, row.output_tokens, row.usage_reported) == (len(body) // 4 + 1, 0, False)
+        assert row.cost_usd_nanos == (len(body) // 4 + 1) * 2_500
+
+
 async def test_an_alias_is_priced_as_its_model_where_the_answer_names_none() -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.send(answer(b'{"usage": {"prompt_tokens": 100, "total_tokens": 100}}'))
