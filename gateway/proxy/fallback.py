@@ -110,9 +110,12 @@ class Climb:
     def _climb(self, cause: Cause | None, *, replayable: bool) -> bool:
         """Go to the next rung that serves `cause` and admits the request; False when there is none."""
         record, before = self._inquiry.record, self._choice
-        self._spending.release(record)
+        was_released = False
         while place := self._ladder.climb(cause, replayable=replayable, now=self._clock(), deadline=self._deadline):
             choice = next(each for _, each in self._alternatives if (each.pool.name, each.model) == place)
+            if not was_released:
+                self._spending.release(record)
+                was_released = True
             try:
                 self._choice = self._spending.admit(choice, self._intake, record)
             except RequestFault:
@@ -121,9 +124,10 @@ class Climb:
             assert cause is not None
             record.told = [(b"x-llm-proxy-fallback", told(*place, cause).encode("ascii"))]
             return True
-        with suppress(RequestFault):
-            # What the request has cost is settled on what it had reserved.
-            self._spending.admit(before, self._intake, record)
+        if was_released:
+            with suppress(RequestFault):
+                # What the request has cost is settled on what it had reserved.
+                self._spending.admit(before, self._intake, record)
         return False
 
 

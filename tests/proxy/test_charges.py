@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from gateway.policy.allowance import InMemoryAllowances
+from gateway.policy.budgets import BudgetBook
 from tests.proxy.harness import key, pool, running_gateway, tenant
 from tests.proxy.scripted import Exchange, scripted_upstream
 
@@ -86,6 +88,28 @@ async def test_a_caller_whose_deadline_passes_has_spent_its_prompt() -> None:
         assert (reply.status, row.outcome, row.attempts) == (504, "deadline", 1)
         assert (row.input_tokens, row.output_tokens, row.usage_reported) == (len(body) // 4 + 1, 0, False)
         assert row.cost_usd_nanos == (len(body) // 4 + 1) * 2_500
+
+
+async def test_what_no_rung_serves_stays_charged_where_the_budget_is_overdrawn() -> None:
+    book, overdrawn = BudgetBook(), 10**12
+
+    async def script(exchange: Exchange) -> None:
+        book.spend("jti-narrow:-", "total", 0, overdrawn)  # others, that were estimated too low
+        await exchange.closed_by_gateway()
+
+    async with scripted_upstream(script) as upstream:
+        main = pool("main", key("a", upstream.base_url), settings={"fallbacks": [{"pool": "other"}]}, is_default=True)
+        snapshot = tenant(main, pool("other", key("b", upstream.base_url)))
+        async with running_gateway(snapshot, allowances=InMemoryAllowances(book=book)) as gateway:
+            detail = {"type": "llm_proxy", "budget_usd": 1.0, "budget_period": "total"}
+            gateway.verifier.add("narrow", details=(detail,))
+            body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x " * 2_000}]}
+            headers = {"x-llm-proxy-deadline": "0.2"}
+            reply = await gateway.call("/v1/chat/completions", body, token="narrow", headers=headers)
+            row = await gateway.row()
+    assert reply.status == 504
+    assert row.cost_usd_nanos
+    assert book.spent("jti-narrow:-", "total", 0.0) == overdrawn + row.cost_usd_nanos
 
 
 async def test_an_alias_is_priced_as_its_model_where_the_answer_names_none() -> None:
