@@ -85,7 +85,7 @@ async def dispatch(
     ended with it. Exceptions of a body source or of `prepare` pass through; the lease is given back in every case.
     """
     started_at = clock()
-    send: _Attempt = partial(
+    send = partial(
         _attempt,
         exchange,
         prepare,
@@ -95,6 +95,10 @@ async def dispatch(
         started_at=started_at,
         begin_by=begin_by,
     )
+
+    def begun(lease: Lease) -> _Runner:
+        return _Runner(partial(send, prepared=prepare(lease)), begin_by)
+
     answer: Answer | None = None
     try:
         step = exchange.start(started_at)
@@ -118,7 +122,7 @@ async def dispatch(
                     answer = None
                 match step:
                     case Send(lease):
-                        step, runner = await race(exchange, lease, lambda: _Runner(send, begin_by), clock=clock)
+                        step, runner = await race(exchange, lease, begun, clock=clock)
                         answer, runner.answer = runner.answer, None
                     case Pause():
                         parked = await park(step)
@@ -145,9 +149,13 @@ async def _attempt(
     unix_clock: Clock,
     started_at: float,
     begin_by: BeginBy | None,
+    prepared: Prepared | None = None,
 ) -> tuple[Answered | Broke, Answer | None]:
-    """Make one attempt, up to the answer's head; `started_at`: when the first one of the exchange was begun."""
-    prepared = prepare(lease)
+    """Make one attempt, up to the answer's head; `started_at`: when the first one of the exchange was begun.
+
+    `prepared` is what `prepare` has made of the lease already.
+    """
+    prepared = prepare(lease) if prepared is None else prepared
     attempted_at = clock()
     deadlines = prepared.deadlines
     if len(exchange.attempts) > 1 or exchange.paused_s:

@@ -25,16 +25,18 @@ R = TypeVar("R", bound=Runner)
 
 
 async def race(
-    exchange: Exchange, lease: Lease, runner: Callable[[], R], *, clock: Callable[[], float]
+    exchange: Exchange, lease: Lease, runner: Callable[[Lease], R], *, clock: Callable[[], float]
 ) -> tuple[Step, R]:
     """Send on `lease`, and on a second key when the exchange says so; return the step that follows and its runner.
+
+    `runner` is called before anything else may happen: what a lease stands for may be gone a turn of the loop later.
 
     Then no other attempt is under way any more: it was cancelled and its connection closed, or it failed before.
     """
     running: dict[asyncio.Task[Answered | Broke], R] = {}
 
     def begin(lease: Lease) -> None:
-        one = runner()
+        one = runner(lease)
         running[asyncio.create_task(one.attempt(lease))] = one
 
     winner: R | None = None

@@ -149,7 +149,7 @@ async def test_a_caller_that_leaves_while_the_loser_leaves_off_ends_the_winner_t
     leases, leaving, made = Leases(["a", "b"]), asyncio.Event(), list[Attempt]()
     exchange = Exchange(leases, Ask("m"), RetryPolicy(2), RetryBudget(), rng=random.Random(1), hedge=at_once())
 
-    def runner() -> Attempt:
+    def runner(_: Lease) -> Attempt:
         made.append(Attempt(leaving))
         return made[-1]
 
@@ -164,3 +164,15 @@ async def test_a_caller_that_leaves_while_the_loser_leaves_off_ends_the_winner_t
     assert [(each.endpoint, each.dropped) for each in made] == [("a", True), ("b", True)]
     exchange.step(CallerGone(), clock())
     assert leases.kinds == [("a", OutcomeKind.ABANDONED), ("b", OutcomeKind.ABANDONED)]
+
+
+async def test_a_key_is_looked_up_before_it_may_be_gone() -> None:
+    async with world(a=Silent()) as w:
+        calling = asyncio.create_task(w.call(hedge=at_once()))
+        # A callback after the first step of the call, and before that of any task which it begins.
+        looked: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(lambda: looked.set_result(list(w.prepared)))
+        assert await looked == ["a"], "a reload that comes now may take it away"
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        assert not w.leases.open

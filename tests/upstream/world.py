@@ -70,6 +70,7 @@ class World:
         self.request: UpstreamRequest = post()
         self.deadlines: Deadlines = FAST
         self.parked: list[Pause] = []
+        self.prepared: list[str] = []
         self.room = True
         self.leases = Leases(sorted(origins))
 
@@ -78,6 +79,7 @@ class World:
         return self.room
 
     def prepare(self, lease: Lease) -> Prepared:
+        self.prepared.append(lease.endpoint.id)
         return Prepared(self.origins[lease.endpoint.id], self.request, "openai", self.deadlines)
 
     async def call(self, max_attempts: int = 4, hedge: Hedge | None = None) -> Answer | Failure:
