@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,6 +32,8 @@ SETTLE_S: Final = 2.0
 REFRESH_S: Final = 600.0
 _PAUSE_RATIO: Final = 100.0
 _RETRY_S: Final = 15.0
+_LEFT_S: Final = 3600.0
+"""How old a half-written file is whose writer will not come back to it."""
 _TOLD_ELSEWHERE: Final = frozenset({"audit_event", "usage_event", "oauth_client", "client_secret"})
 """Tables of which the state holds nothing."""
 _AT_ONCE: Final = 16
@@ -136,16 +139,30 @@ class StateFile:
             return None
 
     def _replace(self, state: State, file_key: FileKey) -> None:
-        # Written beside it and renamed: whoever starts meanwhile reads a whole one.
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        # Written beside it and renamed: whoever starts meanwhile reads a whole one. Pods that share a volume have one
+        # process id all, and hear of a change at the same moment: the name is each writer's own.
+        self._clear()
+        descriptor, name = tempfile.mkstemp(prefix=self._beside, dir=self._path.parent)
+        beside = Path(name)
         try:
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(seal_state(state, file_key, self._issuer))
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(self._path)
         finally:
             beside.unlink(missing_ok=True)
+
+    @property
+    def _beside(self) -> str:
+        return f".{self._path.name}."
+
+    def _clear(self) -> None:
+        """Take away what writers left that were killed."""
+        for each in self._path.parent.glob(f"{self._beside}*"):
+            with suppress(OSError):  # another does the same
+                if self._unix_clock() - each.stat().st_mtime > _LEFT_S:
+                    each.unlink()
 
 
 async def preload(data_keys: DataKeys, state: State) -> None:
