@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class FileShares:
-    """Shares below `directory`, which must exist and be closed to others; `create` makes it, for development."""
+    """Shares below `directory`, which must exist and which others may not write; `create` makes it, for development."""
 
     def __init__(self, directory: Path, *, create: bool = False, random_bytes: RandomBytes = os.urandom) -> None:
         self._directory = directory
@@ -45,10 +45,10 @@ class FileShares:
             ) from None
         if not directory.is_dir():
             raise KeyringUnsafe(f"{directory} is not a directory.", hint="Name the directory of the tenants' shares.")
-        if mode & 0o007:
+        if mode & 0o002:  # who may read it learns tenants' ids: the shares themselves have mode 0600
             raise KeyringUnsafe(
-                f"The directory of the tenants' shares is open to others (mode {mode:04o}).",
-                hint=f"chmod 700 {directory}",
+                f"The directory of the tenants' shares may be written by others (mode {mode:04o}).",
+                hint=f"chmod o-w {directory}; of a Kubernetes volume, set the mode of its root.",
             )
 
     @property

@@ -113,9 +113,20 @@ def test_the_directory_must_be_there_and_closed(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(KeyringUnsafe, match="not a directory"):
         FileShares(tmp_path / "file")
-    (tmp_path / "open").mkdir(mode=0o755)
-    with pytest.raises(KeyringUnsafe, match="open to others"):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(KeyringUnsafe, match="may be written by others"):
         FileShares(tmp_path / "open")
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o2770, 0o755, 0o2775])
+async def test_the_root_of_a_volume_will_do(tmp_path: Path, mode: int) -> None:
+    """Kubernetes gives a volume's root to the pod's group (`fsGroup`) and leaves the bits of others as they are."""
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume").chmod(mode)
+    store = FileShares(tmp_path / "volume")
+    share = await store.get_or_create(UUID(int=1))
+    assert await store.get(UUID(int=1)) == share
 
 
 async def test_share_files_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
