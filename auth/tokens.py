@@ -157,6 +157,11 @@ _decode_header = msgspec.json.Decoder(_Header).decode
 _decode_claims = msgspec.json.Decoder(Claims).decode
 
 
+def digest_of(token: str) -> bytes:
+    """Return what a verifier knows a token by: its SHA-256."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
 class Verifier:
     """Turns a token into a `Principal` without any IO; safe to call on every request.
 
@@ -185,8 +190,10 @@ class Verifier:
         self._cache: OrderedDict[bytes, tuple[Principal, Traces]] = OrderedDict()
         self._generation = keys.generation
 
-    def verify(self, token: str, *, jkt: str = "", x5t_s256: str = "") -> Principal:
+    def verify(self, token: str, *, digest: bytes = b"", jkt: str = "", x5t_s256: str = "") -> Principal:
         """Return the caller of `token`, or raise a `TokenRefused` that says why.
+
+        `digest` is `digest_of(token)` from whoever has kept it; b"": nobody has.
 
         `jkt` is the thumbprint of the DPoP key that signed this request's proof (RFC 9449), `x5t_s256` that of the
         caller's TLS certificate (RFC 8705): a token bound to one is refused without it, as a thief has no proof.
@@ -196,7 +203,8 @@ class Verifier:
             self._generation = self._keys.generation
         if len(token) > MAX_TOKEN_CHARS:
             raise TokenMalformed("The access token is too long.", hint="Send the token as it was issued.")
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        if not digest:
+            digest = digest_of(token)
         found = self._cache.get(digest)
         if found is None:
             principal = self._decode(token)

@@ -63,8 +63,11 @@ _DETAILS_CACHE_BOUND = 4096
 class Verifier(Protocol):
     """Turns a token into its principal; fulfilled by `auth.tokens.Verifier`."""
 
-    def verify(self, token: str, *, jkt: str = "", x5t_s256: str = "") -> Principal:
-        """Return the caller, or raise NotAuthenticated; a bound token needs its key's or certificate's thumbprint."""
+    def verify(self, token: str, *, digest: bytes = b"", jkt: str = "", x5t_s256: str = "") -> Principal:
+        """Return the caller, or raise NotAuthenticated; a bound token needs its key's or certificate's thumbprint.
+
+        `digest` is `auth.tokens.digest_of(token)`.
+        """
 
 
 class Places(Protocol):
@@ -242,12 +245,12 @@ class DataPath:
         presented = head.presented
         if presented is None or query:
             presented = head.presented = find_token(head.credentials, query)
-        token, is_dpop = presented
+        token, digest, is_dpop = presented
         if not is_dpop:
-            return self._verifier.verify(token, x5t_s256=channel.certificate)
+            return self._verifier.verify(token, digest=digest, x5t_s256=channel.certificate)
         proofs = [value.decode("latin-1") for name, value in head.headers if name == b"dpop"]
         jkt = self._proofs.check(token, proofs, method=channel.method, path=channel.raw_path.decode("latin-1"))
-        principal = self._verifier.verify(token, jkt=jkt, x5t_s256=channel.certificate)
+        principal = self._verifier.verify(token, digest=digest, jkt=jkt, x5t_s256=channel.certificate)
         refuse_unbound(principal)
         return principal
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from auth.errors import NotAuthenticated
+from auth.tokens import digest_of
 from gateway.proxy.faults import RequestFault
 
 _BARE = frozenset({b"x-api-key", b"api-key", b"x-goog-api-key"})
@@ -39,9 +40,12 @@ class MisplacedCredentials(RequestFault):
 
 
 class Presented(NamedTuple):
-    """A token as it came; `is_dpop`: with the scheme that announces a proof beside it (RFC 9449 section 7.1)."""
+    """A token as it came, and its digest; `is_dpop`: with the scheme that announces a proof beside it (RFC 9449 section
+    7.1).
+    """
 
     token: str
+    digest: bytes
     is_dpop: bool = False
 
 
@@ -83,4 +87,5 @@ def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> Presente
         )
     if len(token) > MAX_TOKEN_BYTES or not token.isascii():
         raise BadCredentials("The access token is malformed.", hint="Send the access_token of /oauth2/token unchanged.")
-    return Presented(token.decode("ascii"), is_dpop)
+    text = token.decode("ascii")
+    return Presented(text, digest_of(text), is_dpop)

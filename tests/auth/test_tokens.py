@@ -56,9 +56,9 @@ class Bench:
         self.revoked = Revocations()
         self.verifier = Verifier(ISSUER, ISSUER, self.keys, self.revoked, self.clock, cache_size=cache_size)
 
-    def refusal(self, token: str, **proof: str) -> str:
+    def refusal(self, token: str, *, jkt: str = "", x5t_s256: str = "") -> str:
         with pytest.raises(TokenRefused) as caught:
-            self.verifier.verify(token, **proof)
+            self.verifier.verify(token, jkt=jkt, x5t_s256=x5t_s256)
         assert caught.value.challenge == 'Bearer error="invalid_token"'
         assert token not in caught.value.public + caught.value.hint + caught.value.debug or len(token) < 20
         return caught.value.code

@@ -20,6 +20,7 @@ from auth.bearer import ProofChecker
 from auth.errors import NotAuthenticated
 from auth.principal import Principal
 from auth.secret import Secret
+from auth.tokens import digest_of
 from gateway.metering.event import UsageEvent
 from gateway.metering.pricing import load_prices
 from gateway.policy.allowance import Allowances
@@ -67,7 +68,8 @@ class FixedVerifier:
         self.principals[token] = Principal(tenant_id, "app", frozenset(scopes), f"jti-{token}", 2e9, details=details)
         return token
 
-    def verify(self, token: str, *, jkt: str = "", x5t_s256: str = "") -> Principal:
+    def verify(self, token: str, *, digest: bytes = b"", jkt: str = "", x5t_s256: str = "") -> Principal:
+        assert digest == digest_of(token)
         try:
             return self.principals[token]
         except KeyError:
