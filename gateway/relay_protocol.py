@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.deadline_protocol import DeadlineProtocol
+from gateway.known_head import KnownHead, known_head
 from gateway.paced_protocol import MAX_PIPELINED
 from gateway.proxy.head import RequestHead
 from gateway.proxy.routes import is_inference
 from gateway.relay_channel import RelayChannel, Serve
-from gateway.strict_protocol import Refusal, lowered
+from gateway.strict_protocol import JudgedHead, Refusal, lowered
 from gateway.upstream.message import header_lines
 
 if TYPE_CHECKING:
@@ -46,7 +47,58 @@ class RelayProtocol(DeadlineProtocol):
         self._relay = self.find_relay()
         self._serving: RelayChannel | None = None
         self._known_url = self._raw_path = self._query = b""
+        self._reading = b""
+        """The read that is parsed, where it begins with a message."""
         super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; a request whose head is known by its bytes is not parsed."""
+        judged = self.head
+        if judged is None or not self._is_between_messages():
+            super().data_received(data)
+            return
+        known = judged.known
+        if known is not None and (body := known.body_in(data)) is not None:
+            self.heard_at = self.loop.time()
+            self._serve_known(judged, known, body)
+            return
+        self._reading = data
+        super().data_received(data)
+        self._reading = b""
+
+    def _is_between_messages(self) -> bool:
+        """Tell whether the request before is over, and nothing has come of the next one."""
+        cycle = self.cycle
+        return (
+            type(cycle) is RelayChannel
+            and cycle.response_complete
+            and cycle.keep_alive
+            and self.waiting_since is None
+            and self.in_head
+            and self.refusal is None
+            and not (self.pipeline or self.lingers)
+        )
+
+    def _serve_known(self, judged: JudgedHead, known: KnownHead, body: bytes) -> None:
+        """Serve a request that is all here."""
+        head, relay = judged.read, self._relay
+        assert relay is not None
+        channel = RelayChannel(
+            self,
+            known.raw_path,
+            known.query,
+            head,
+            len(body),
+            certificate=self._certificate(head),
+            keep_alive=True,
+            expects_continue=False,
+            may_chunk=True,
+        )
+        self.cycle = channel
+        if body and not channel.feed(body):
+            self.flow.pause_reading()
+        channel.end_body()
+        self._start_relay(channel, relay)
 
     def on_message_begin(self) -> None:
         """Start a request head; the ASGI scope is made when it turns out to be needed."""
@@ -69,20 +121,23 @@ class RelayProtocol(DeadlineProtocol):
         head: RequestHead | None = judged.read
         if head is None:
             head = judged.read = RequestHead(lowered(lines))
-        version = parser.get_http_version()
-        certificate = self.shown
-        if self.certificate_of is not None:
-            certificate = self.certificate_of(self.client[0] if self.client else "", head.headers)
+            may_be_known = False
+        else:
+            may_be_known = not judged.tried
+        is_newest = parser.get_http_version() == "1.1"
+        keep_alive = is_newest and parser.should_keep_alive()
+        if may_be_known and keep_alive and self._reading:
+            self._note_bytes(judged, lines)
         channel = RelayChannel(
             self,
             self._raw_path,
             self._query,
             head,
             judged.length_in(lines),
-            certificate=certificate,
-            keep_alive=version == "1.1" and parser.should_keep_alive(),
+            certificate=self._certificate(head),
+            keep_alive=keep_alive,
             expects_continue=self.expect_100_continue,
-            may_chunk=version == "1.1",
+            may_chunk=is_newest,
         )
         self.in_head = False
         before, self.cycle = self.cycle, channel
@@ -92,6 +147,20 @@ class RelayProtocol(DeadlineProtocol):
             self.pipeline.appendleft((channel, relay))  # type: ignore[arg-type]
             if len(self.pipeline) >= MAX_PIPELINED:
                 self.flow.pause_reading()
+
+    def _certificate(self, head: RequestHead) -> str:
+        """Give what the request shows of the caller's certificate, "" for nothing."""
+        if self.certificate_of is None:
+            return self.shown
+        return self.certificate_of(self.client[0] if self.client else "", head.headers)
+
+    def _note_bytes(self, judged: JudgedHead, lines: HeaderList) -> None:
+        """Know the next head like this one, which has come twice, by its bytes."""
+        judged.tried = True
+        if judged.length_at >= 0 and not (judged.coded or judged.expects_continue):
+            judged.known = known_head(
+                self._reading, self.url, lines, judged.length_at, raw_path=self._raw_path, query=self._query
+            )
 
     def _is_for_relay(self) -> bool:
         """Tell whether the data path serves the target, which most often is that of the request before."""

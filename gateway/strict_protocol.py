@@ -24,6 +24,7 @@ from gateway.proxy.channel import length_of
 from gateway.telemetry import new_request_id
 
 if TYPE_CHECKING:
+    from gateway.known_head import KnownHead
     from gateway.proxy.channel import HeaderList
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -95,11 +96,16 @@ class _HeadRefused(Exception):
 class JudgedHead:
     """Header lines as they came, in good order; `length_at` is the place of `content-length` in them, -1 without one.
 
+    `known` are their bytes together with a target, once it was `tried` whether they are written as most are.
+
     Who keeps a connection mostly sends the same lines again, but for the length: then they are neither judged again
     nor `read`, which is what the data path has made of them. The next head that differs takes the place of this one.
     """
 
-    __slots__ = ("_after", "_before", "coded", "expects_continue", "hosts", "is_kept", "length_at", "lines", "read")
+    __slots__ = (
+        "_after", "_before", "coded", "expects_continue", "hosts", "is_kept", "known", "length_at", "lines", "read",
+        "tried",
+    )  # fmt: skip
 
     def __init__(self, lines: HeaderList, length_at: int) -> None:
         self.lines = lines
@@ -109,6 +115,8 @@ class JudgedHead:
         self.coded = self.expects_continue = False
         self.is_kept = sum(len(name) + len(value) for name, value in lines) <= KEPT_HEAD_BYTES
         self.read: Any = None
+        self.known: KnownHead | None = None
+        self.tried = False
 
     def is_said_again(self, lines: HeaderList) -> bool:
         """Tell whether `lines` say the same, whatever length they tell."""
