@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+_REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+"""It answers, and does not want us; `InvalidPasswordError` is one of the first."""
 Finding = tuple[str, str]
 
 
@@ -115,6 +117,8 @@ async def database_findings(settings: Settings) -> list[Finding]:
         return [("DATABASE_URL", "The role of DATABASE_URL may not read the schema: run `llm-proxy migrate` first.")]
     except AWAY as error:
         raise DatabaseAway("The database does not answer.", debug=type(error).__name__) from error
+    except _REFUSED as error:
+        return [_refused("DATABASE_URL", error)]
     except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         return [_unanswered(type(error).__name__)]
     found = [*role_findings(role), *revision_findings(revision)]
@@ -147,6 +151,8 @@ async def _direct_findings(url: str, direct_url: str) -> list[Finding]:
         same = await identity(direct_url) == await identity(url)
     except AWAY as error:
         raise DatabaseAway("The database does not answer.", debug=f"{name}: {type(error).__name__}") from error
+    except _REFUSED as error:
+        return [_refused(name, error)]
     except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         return [(name, f"The database does not answer ({type(error).__name__}): check {name} and the network.")]
     if not same:
@@ -154,6 +160,11 @@ async def _direct_findings(url: str, direct_url: str) -> list[Finding]:
             (name, f"{name} leads to another database than DATABASE_URL: what one is told the other would not know.")
         ]
     return [(name, sentence) for _, sentence in role_findings(role)]
+
+
+def _refused(name: str, error: Exception) -> Finding:
+    mend = f"check user, password and database name in {name}."
+    return name, f"The database refuses the connection ({type(error).__name__}): {mend}"
 
 
 def _unanswered(reason: str) -> Finding:

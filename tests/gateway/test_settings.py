@@ -255,3 +255,14 @@ class TestPreflight:
         with pytest.raises(DatabaseAway) as caught:
             await found("postgresql://u:p@127.0.0.1:1/d")
         assert "DATABASE_DIRECT_URL" in caught.value.debug
+
+    async def test_a_database_that_refuses_us_has_answered(self, test_database: TestDatabase) -> None:
+        """Whoever reads that it does not answer looks at the network, and not at the Secret."""
+        scheme, _, rest = test_database.url.partition("://")
+        place, _, database = rest.rpartition("@")[2].rpartition("/")
+        for url in (f"{scheme}://nobody:mistaken@{place}/{database}", f"{test_database.url.rpartition('/')[0]}/none"):
+            [(name, text)] = await database_findings(read_settings({**GOOD, "DATABASE_URL": url}))
+            assert name == "DATABASE_URL"
+            assert text.startswith("The database refuses the connection (Invalid"), text
+            assert "user, password and database name" in text
+            assert "mistaken" not in text
