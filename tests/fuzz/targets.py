@@ -27,15 +27,20 @@ def cut(data: bytes) -> list[bytes]:
 
 
 _LINE = re.compile(rb"[\r\n]*([^ \r\n]+) +([^ \r\n]+) +(HTTP/1\.[01]\r\n)")
+_ZEROS = re.compile(rb"(\r\ncontent-length:[ \t]*)0+(?=[0-9])", re.IGNORECASE)
 
 
 def plain(data: bytes) -> bytes:
-    """Return `data` without what a server may overlook and h11 does not (RFC 9112 sections 2.2 and 3): empty lines
-    before its request line, and more than one space within it.
+    """Return `data` without what a server may overlook and h11 does not: empty lines before its request line, and more
+    than one space within it (RFC 9112 sections 2.2 and 3); in a length, which any number of digits may tell (RFC 9110
+    section 8.6), zeros that make it longer than h11's twenty.
 
     llhttp takes a CR or LF alone for an empty line too. There it can hide nothing: no request begins with one.
     """
-    return _LINE.sub(rb"\1 \2 \3", data, count=1) if _LINE.match(data) else data
+    if not _LINE.match(data):
+        return data
+    head, end, rest = _LINE.sub(rb"\1 \2 \3", data, count=1).partition(b"\r\n\r\n")
+    return _ZEROS.sub(rb"\1", head) + end + rest
 
 
 def caller(data: bytes) -> None:

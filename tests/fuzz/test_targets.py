@@ -49,6 +49,14 @@ def test_what_h11_refuses_and_we_read(before: bytes, line: bytes) -> None:
     TARGETS["caller"](data)
 
 
+@pytest.mark.parametrize("zeros", [19, 20, 1600])
+def test_zeros_before_a_length_change_nothing(zeros: int) -> None:
+    data = BEFORE + b"POST /v1/b HTTP/1.1\r\nhost: g\r\nContent-Length: " + b"0" * zeros + b"2\r\n\r\n{}"
+    assert by_us([data]).requests[-1] == (b"POST", b"/v1/b", b"{}")
+    TARGETS["caller"](data)
+
+
 def test_what_h11_refuses_and_is_no_leniency_is_told() -> None:
     assert plain(BEFORE) == BEFORE
+    assert plain(BEFORE + b"content-length: 02\r\n\r\n") == BEFORE + b"content-length: 02\r\n\r\n"
     assert plain(b"POST\t/v1/b HTTP/1.1\r\n") == b"POST\t/v1/b HTTP/1.1\r\n"
