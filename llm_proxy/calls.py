@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from gateway.balancing.prompt_size import prompt_tokens
 from llm_proxy.errors import InvalidRequest
 
 Dialect = Literal["openai", "anthropic", "gemini"]
@@ -21,6 +22,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 DEFAULT_OUTPUT_TOKENS = 512
 """What is reserved for an answer whose request sets no maximum, where the provider reserves no default of its own."""
 MAX_OUTPUT_TOKENS = 1_000_000
+MAX_INPUT_TOKENS = 1_000_000
 
 _JSON_HEADERS: Headers = (
     (b"content-type", b"application/json"),
@@ -94,7 +96,7 @@ def json_call(dialect: Dialect, path: str, parameters: Mapping[str, Any]) -> Cal
         headers=_JSON_HEADERS,
         body=body,
         model=model,
-        est_input_tokens=len(body) // 4 + 1,
+        est_input_tokens=prompt_tokens(body),
         est_output_tokens=DEFAULT_OUTPUT_TOKENS if output is None else output,
         output_unset=output is None,
     )
@@ -169,7 +171,7 @@ def http_call(method: str, raw_path: bytes, query: bytes, headers: Headers, body
         headers=kept,
         body=body,
         model=gemini.group(1) if gemini is not None else model,
-        est_input_tokens=min(len(body), 4 * MAX_OUTPUT_TOKENS) // 4 + 1 if fields is not None else 256,
+        est_input_tokens=min(prompt_tokens(body), MAX_INPUT_TOKENS) if fields is not None else 256,
         est_output_tokens=DEFAULT_OUTPUT_TOKENS if output is None else output,
         output_unset=output is None,
     )

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from gateway.balancing.prompt_size import SMALL_BYTES, prompt_tokens
 from gateway.proxy.channel import Channel
 from gateway.proxy.faults import BadBody, BodyTooSlow, WrongContentType
 from gateway.proxy.form_model import ModelCut, boundary_of, find_model
 from gateway.proxy.head import RequestHead
 from gateway.proxy.json_model import add_model, decode, locate_model, model_name, replace_model
-from gateway.proxy.prompt_size import SMALL_BYTES, prompt_tokens
 from gateway.proxy.routes import Operation
 from gateway.proxy.upload import Upload, too_large
 

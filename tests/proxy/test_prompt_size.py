@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.proxy.prompt_size import SMALL_BYTES, prompt_tokens
+from gateway.balancing.prompt_size import SMALL_BYTES, prompt_tokens
 from tests.proxy.harness import key, pool, running_gateway, tenant
 from tests.proxy.scripted import Exchange, scripted_upstream
 
