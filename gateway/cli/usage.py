@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import rich_click as click
 
@@ -34,11 +35,13 @@ _COLUMNS = (
 )
 _ROWS = """
 select at, input_tokens, output_tokens, cached_input_tokens, coalesce(served_model, model), client_id, status,
-       cost_usd_nanos / 1e9, case when usage_reported then 'true' else 'false' end, provider, operation, request_id
+       cost_usd_nanos / 1e9, case when usage_reported then 'true' else 'false' end, provider, operation, request_id, id
 from usage_event
-where tenant_id = $1 and at >= $2 and at < $3 and ($4 or input_tokens > 0)
+where tenant_id = $1 and at >= $2 and at < $3 and ($4 or input_tokens > 0) and (at, id) > ($2, $5)
 order by at, id
+limit $6
 """
+_PAGE = 10_000
 
 
 @click.group()
@@ -89,11 +92,28 @@ async def _export(url: str, slug: str, start: datetime, end: datetime, *, with_e
 async def _rows(
     postgres: Postgres, slug: str, start: datetime, end: datetime, *, with_empty: bool
 ) -> AsyncIterator[tuple[Any, ...]]:
-    """Read through a cursor: a month of a busy tenant does not fit in memory."""
     async with postgres.platform() as connection:
         tenant_id = await connection.fetchval("select id from tenant where slug = $1", slug)
     if tenant_id is None:
         raise Fault(f"There is no tenant {slug!r}.", hint="List them: llm-proxy tenant list")
-    async with postgres.tenant(tenant_id) as connection:
-        async for row in connection.cursor(_ROWS, tenant_id, start, end, with_empty):
-            yield tuple(row)
+    async for row in rows_of(postgres, tenant_id, start, end, with_empty=with_empty):
+        yield row
+
+
+async def rows_of(
+    postgres: Postgres, tenant_id: UUID, start: datetime, end: datetime, *, with_empty: bool, page: int = _PAGE
+) -> AsyncIterator[tuple[Any, ...]]:
+    """Give `_COLUMNS` of each request, read `page` at a time: a month of a busy tenant does not fit in memory.
+
+    Whoever takes them may be slow, a pager say: no transaction waits for that, which the server would end.
+    """
+    after = UUID(int=0)
+    more = True
+    while more:
+        async with postgres.tenant(tenant_id) as connection:
+            rows = await connection.fetch(_ROWS, tenant_id, start, end, with_empty, after, page)
+        for row in rows:
+            yield tuple(row)[:-1]
+        more = len(rows) == page
+        if more:
+            start, after = rows[-1]["at"], rows[-1]["id"]

@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from click.testing import CliRunner
 
 from auth.errors import Fault
 from gateway.cli.program import program
+from gateway.cli.usage import rows_of
 from gateway.database import Postgres
 from gateway.metering.store import PostgresUsageStore
 from gateway.simulation.trace import read_trace
@@ -19,6 +21,9 @@ from tests.conftest import TestDatabase
 from tests.metering.rows import usage_row
 
 BEGAN = datetime(2026, 3, 1, 12, tzinfo=UTC)
+WAITING = (
+    "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'"
+)
 
 
 async def fill(database: TestDatabase, tenant_id: UUID) -> None:
@@ -69,3 +74,26 @@ def test_an_export_is_a_trace(test_database: TestDatabase, tmp_path: Path) -> No
     assert len(later.stdout.splitlines()) == 3
     with pytest.raises(Fault, match="no tenant"):
         CliRunner().invoke(program, ["usage", "export", "--tenant", "x"], env=env, catch_exceptions=False)
+
+
+async def test_no_transaction_waits_for_whoever_takes_an_export(test_database: TestDatabase) -> None:
+    """The server ends one that is idle for a minute: a pager would never get the end."""
+    tenant_id = uuid4()
+    postgres = Postgres(test_database.url, max_size=1)
+    store = PostgresUsageStore(postgres)
+    rows = [
+        usage_row(tenant_id=tenant_id, at=BEGAN + timedelta(seconds=n // 3), request_id=f"req_{n}") for n in range(10)
+    ]
+    await store.write(rows)
+    owner = await asyncpg.connect(test_database.owner_url)
+    found: list[str] = []
+    try:
+        end = BEGAN + timedelta(days=1)
+        async for row in rows_of(postgres, tenant_id, BEGAN, end, with_empty=True, page=2):
+            found.append(row[-1])
+            assert await owner.fetchval(WAITING) == 0
+    finally:
+        await owner.close()
+        await store.close()
+        await postgres.close()
+    assert found == [row.request_id for row in sorted(rows, key=lambda row: (row.at, row.id))]

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from uuid import UUID
 
+import asyncpg
 import pytest
 from sqlmodel import col, select
 
 from auth.storage import Sessions
 from tenants import audit
+from tenants.api.audit_trail import export_lines
 from tenants.audit import Actor, ChainBreak, chain_hash, verify_chain
 from tenants.models import AuditEvent
+from tests.conftest import TestDatabase
 from tests.tenants.conftest import Plant
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 ACTOR = Actor("client-1", "203.0.113.9", "req-1")
+WAITING = (
+    "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'"
+)
 
 
 @pytest.fixture
@@ -53,6 +60,25 @@ async def test_a_failed_change_leaves_no_event(sessions: Sessions, tenant: UUID)
     with pytest.raises(RuntimeError):
         await fail()
     assert verify_chain(await chain(sessions, tenant)) == 0
+
+
+async def test_no_transaction_waits_for_whoever_takes_an_export(
+    sessions: Sessions, tenant: UUID, test_database: TestDatabase
+) -> None:
+    """The server ends one that is idle for a minute: who reads slowly would never get the end."""
+    for i in range(5):
+        await append(sessions, tenant, f"key.change{i}")
+    owner = await asyncpg.connect(test_database.owner_url)
+    lines: list[bytes] = []
+    try:
+        async for line in export_lines(sessions, tenant, batch=2):
+            lines.append(line)
+            assert await owner.fetchval(WAITING) == 0
+    finally:
+        await owner.close()
+    events = await chain(sessions, tenant)
+    assert [json.loads(line).get("seq") for line in lines] == [1, 2, 3, 4, 5, None]
+    assert json.loads(lines[-1])["head"]["hash"] == events[-1].hash.hex()
 
 
 def make(seq: int, previous: bytes, action: str = "key.create") -> AuditEvent:
