@@ -21,7 +21,9 @@ from gateway.balancing.hedging import HedgePolicy, Hedging
 from gateway.balancing.outcome import OutcomeKind
 from gateway.balancing.retry import RetryBudget, RetryPolicy
 from gateway.balancing.steps import BACKOFF, CallerGone, Failure, Pause
+from gateway.balancing.strategies.cache_affinity import CacheAffinity
 from gateway.balancing.strategies.registry import make_strategy
+from gateway.upstream.affinity import affinity_of
 from gateway.upstream.connect import DirectConnector, EgressProxy, tls_context
 from gateway.upstream.dispatch import MIN_TOTAL_S, Answer, Prepared, dispatch
 from gateway.upstream.filtered import was_filtered
@@ -86,10 +88,12 @@ class Engine:
         self._rng = rng or Random()  # noqa: S311 - choices and jitter, no secrets
         self._lines = Lines(clock)
         keys = configuration.keys.values()
+        strategy = make_strategy(configuration.strategy)
+        self._has_affinity = isinstance(strategy, CacheAffinity)
         self._balancer = Balancer(
             [key.endpoint for key in keys],
             [key.quota for key in keys],
-            make_strategy(configuration.strategy),
+            strategy,
             rng=self._rng,
             now=clock(),
             unix_offset_s=unix_clock() - clock(),
@@ -170,6 +174,7 @@ class Engine:
                 est_output_tokens=call.est_output_tokens,
                 deadline=deadline,
                 output_unset=call.output_unset,
+                affinity=affinity_of(call.body) if self._has_affinity else None,
             ),
             self._policy if wait_s >= self._policy.max_pause_s else replace(self._policy, max_pause_s=wait_s),
             self._budget,

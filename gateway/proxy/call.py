@@ -16,7 +16,6 @@ from gateway.balancing.fallback import Cause, cause_of_failure
 from gateway.balancing.hedging import Hedging
 from gateway.balancing.outcome import OutcomeKind, TokenUsage, late_kind
 from gateway.balancing.steps import BACKOFF, Failure, Pause
-from gateway.proxy.affinity import affinity_of
 from gateway.proxy.choice import Choice
 from gateway.proxy.explanation import explanation_header, explanation_of
 from gateway.proxy.faults import (
@@ -36,6 +35,7 @@ from gateway.proxy.record import GivenUp
 from gateway.proxy.runtime import PoolRuntime
 from gateway.proxy.sizing import Sized
 from gateway.proxy.upload import Upload
+from gateway.upstream.affinity import affinity_of
 from gateway.upstream.dispatch import Answer, BeginBy, Prepared, Sender, dispatch
 from gateway.upstream.message import UpstreamRequest
 from gateway.upstream.providers import DIALECT_ROOTS

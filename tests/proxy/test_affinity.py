@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.proxy.affinity import affinity_of
+from gateway.upstream.affinity import affinity_of
 
 SYSTEM = {"role": "system", "content": "be kind"}
 LONG = {"role": "system", "content": "x" * 5000}
