@@ -56,7 +56,7 @@ SCOPES = MappingProxyType(
                 TOKENS_ISSUE,
                 "Hand out narrower tokens: token exchange and POST /api/v1/tokens; list and revoke the tenant's.",
             ),
-            Scope(USAGE_READ, "Read usage and cost of the tenant, and what became of requests."),
+            Scope(USAGE_READ, "Read what became of requests, their tokens and costs, and how pools stand."),
             Scope(AUDIT_READ, "Read the tenant's audit log."),
             Scope(
                 PLATFORM,
