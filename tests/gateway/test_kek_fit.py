@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -14,7 +15,10 @@ from gateway.database import Postgres
 from gateway.kek_fit import KekFit
 from gateway.settings import Settings, read_settings
 from tenants.keyring import LocalKeyring
+from tenants.shares.layer import wrap_context
+from tenants.wrappers.vault import VaultTransit
 from tests.conftest import TestDatabase
+from tests.tenants.kms_servers import TOKEN, Transit
 
 ISSUER = "http://127.0.0.1:8080"
 FIRST, SECOND = (base64.b64encode(bytes(range(n, n + 32))).decode() for n in (1, 2))
@@ -73,6 +77,33 @@ async def test_it_becomes_ready_when_the_data_keys_are_wrapped_under_it(test_dat
         await fit.run()  # ends at once
     finally:
         await postgres.close()
+
+
+@pytest.mark.parametrize(("is_the_same", "fits"), [(True, True), (False, False)])
+async def test_the_same_key_by_another_name_fits(test_database: TestDatabase, is_the_same: bool, fits: bool) -> None:
+    """A Vault that has moved to another address, an alias of a KMS or its replica in another region: it opens all."""
+    before, tenant_id, key_id = Transit(), uuid4(), uuid4()
+    wrapped = await vault("old.example", before).wrap(wrap_context(tenant_id, key_id), bytes(32))
+    postgres = Postgres(test_database.url, max_size=2)
+    try:
+        async with postgres.platform() as connection:
+            await connection.execute("insert into tenant (id, slug, name) values ($1, 'acme', 'Acme')", tenant_id)
+            await connection.execute(
+                "insert into data_key (id, tenant_id, version, kek_uri, wrapped) values ($1, $2, 1, $3, $4)",
+                key_id,
+                tenant_id,
+                wrapped.kek_uri,
+                wrapped.blob,
+            )
+        fit = KekFit(postgres, vault("new.example", before if is_the_same else Transit()))
+        await fit.look()
+        assert (fit.check() is None) == fits
+    finally:
+        await postgres.close()
+
+
+def vault(host: str, server: Transit) -> VaultTransit:
+    return VaultTransit(f"vault://{host}:8200/transit/llm-proxy", server, lambda: Secret(TOKEN))
 
 
 async def test_a_database_without_secrets_fits_every_key(test_database: TestDatabase) -> None:
