@@ -151,11 +151,12 @@ def check() -> None:
     """Say whether `serve` would start with this environment, and what to mend if not."""
     from gateway.preflight import preflight
 
+    # Before anything is refused: what is missing may be there, misspelt.
+    for sentence in unread_in_environment():
+        errors.print(Text(sentence, style="yellow"), soft_wrap=True)
     settings = settings_from_environment()
     with errors.status("checking the database"):
         asyncio.run(preflight(settings))
-    for sentence in unread_in_environment():
-        errors.print(Text(sentence, style="yellow"), soft_wrap=True)
     console.print("ready to serve", style="green")
 
 

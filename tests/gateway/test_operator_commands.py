@@ -114,6 +114,14 @@ def test_bootstrap_gives_an_operator_what_it_is_made_for(test_database: TestData
         assert asyncio.run(scopes(made["client_id"])) == {"platform", "audit:read", *more}
 
 
+def test_a_misspelt_variable_is_told_beside_the_one_that_is_missing(test_database: TestDatabase) -> None:
+    given = environment(test_database)
+    given["LLM_PROXY_ISUER"] = given.pop("LLM_PROXY_ISSUER")
+    refused = run(given, "config", "check")
+    assert "LLM_PROXY_ISSUER is not set" in str(refused.exception.errors)  # type: ignore[union-attr]
+    assert "did you mean LLM_PROXY_ISSUER?" in " ".join(refused.output.split())
+
+
 def test_the_configuration_is_checked_and_shown(test_database: TestDatabase) -> None:
     assert "ready to serve" in done(run(environment(test_database), "config", "check"))
     shown = done(run(environment(test_database), "config", "show"))
