@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
@@ -37,6 +38,7 @@ from gateway.proxy.sizing import Sized
 from gateway.proxy.upload import Upload
 from gateway.upstream.affinity import affinity_of
 from gateway.upstream.dispatch import Answer, BeginBy, Prepared, Sender, dispatch
+from gateway.upstream.errors import is_unsent
 from gateway.upstream.message import UpstreamRequest
 from gateway.upstream.providers import DIALECT_ROOTS
 
@@ -75,6 +77,7 @@ class Call:
         "_record",
         "_route",
         "_tells",
+        "_was_reached",
         "cause",
     )
 
@@ -97,6 +100,8 @@ class Call:
         self._record = inquiry.record
         self._clock = clock
         self._place: Place | None = None
+        self._was_reached = False
+        """Whether a provider had the request when the caller's deadline passed."""
         pool, arrived = choice.pool, clock()
         self.cause: Cause | None = None
         inquiry.record.residency = choice.residency
@@ -169,7 +174,7 @@ class Call:
         finally:
             record.attempts += len(attempts)
             if not isinstance(answer, Answer) and attempts and attempts[-1].kind is OutcomeKind.ABANDONED:
-                self._left()
+                self._left(answer)
             if pool.rungs or len(attempts) > 1 or record.regions is not None:
                 self._note_regions()
             if explained is not None:
@@ -190,12 +195,14 @@ class Call:
             record.told = [*(record.told or ()), told]
         return answer
 
-    def _left(self) -> None:
+    def _left(self, failure: Failure | None) -> None:
         """Note what a caller has spent that left, or waits no more, while a provider worked on it: the prompt."""
-        if not self._route.operation.counts:
+        was_sent = self._was_reached if failure is not None else not is_unsent(sys.exception())
+        if was_sent and not self._route.operation.counts:
             self._record.usage = TokenUsage(self._ask.est_input_tokens, reported=False)
 
-    def _kind_of_late(self, endpoint_id: str, had_s: float) -> OutcomeKind:
+    def _kind_of_late(self, endpoint_id: str, had_s: float, was_sent: bool) -> OutcomeKind:
+        self._was_reached |= was_sent
         states = self._choice.pool.balancer.endpoint_states()
         worked_at = next((each.breaker.worked_at for each in states if each.endpoint.id == endpoint_id), inf)
         return late_kind(had_s, has_answered=worked_at >= self._clock() - had_s)

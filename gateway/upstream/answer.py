@@ -26,15 +26,15 @@ Clock = Callable[[], float]
 class BeginBy(NamedTuple):
     """`at` (the clock's seconds) an answer must have begun; `kind_of` says what an attempt is that has not.
 
-    It is given the key's id and the seconds that the attempt has had.
+    It is given the key's id, the seconds that the attempt has had, and whether the request went out.
     """
 
     at: float
-    kind_of: Callable[[str, float], OutcomeKind]
+    kind_of: Callable[[str, float, bool], OutcomeKind]
 
-    def missed(self, lease: Lease, had_s: float) -> Broke:
+    def missed(self, lease: Lease, had_s: float, *, was_sent: bool = True) -> Broke:
         """Give what came of the attempt on `lease` that has not begun to answer."""
-        return Broke(self.kind_of(lease.endpoint.id, had_s))
+        return Broke(self.kind_of(lease.endpoint.id, had_s, was_sent))
 
 
 class Answer:

@@ -35,7 +35,7 @@ from gateway.balancing.steps import (
 )
 from gateway.upstream.answer import Answer, BeginBy, Clock
 from gateway.upstream.classify import classify_error
-from gateway.upstream.errors import UpstreamError
+from gateway.upstream.errors import UpstreamError, is_unsent
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest
 from gateway.upstream.race import race
 from gateway.upstream.response import UpstreamResponse
@@ -170,10 +170,10 @@ async def _attempt(
                 response = await sending
     except UpstreamError as exc:
         return Broke(classify_error(exc)), None
-    except TimeoutError:
+    except TimeoutError as exc:
         if begin_by is None:
             raise
-        return begin_by.missed(lease, clock() - attempted_at), None
+        return begin_by.missed(lease, clock() - attempted_at, was_sent=not is_unsent(exc)), None
     answer = Answer(exchange, lease, response, attempted_at, clock)
     try:
         told = response.shape.limits(prepared.hint_style, response.values)

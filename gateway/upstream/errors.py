@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+_UNSENT: Final = "no byte of the request was sent"
+
 
 class UpstreamError(Exception):
     """An attempt that broke; the text is for the operator's log and never holds a header, a body or a credential."""
@@ -37,3 +41,13 @@ class UpstreamBroken(UpstreamError):
     def __init__(self, detail: str, *, stale: bool = False) -> None:
         super().__init__(detail)
         self.stale = stale
+
+
+def mark_unsent(error: BaseException) -> None:
+    """Note on a cancellation that it came before there was a connection to send on."""
+    error.add_note(_UNSENT)
+
+
+def is_unsent(error: BaseException | None) -> bool:
+    """Tell whether `error`, or what led to it, was marked so."""
+    return error is not None and (_UNSENT in getattr(error, "__notes__", ()) or is_unsent(error.__cause__))

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from gateway.upstream.connect import Connector
-from gateway.upstream.errors import ConnectFailed, PoolExhausted, UpstreamBroken
+from gateway.upstream.errors import ConnectFailed, PoolExhausted, UpstreamBroken, mark_unsent
 from gateway.upstream.http1 import Http1Connection
 from gateway.upstream.message import Deadlines, Origin, UpstreamRequest, request_head
 from gateway.upstream.response import UpstreamResponse
@@ -78,7 +78,11 @@ class ConnectionPool:
         connection = self._take_idle(site)
         while True:
             if connection is None:
-                connection = await self._obtain(origin, deadlines, fresh=fresh)
+                try:
+                    connection = await self._obtain(origin, deadlines, fresh=fresh)
+                except asyncio.CancelledError as exc:
+                    mark_unsent(exc)
+                    raise
             response = connection.begin(head, request.body, deadlines, headless=headless)
             try:
                 while not response.status:

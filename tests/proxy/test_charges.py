@@ -9,6 +9,9 @@ import pytest
 
 from gateway.policy.allowance import InMemoryAllowances
 from gateway.policy.budgets import BudgetBook
+from gateway.upstream.connect import Factory
+from gateway.upstream.http1 import Http1Connection
+from gateway.upstream.message import Origin
 from tests.proxy.harness import key, pool, running_gateway, tenant
 from tests.proxy.scripted import Exchange, scripted_upstream
 
@@ -88,6 +91,36 @@ async def test_a_caller_whose_deadline_passes_has_spent_its_prompt() -> None:
         assert (reply.status, row.outcome, row.attempts) == (504, "deadline", 1)
         assert (row.input_tokens, row.output_tokens, row.usage_reported) == (len(body) // 4 + 1, 0, False)
         assert row.cost_usd_nanos == (len(body) // 4 + 1) * 2_500
+
+
+class Unreachable:
+    """Connects to nobody; `asked` once it was to."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def connect(self, origin: Origin, factory: Factory) -> Http1Connection:
+        self.asked.set()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("never")
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_prompt_that_was_sent_to_nobody_costs_nothing(leaves: bool) -> None:
+    """A provider that is out of reach charges nothing, however often impatient callers try."""
+    connector = Unreachable()
+    snapshot = tenant(pool("main", key("a", "http://127.0.0.1:9")))
+    async with running_gateway(snapshot, connector=connector) as gateway, asyncio.timeout(10):
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x " * 2_000}]}
+        headers = {} if leaves else {"x-llm-proxy-deadline": "0.2"}
+        asking = asyncio.create_task(gateway.call("/v1/chat/completions", body, headers=headers))
+        await connector.asked.wait()
+        if leaves:
+            asking.cancel()
+        await asyncio.wait([asking])
+        row = await gateway.row()
+    assert (row.outcome, row.attempts) == ("abandoned" if leaves else "deadline", 1)
+    assert (row.input_tokens, row.cost_usd_nanos) == (0, None)
 
 
 async def test_what_no_rung_serves_stays_charged_where_the_budget_is_overdrawn() -> None:
