@@ -81,6 +81,16 @@ class AsyncLoadBalancer:
         timeout_s: float | None = None,
         **parameters: Any,
     ) -> AsyncStream[CompletionChunk]: ...
+    @overload
+    async def complete(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        stream: bool,
+        timeout_s: float | None = None,
+        **parameters: Any,
+    ) -> Completion | AsyncStream[CompletionChunk]: ...
     async def complete(
         self, *, model: str, messages: Messages, stream: bool = False, timeout_s: float | None = None, **parameters: Any
     ) -> Completion | AsyncStream[CompletionChunk]:
@@ -122,6 +132,17 @@ class AsyncLoadBalancer:
         timeout_s: float | None = None,
         **parameters: Any,
     ) -> AsyncStream[MessageEvent]: ...
+    @overload
+    async def messages(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        max_tokens: int,
+        stream: bool,
+        timeout_s: float | None = None,
+        **parameters: Any,
+    ) -> Message | AsyncStream[MessageEvent]: ...
     async def messages(
         self,
         *,

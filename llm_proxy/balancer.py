@@ -96,6 +96,16 @@ class LoadBalancer:
         timeout_s: float | None = None,
         **parameters: Any,
     ) -> Stream[CompletionChunk]: ...
+    @overload
+    def complete(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        stream: bool,
+        timeout_s: float | None = None,
+        **parameters: Any,
+    ) -> Completion | Stream[CompletionChunk]: ...
     def complete(
         self, *, model: str, messages: Messages, stream: bool = False, timeout_s: float | None = None, **parameters: Any
     ) -> Completion | Stream[CompletionChunk]:
@@ -136,6 +146,17 @@ class LoadBalancer:
         timeout_s: float | None = None,
         **parameters: Any,
     ) -> Stream[MessageEvent]: ...
+    @overload
+    def messages(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        max_tokens: int,
+        stream: bool,
+        timeout_s: float | None = None,
+        **parameters: Any,
+    ) -> Message | Stream[MessageEvent]: ...
     def messages(
         self,
         *,
