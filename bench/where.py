@@ -25,7 +25,10 @@ from mock_provider import start_provider
 from processes import MEASURED_CORE, Running, free_port
 
 STAGES = (
-    ("read the request, write the answer", r"gateway/(relay|strict|deadline|server)\w*\.py|uvicorn/protocols"),
+    (
+        "read the request, write the answer",
+        r"gateway/(relay|strict|deadline|paced|known|server)\w*\.py|uvicorn/protocols",
+    ),
     ("token", r"auth/|gateway/proxy/credentials"),
     (
         "head, body, pool, policy",
