@@ -108,8 +108,9 @@ class AsgiChannel:
         return False
 
     def pass_on(self, chunk: bytes) -> None:
-        """See `Channel.pass_on`."""
-        raise NotImplementedError
+        """See `Channel.pass_on`: this channel is never free."""
+        del chunk
+        raise RuntimeError("an ASGI server may wait: send")
 
     async def finish(self, last: bytes = b"") -> None:
         """See `Channel.finish`."""
